@@ -1,0 +1,239 @@
+/* mi.h - look inside a GPT-2 while it thinks. This header is the manual of the library.
+ *
+ *     cc -O3 -c -DMI_NO_MAIN mi.c              then link mi.o and -lm
+ *
+ * What does head 3 of layer 5 contribute? Run the model, run it again without the head, compare:
+ *
+ *     MiModel     *model = mi_open("tiny.safetensors");
+ *     MiTokenizer *words = mi_tokenizer_open("tokenizer.bin", model);
+ *     int tokens[64];
+ *     int n = (int)mi_encode(words, "When Mary and John went to the store, John gave a drink to",
+ *                            58, tokens, 64);
+ *     MiRun  *base  = mi_run(model, tokens, n, NULL, NULL);             // all sites, all layers
+ *
+ *     MiEdits edits = {0};
+ *     mi_edits_parse(&edits, model, words, tokens, n, "ablate", "L5H3");
+ *     mi_edits_bind(&edits, base, NULL);
+ *     MiLane  lane  = {.trunk = base, .edits = edits.at, .n_edits = edits.n, .t0 = -1};
+ *     MiRun  *fork  = mi_fork(&lane, 1, -1, MI_KEEP_ALL);               // only what can change
+ *
+ *     float before[2], after[2];
+ *     int   names[2] = {mi_row_of_id(words, 5335), mi_row_of_id(words, 1757)}; // " Mary", " John"
+ *     mi_logits_of(base, 0, n - 1, names, 2, before);
+ *     mi_logits_of(fork, 0, n - 1, names, 2, after);
+ *     const float *pattern = mi_head(base, 0, MI_pattern, 5, 3, n - 1); // one weight per key
+ *
+ * Every function that can fail returns NULL or a negative number, and mi_error() says why.
+ * A token is a row of the model's embedding; the tokenizer knows its GPT-2 id and its text.
+ * Letters:  L layers  H heads  D d_model  d = D/H  F = 4D d_mlp  V vocabulary  T positions
+ */
+#ifndef MI_H
+#define MI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MI_VERSION "0.1"
+
+const char *mi_error(void);     /* why the last call of this thread failed: one line */
+
+/* ---- The sites: every intermediate value of the forward pass has a name and its own buffer ----
+ *
+ * One row per position. BLOCK sites exist in each layer. "half" is the half-layer that computes
+ * the site: half 2l is attention of layer l, half 2l+1 its MLP, half 2L the final LayerNorm.
+ * Values and names are those of TransformerLens without weight processing. */
+
+#define MI_SITES(X)                                                                              \
+    /* name       width     place  half  TransformerLens name                                */ \
+    X(embed,      D_MODEL,  ENTRY, 0, "hook_embed",               "row of wte")                  \
+    X(pos_embed,  D_MODEL,  ENTRY, 0, "hook_pos_embed",           "row of wpe")                  \
+    X(resid_pre,  D_MODEL,  BLOCK, 0, "blocks.%d.hook_resid_pre",                                \
+      "embed + pos_embed, or resid_post of the layer below")                                     \
+    X(ln1_scale,  ONE,      BLOCK, 0, "blocks.%d.ln1.hook_scale", "sigma of resid_pre")          \
+    X(ln1,        D_MODEL,  BLOCK, 0, NULL, "(resid_pre - mean) / sigma * gamma + beta")         \
+    X(q,          HEADS,    BLOCK, 0, "blocks.%d.attn.hook_q",    "ln1 W_Q + b_Q")               \
+    X(k,          HEADS,    BLOCK, 0, "blocks.%d.attn.hook_k",    "ln1 W_K + b_K")               \
+    X(v,          HEADS,    BLOCK, 0, "blocks.%d.attn.hook_v",    "ln1 W_V + b_V")               \
+    X(scores,     KEYS,     BLOCK, 0, "blocks.%d.attn.hook_attn_scores", "q.k / sqrt(d)")        \
+    X(pattern,    KEYS,     BLOCK, 0, "blocks.%d.attn.hook_pattern", "softmax of scores")        \
+    X(z,          HEADS,    BLOCK, 0, "blocks.%d.attn.hook_z",    "sum over keys of pattern v")  \
+    X(attn_out,   D_MODEL,  BLOCK, 0, "blocks.%d.hook_attn_out",  "z W_O + b_O")                 \
+    X(resid_mid,  D_MODEL,  BLOCK, 1, "blocks.%d.hook_resid_mid", "resid_pre + attn_out")        \
+    X(ln2_scale,  ONE,      BLOCK, 1, "blocks.%d.ln2.hook_scale", "sigma of resid_mid")          \
+    X(ln2,        D_MODEL,  BLOCK, 1, NULL, "(resid_mid - mean) / sigma * gamma + beta")         \
+    X(mlp_pre,    D_MLP,    BLOCK, 1, "blocks.%d.mlp.hook_pre",   "ln2 W_in + b_in")             \
+    X(mlp_post,   D_MLP,    BLOCK, 1, "blocks.%d.mlp.hook_post",  "GELU of mlp_pre")             \
+    X(mlp_out,    D_MODEL,  BLOCK, 1, "blocks.%d.hook_mlp_out",   "mlp_post W_out + b_out")      \
+    X(resid_post, D_MODEL,  BLOCK, 1, "blocks.%d.hook_resid_post", "resid_mid + mlp_out")        \
+    X(ln_f_scale, ONE,      FINAL, 0, "ln_final.hook_scale",      "sigma of the last resid_post") \
+    X(ln_f,       D_MODEL,  FINAL, 0, NULL, "input of the unembedding")
+
+typedef enum {
+#define X(name, width, place, half, tl, what) MI_##name,
+    MI_SITES(X)
+#undef X
+    MI_N_SITES
+} MiSite;
+
+/* The width of a row. HEADS is D seen as [H, d]. KEYS is [H, keys]: read it with mi_head(); of
+ * each head's row only the keys up to the query exist. */
+typedef enum { MI_ONE, MI_D_MODEL, MI_HEADS, MI_D_MLP, MI_KEYS } MiWidth;
+typedef enum { MI_ENTRY, MI_BLOCK, MI_FINAL } MiPlace;
+
+typedef struct {
+    const char *name;
+    MiWidth     width;
+    MiPlace     place;
+    int         half;           /* 0 attention, 1 MLP */
+    const char *tl_name;        /* NULL: TransformerLens has no such hook */
+    const char *what;           /* its formula */
+} MiSiteInfo;
+
+const MiSiteInfo *mi_site_info(int site);
+
+/* ---- The model: weights, read-only, shared by any number of runs ---- */
+
+typedef struct MiModel MiModel;
+typedef struct MiRun   MiRun;       /* the activations: see below */
+typedef struct {
+    int n_layer, n_head, d_model, d_head, d_mlp, n_ctx, n_vocab;
+} MiShape;
+
+/* The tensors of the file: field of mi.c's structs, name, shape. In shapes D, F and V are as
+ * above, A is 3D (queries, keys and values side by side), N the context. Block names follow "h.0." */
+#define MI_MODEL_TENSORS(X)                                                                      \
+    X(wte,        "wte.weight",  "VD")                                                           \
+    X(wpe,        "wpe.weight",  "ND")                                                           \
+    X(ln_f_gamma, "ln_f.weight", "D")                                                            \
+    X(ln_f_beta,  "ln_f.bias",   "D")
+#define MI_BLOCK_TENSORS(X)                                                                      \
+    X(ln1_gamma,  "ln_1.weight",        "D")                                                     \
+    X(ln1_beta,   "ln_1.bias",          "D")                                                     \
+    X(W_QKV,      "attn.c_attn.weight", "DA")                                                    \
+    X(b_QKV,      "attn.c_attn.bias",   "A")                                                     \
+    X(W_O,        "attn.c_proj.weight", "DD")                                                    \
+    X(b_O,        "attn.c_proj.bias",   "D")                                                     \
+    X(ln2_gamma,  "ln_2.weight",        "D")                                                     \
+    X(ln2_beta,   "ln_2.bias",          "D")                                                     \
+    X(W_in,       "mlp.c_fc.weight",    "DF")                                                    \
+    X(b_in,       "mlp.c_fc.bias",      "F")                                                     \
+    X(W_out,      "mlp.c_proj.weight",  "FD")                                                    \
+    X(b_out,      "mlp.c_proj.bias",    "D")
+
+MiModel *mi_open(const char *path);                     /* a GPT-2 .safetensors file */
+void     mi_close(MiModel *model);
+MiShape  mi_shape(const MiModel *model);
+
+/* ---- Tokens ---- */
+
+typedef struct MiTokenizer MiTokenizer;
+
+MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model);   /* model's vocabulary */
+void         mi_tokenizer_close(MiTokenizer *tokenizer);
+
+/* Any bytes -> tokens. Returns how many there are, also when that is more than cap. */
+int64_t      mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int *tokens,
+                       int64_t cap);
+const char  *mi_token_bytes(const MiTokenizer *tokenizer, int token, int *n);
+int          mi_row_of_id(const MiTokenizer *tokenizer, int gpt2_id);     /* -1: not in the model */
+int          mi_id_of_row(const MiTokenizer *tokenizer, int token);
+
+/* ---- Edits: one row of the table that hook() applies after each site ----
+ *
+ * An edit may use the old value of its own row, constants fixed before the run, and
+ * (seed, sample, address): nothing else. Forks and their bit-for-bit promises rest on that. */
+
+typedef enum {
+    MI_SET,         /* x <- v                     v: `value`, or the constant `amount` if NULL */
+    MI_MIX,         /* x <- x + amount (v - x)                                                 */
+    MI_ADD,         /* x <- x + amount v                                                       */
+    MI_SCALE,       /* x <- amount x                                                           */
+    MI_PROJECT,     /* x <- x - (x.v) v           v has norm 1                                 */
+    MI_NOISE        /* x <- x + amount g          g standard normal, keyed by the address      */
+} MiOp;
+
+typedef enum {      /* where mi_edits_bind() takes `value` from */
+    MI_FROM_VALUE,  /* it is there already (or the op needs none) */
+    MI_FROM_TLZERO, MI_FROM_MEAN, MI_FROM_BASE, MI_FROM_SOURCE
+} MiFrom;
+
+typedef struct {
+    MiOp         op;
+    MiSite       site;
+    int          layer;         /* 0 for ENTRY and FINAL sites */
+    int          head;          /* scores and pattern: the head; -1 elsewhere */
+    int          first, count;  /* columns of the row; for scores and pattern: keys */
+    int          pos, pos_end;  /* rows pos <= t < pos_end (scores and pattern: queries) */
+    float        amount;
+    const float *value;         /* of row t: value + (t - pos) * value_stride; borrowed */
+    size_t       value_stride;  /* 0: the same for every row */
+    uint64_t     seed, sample;  /* MI_NOISE */
+    int          order;         /* edits of one site apply in this order, then as listed */
+    MiFrom       from;
+} MiEdit;
+
+typedef struct {                /* a list of edits, and the constants they use */
+    MiEdit *at;
+    int     n;
+    float **constants;
+    int     n_constants;
+} MiEdits;
+
+/* Add the edits that "--OP ARGUMENT" of the command line means, e.g. ("ablate", "L5H3@-1=mean"),
+ * for a prompt of n tokens. OP: ablate patch freeze scale knockout. The values are still open. */
+int  mi_edits_parse(MiEdits *edits, const MiModel *model, const MiTokenizer *tokenizer,
+                    const int *tokens, int n, const char *op, const char *argument);
+/* Fill in the values: means and frozen values from base, patches from source (unedited runs). */
+int  mi_edits_bind(MiEdits *edits, const MiRun *base, const MiRun *source);
+void mi_edits_free(MiEdits *edits);
+
+/* ---- Runs: the activations of one prompt (a trunk), or of many edited cones (a fork) ---- */
+
+#define MI_KEEP(site)  ((uint64_t)1 << (MI_##site))
+#define MI_KEEP_ALL    (~(uint64_t)0)
+#define MI_KEEP_NONE   ((uint64_t)1 << 63)
+
+typedef struct {
+    uint64_t keep;      /* sites kept for all layers, MI_KEEP(z) | ...; 0 means MI_KEEP_ALL.
+                         * A trunk always keeps k, v, resid_pre, attn_out and resid_post */
+    int      capacity;  /* the most positions this run can grow to; 0: as many as tokens */
+    int      threads;   /* 0: as many as the machine has */
+    int      naive;     /* 1: the kernels to read instead of the fast ones; the bits are equal */
+} MiOptions;
+
+/* A trunk: all layers of all positions. edits may be NULL; their list must outlive the run. */
+MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edits,
+              const MiOptions *options);
+int    mi_append(MiRun *trunk, const int *tokens, int n);   /* grow by n tokens: decoding */
+int    mi_forward(MiRun *run, int from, int to);            /* compute rows from <= r < to */
+void   mi_free(MiRun *run);
+
+/* A lane is one experiment: the trunk's run with further edits, recomputed from position t0 on.
+ * It inherits the trunk's edits. Lanes of a fork may have different trunks and lengths. */
+typedef struct {
+    const MiRun  *trunk;
+    const MiEdit *edits;
+    int           n_edits;
+    int           t0;           /* -1: the lowest row that the edits touch */
+} MiLane;
+
+/* Recompute the light cones of all lanes, from half-layer `half` up (-1: the lowest edited). */
+MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep);
+
+/* Reading. A lane reads like a whole run: what its cone leaves out comes from its trunk.
+ * A trunk has one lane, 0. mi_site() is a whole row; mi_head() is the part of one head: d floats
+ * of q, k, v, z, or the weights of keys 0..pos of scores and pattern. NULL if not kept. */
+int          mi_n_tokens(const MiRun *run, int lane);
+int          mi_token(const MiRun *run, int lane, int pos);
+const float *mi_site(const MiRun *run, int lane, MiSite site, int layer, int pos);
+const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int head, int pos);
+int          mi_logits(const MiRun *run, int lane, int pos, float *logits /* [V] */);
+int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n,
+                          float *logits /* [n] */);
+
+/* ---- Numbers about logits ---- */
+
+int    mi_top(const float *logits, int n, int k, int *top);  /* the k highest, ties to the lowest */
+double mi_log_sum_exp(const float *logits, int n);          /* log probability = logit - this */
+
+#endif
