@@ -31,7 +31,7 @@
  * In reading order: tools, tables, the kernels to read, runs and forks, edits, THE FORWARD PASS,
  * reading, the kernels to run, the model on disk, tokens, addresses, printing, the command line.
  */
-#define _POSIX_C_SOURCE 200809L
+#define _XOPEN_SOURCE 700
 #include "mi.h"
 
 #include <ctype.h>
@@ -3051,3 +3051,1077 @@ void mi_edits_free(MiEdits *edits)
     *edits = (MiEdits){0};
 }
 
+#ifndef MI_NO_MAIN
+/* ============================================================================================= */
+/* The command line: what was asked                                                              */
+/* ============================================================================================= */
+
+enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
+
+typedef struct { const char *op, *argument; } Intervention;
+
+typedef struct {
+    const char   *prompt, *tokens, *source, *source_tokens, *model, *tokenizer;
+    const char   *answer, *versus, *at, *metric, *color;
+    int           bos, top, generate, threads, json, explain, sites, help, version;
+    Intervention *interventions;
+    int           n_interventions;
+} Command;
+
+typedef enum { HEADING, FLAG, TEXT, INTEGER, CHOICE, EDIT } OptionKind;
+
+/* One table drives the parser and --help. */
+typedef struct {
+    OptionKind  kind;
+    char        letter;
+    const char *name, *argument;                        /* HEADING: the title, an example */
+    size_t      field;                                  /* of Command */
+    int         low, high;                              /* INTEGER */
+    const char *help;                                   /* CHOICE: the words stand in argument */
+} Option;
+
+#define FIELD(name) offsetof(Command, name)
+static const Option OPTIONS[] = {
+    { HEADING, 0, "Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\"",
+      0, 0, 0, NULL },
+    { TEXT, 'm', "model", "FILE", FIELD(model), 0, 0,
+      "a GPT-2 in .safetensors ($MI_MODEL, or tiny.safetensors beside mi)" },
+    { TEXT, 0, "tokenizer", "FILE", FIELD(tokenizer), 0, 0, "tokenizer.bin (the one beside mi)" },
+    { TEXT, 0, "tokens", "IDS", FIELD(tokens), 0, 0,
+      "the prompt as GPT-2 ids, \"464 3290\", instead of PROMPT" },
+    { FLAG, 0, "bos", NULL, FIELD(bos), 0, 0, "put <|endoftext|> before prompts, as TransformerLens does" },
+    { TEXT, 0, "source", "PROMPT", FIELD(source), 0, 0,
+      "where --patch takes values from; `same` = the prompt itself" },
+    { TEXT, 0, "source-tokens", "IDS", FIELD(source_tokens), 0, 0, "the same, as GPT-2 ids" },
+    { TEXT, 0, "answer", "TOKEN", FIELD(answer), 0, 0,
+      "the token to watch: text, #id, several a|b, or 33-99" },
+    { TEXT, 0, "versus", "TOKEN", FIELD(versus), 0, 0, "the token to compare it with" },
+    { TEXT, 0, "at", "POS", FIELD(at), 0, 0, "where to read: a position of the prompt (-1)" },
+    { INTEGER, 0, "threads", "N", FIELD(threads), 1, 1024, "how many cores to use (all)" },
+
+    { HEADING, 0, "Interventions, applied in the order given; SITES as in L5H3, L0-3H*, "
+      "L5.resid_pre@-1", "mi --ablate 'L5H3@-1=mean'", 0, 0, 0, NULL },
+    { EDIT, 0, "ablate", "SITES[=zero|tlzero|mean]", 0, 0, 0,
+      "remove: zero, TransformerLens' zero, the mean over the prompt" },
+    { EDIT, 0, "patch", "SITES[=ALPHA]", 0, 0, 0, "put in the source's value (ALPHA: part of the way)" },
+    { EDIT, 0, "freeze", "SITES", 0, 0, 0, "hold at the value of the unedited run" },
+    { EDIT, 0, "knockout", "HEADS@QUERY:KEY", 0, 0, 0, "cut an attention edge" },
+    { EDIT, 0, "scale", "SITES=K", 0, 0, 0, "multiply by K" },
+
+    { HEADING, 0, "Readouts", "mi \"Once upon a time\" -n 20", 0, 0, 0, NULL },
+    { INTEGER, 'k', "top", "K", FIELD(top), 0, 1000, "how many next tokens to show (10)" },
+    { INTEGER, 'n', "generate", "N", FIELD(generate), 1, 1 << 20, "continue the prompt by N tokens" },
+    { CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", FIELD(metric), 0, 0,
+      "the number to report" },
+
+    { HEADING, 0, "Output", "mi --ablate L5H3 --json", 0, 0, 0, NULL },
+    { FLAG, 0, "json", NULL, FIELD(json), 0, 0, "one JSON object instead of text" },
+    { CHOICE, 0, "color", "auto|always|never", FIELD(color), 0, 0, "colours (auto: on a terminal)" },
+
+    { HEADING, 0, "Information", "mi --ablate L5H3 --explain", 0, 0, 0, NULL },
+    { FLAG, 0, "explain", NULL, FIELD(explain), 0, 0, "show the tokens and the resolved edits; run nothing" },
+    { FLAG, 0, "sites", NULL, FIELD(sites), 0, 0, "list the sites" },
+    { FLAG, 'h', "help", NULL, FIELD(help), 0, 0, "this text" },
+    { FLAG, 0, "version", NULL, FIELD(version), 0, 0, "the version" },
+};
+enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
+
+/* The prompt that is used without one: who got the drink? */
+static const char DEFAULT_PROMPT[] = "When Mary and John went to the store, John gave a drink to";
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "mi - look inside a GPT-2 while it thinks\n\n"
+                 "    mi [PROMPT] [options]        PROMPT may be - for standard input\n");
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &OPTIONS[i];
+        char left[80];
+        if (o->kind == HEADING) {
+            fprintf(out, "\n%s\n    e.g.  %s\n", o->name, o->argument);
+            continue;
+        }
+        snprintf(left, sizeof left, "%c%c%s--%s %s", o->letter ? '-' : ' ',
+                 o->letter ? o->letter : ' ', o->letter ? ", " : "  ", o->name,
+                 o->argument ? o->argument : "");
+        fprintf(out, strlen(left) > 30 ? "  %s\n  %31s%s\n" : "  %-31s%s%s\n", left, "", o->help);
+    }
+    fprintf(out, "\nA list of SITES is separated by commas; not:LIST is every unit that the list does "
+                 "not name.\n@POS binds to its own element: @3, @-1, @2-4, @*, @\" Mary\", "
+                 "@Mary#2 (the second).\n");
+}
+
+static void print_sites(FILE *out)
+{
+    static const char *const widths[] = { "1", "D", "H*d", "F", "H*T" };
+    fprintf(out, "%-11s %-5s %-33s %s\n", "site", "width", "TransformerLens", "what");
+    for (int i = 0; i < MI_N_SITES; i++) {
+        char tl[64], *slot;
+        snprintf(tl, sizeof tl, "%s", SITES[i].tl_name ? SITES[i].tl_name : "-");
+        if ((slot = strstr(tl, "%d"))) slot[0] = 'l', memmove(slot + 1, slot + 2, strlen(slot + 1));
+        fprintf(out, "%-11s %-5s %-33s %s\n", SITES[i].name, widths[SITES[i].width], tl, SITES[i].what);
+    }
+}
+
+/* --NAME, --NAME=VALUE, -k VALUE -> its row of the table; *value is what follows the =. */
+static const Option *find_option(const char *word, const char **value)
+{
+    const char *equals = strchr(word, '=');
+    size_t      n = equals ? (size_t)(equals - word) : strlen(word);
+    *value = equals ? equals + 1 : NULL;
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &OPTIONS[i];
+        if (o->kind == HEADING) continue;
+        if (n > 2 && !strncmp(word, "--", 2) && strlen(o->name) == n - 2 &&
+            !strncmp(o->name, word + 2, n - 2))
+            return o;
+        if (o->letter && word[0] == '-' && word[1] == o->letter && !word[2]) return o;
+    }
+    return NULL;
+}
+
+static int is_choice(const char *choices, const char *word)
+{
+    size_t n = strlen(word);
+    for (const char *c = choices; c; c = strchr(c, '|')) {
+        c += *c == '|';
+        if (n && !strncmp(c, word, n) && (c[n] == '|' || !c[n])) return 1;
+    }
+    return 0;
+}
+
+/* Store the value of one option. */
+static int set_option(Command *command, const Option *o, const char *value)
+{
+    char *field = (char *)command + o->field, *end;
+    switch (o->kind) {
+    case FLAG:
+        *(int *)field = 1;
+        return 0;
+    case INTEGER: {
+        errno = 0;
+        long number = strtol(value, &end, 10);
+        if (!*value || *end || errno || isspace((unsigned char)*value) || number < o->low ||
+            number > o->high)
+            return mi_fail("--%s: \"%.100s\" is not a whole number from %d to %d", o->name, value,
+                           o->low, o->high);
+        *(int *)field = (int)number;
+        return 0;
+    }
+    case CHOICE:
+        if (!is_choice(o->argument, value))
+            return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
+        *(const char **)field = value;
+        return 0;
+    case EDIT: {
+        Intervention *list = grow(command->interventions, command->n_interventions, sizeof *list);
+        if (!list) return -1;
+        command->interventions = list;
+        list[command->n_interventions++] = (Intervention){ o->name, value };
+        return 0;
+    }
+    default:
+        if (*(const char **)field) return mi_fail("--%s is given twice", o->name);
+        *(const char **)field = value;
+        return 0;
+    }
+}
+
+static int parse_command(Command *command, int argc, char **argv)
+{
+    int only_prompts = 0;
+    *command = (Command){ .top = 10, .color = "auto" };
+    for (int i = 1; i < argc; i++) {
+        const char *word = argv[i], *value;
+        if (!only_prompts && !strcmp(word, "--")) {
+            only_prompts = 1;
+            continue;
+        }
+        if (only_prompts || word[0] != '-' || !word[1]) {
+            if (command->prompt)
+                return mi_fail("\"%.100s\": there is a prompt already, \"%.100s\"; a prompt of "
+                               "several words needs quotes", word, command->prompt);
+            command->prompt = word;
+            continue;
+        }
+        const Option *o = find_option(word, &value);
+        if (!o) return mi_fail("%.100s: no such option; mi --help lists them", word);
+        if (o->kind == FLAG && value) return mi_fail("--%s takes no value", o->name);
+        if (o->kind != FLAG && !value) {
+            if (i + 1 == argc) return mi_fail("--%s needs a value: %s", o->name, o->argument);
+            value = argv[++i];
+        }
+        if (set_option(command, o, value) < 0) return -1;
+    }
+    if (command->prompt && command->tokens)
+        return mi_fail("--tokens: there is a prompt already, \"%.100s\"", command->prompt);
+    if (command->source && command->source_tokens)
+        return mi_fail("--source-tokens: there is a --source already");
+    return 0;
+}
+
+/* ============================================================================================= */
+/* An experiment: the prompt, the runs and what is read from them                                */
+/* ============================================================================================= */
+
+/* One token, or several that count as one: logits by log-sum-exp, probabilities by sum. */
+typedef struct {
+    int *tokens, n;
+    char label[64];
+} TokenSet;
+
+typedef struct {
+    int   *tokens, n;
+} Prompt;
+
+/* What the model says at the position of interest, in one run. */
+typedef struct {
+    const char *name;                   /* base, edited, source */
+    float      *logits;                 /* [V] */
+    double      log_sum;
+    double      metric;
+    int        *top, n_top;
+    char       *text;                   /* generated */
+    size_t      text_size;
+} Reading;
+
+typedef struct {
+    const Command *command;
+    MiModel       *model;
+    MiTokenizer   *tokenizer;
+    Prompt         prompt, donor;
+    TokenSet       answer, versus;
+    const char    *metric;
+    int            at;
+    MiEdits        edits;
+    int           *first_edit;          /* [interventions + 1] where each one's edits begin */
+    MiRun         *base, *source, *edited;
+    Reading        readings[3];
+    int            n_readings;
+} Experiment;
+
+/* The folder of the program, ending in '/', or "". */
+static void program_folder(const char *argv0, char *folder, size_t size)
+{
+    char *path = realpath("/proc/self/exe", NULL);
+    if (!path && strchr(argv0, '/')) path = realpath(argv0, NULL);
+    const char *list = path ? NULL : getenv("PATH");
+    while (list && *list && !path) {
+        char   candidate[4096];
+        size_t n = strcspn(list, ":");
+        snprintf(candidate, sizeof candidate, "%.*s/%s", (int)n, list, argv0);
+        if (access(candidate, X_OK) == 0) path = realpath(candidate, NULL);
+        list += n + (list[n] == ':');
+    }
+    char *slash = path ? strrchr(path, '/') : NULL;
+    snprintf(folder, size, "%.*s", slash ? (int)(slash + 1 - path) : 0, path ? path : "");
+    free(path);
+}
+
+static int open_model(Experiment *x, const char *argv0)
+{
+    const Command *command = x->command;
+    char        folder[4096], model[4200], tokenizer[4200];
+    const char *chosen = command->model ? command->model : getenv("MI_MODEL");
+    program_folder(argv0, folder, sizeof folder);
+    snprintf(model, sizeof model, "%stiny.safetensors", folder);
+    snprintf(tokenizer, sizeof tokenizer, "%stokenizer.bin", folder);
+    x->model = mi_open(chosen && *chosen ? chosen : model);
+    if (!x->model) return -1;
+    x->tokenizer = mi_tokenizer_open(command->tokenizer ? command->tokenizer : tokenizer, x->model);
+    return x->tokenizer ? 0 : -1;
+}
+
+/* Text, or everything on standard input without its last newline -> tokens. */
+static int encode_prompt(Experiment *x, const char *flag, const char *text, Prompt *prompt)
+{
+    char   *input = NULL;
+    size_t  n = strlen(text);
+    FILE   *memory;
+    int64_t count = -1;
+    if (!strcmp(text, "-")) {
+        if (!(memory = open_memstream(&input, &n))) return mi_fail("out of memory");
+        for (int c; (c = getchar()) != EOF;) putc(c, memory);
+        if (fclose(memory)) return mi_fail("out of memory");
+        if (n && input[n - 1] == '\n') n--;
+        text = input;
+    }
+    int bos = x->command->bos ? 1 : 0;
+    count = mi_encode(x->tokenizer, text, n, NULL, 0);
+    if (count > INT_MAX / 8) count = mi_fail("%s is too long", flag);
+    if (count >= 0) {
+        prompt->tokens = malloc((count + 1) * sizeof(int));
+        if (!prompt->tokens) count = mi_fail("out of memory");
+        else mi_encode(x->tokenizer, text, n, prompt->tokens + bos, count);
+    }
+    free(input);
+    if (count < 0) return -1;
+    if (bos && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
+        return mi_fail("--bos: the model has no token <|endoftext|>");
+    prompt->n = (int)count + bos;
+    return 0;
+}
+
+/* "464 3290" -> tokens */
+static int parse_ids(Experiment *x, const char *flag, const char *text, Prompt *prompt)
+{
+    Parser p = { .flag = flag, .argument = text, .at = text, .end = text + strlen(text) };
+    prompt->tokens = malloc((strlen(text) + 2) * sizeof(int));
+    if (!prompt->tokens) return mi_fail("out of memory");
+    if (x->command->bos) prompt->tokens[prompt->n++] = mi_row_of_id(x->tokenizer, END_OF_TEXT);
+    for (;;) {
+        while (p.at < p.end && strchr(" ,\t\n", *p.at)) p.at++;
+        if (p.at == p.end) return 0;
+        const char *start = p.at;
+        int         id;
+        if (!take_number(&p, &id) || (p.at < p.end && !strchr(" ,\t\n", *p.at)))
+            return fail_at(&p, p.at, "expected GPT-2 ids, as in \"464 3290\"");
+        int row = mi_row_of_id(x->tokenizer, id);
+        if (row < 0) return fail_at(&p, start, "the model has no token with the id %d", id);
+        prompt->tokens[prompt->n++] = row;
+    }
+}
+
+static int read_prompt(Experiment *x)
+{
+    const Command *c = x->command;
+    int n_ctx = x->model->shape.n_ctx;
+    const char *text = c->prompt ? c->prompt : DEFAULT_PROMPT;
+    int status = c->tokens ? parse_ids(x, "--tokens", c->tokens, &x->prompt)
+                           : encode_prompt(x, "the prompt", text, &x->prompt);
+    if (status < 0) return -1;
+    if (x->prompt.n == 0) return mi_fail("the prompt is empty");
+    if (x->prompt.n > n_ctx)
+        return mi_fail("the prompt has %d tokens; this model's context is %d", x->prompt.n, n_ctx);
+    if (c->generate > n_ctx - x->prompt.n)
+        return mi_fail("--generate: %d tokens after the prompt's %d are more than this model's "
+                       "context of %d", c->generate, x->prompt.n, n_ctx);
+    return 0;
+}
+
+/* A token as people can read it: its leading space as a dot, control characters escaped. */
+static const char *token_label(const Experiment *x, int token, char *label, size_t size)
+{
+    int         n, used = 0;
+    const char *bytes = mi_token_bytes(x->tokenizer, token, &n);
+    if (n == 0) snprintf(label, size, "<%d>", token);
+    for (int i = 0; i < n && used + 12 < (int)size;) {
+        int     length;
+        int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
+        if (bytes[i] == ' ') used += sprintf(label + used, "·");
+        else if (bytes[i] == '\n') used += sprintf(label + used, "\\n");
+        else if (bytes[i] == '\t') used += sprintf(label + used, "\\t");
+        else if (code < 32 || (code >= 127 && code < 160))
+            used += sprintf(label + used, "<%02X>", (unsigned char)bytes[i]), length = 1;
+        else used += sprintf(label + used, "%.*s", length, bytes + i);
+        i += length;
+    }
+    return label;
+}
+
+/* The tokens of a prompt side by side, for messages: "When|·Mary|·and". */
+static void list_tokens(const Experiment *x, const Prompt *prompt, char *out, size_t size)
+{
+    char label[64];
+    out[0] = 0;
+    for (int t = 0; t < prompt->n && strlen(out) + 80 < size; t++)
+        sprintf(out + strlen(out), "%s%s", t ? "|" : "", token_label(x, prompt->tokens[t], label, 64));
+}
+
+/* The unedited donor of --patch: another prompt of the same number of tokens. */
+static int read_source(Experiment *x)
+{
+    const Command *c = x->command;
+    if (!c->source && !c->source_tokens) return 0;
+    int status = c->source_tokens ? parse_ids(x, "--source-tokens", c->source_tokens, &x->donor)
+               : !strcmp(c->source, "same") ? 0 : encode_prompt(x, "--source", c->source, &x->donor);
+    if (status < 0) return -1;
+    if (!x->donor.tokens) {
+        x->donor.tokens = malloc(x->prompt.n * sizeof(int));
+        if (!x->donor.tokens) return mi_fail("out of memory");
+        memcpy(x->donor.tokens, x->prompt.tokens, x->prompt.n * sizeof(int));
+        x->donor.n = x->prompt.n;
+    }
+    if (x->donor.n == x->prompt.n) return 0;
+    char ours[700], theirs[700];
+    list_tokens(x, &x->prompt, ours, sizeof ours);
+    list_tokens(x, &x->donor, theirs, sizeof theirs);
+    mi_fail("--source: it has %d tokens, the prompt %d; patching needs the same number", x->donor.n,
+            x->prompt.n);
+    size_t used = strlen(error_text);
+    snprintf(error_text + used, sizeof error_text - used, "\n    prompt  %s\n    source  %s", ours,
+             theirs);
+    return -1;
+}
+
+/* One alternative of --answer: "#id", or text that is one token, else with a space before it. */
+static int parse_answer(const Experiment *x, const char *flag, const char *text, size_t n)
+{
+    char spaced[256];
+    int  tokens[16], row;
+    if (n > 1 && text[0] == '#' && strspn(text + 1, "0123456789") >= n - 1) {
+        row = n < 8 ? mi_row_of_id(x->tokenizer, atoi(text + 1)) : -1;
+        return row >= 0 ? row : mi_fail("%s: the model has no token %.*s", flag, (int)n, text);
+    }
+    if (n == 0 || n > 200) return mi_fail("%s: expected a token", flag);
+    if (mi_encode(x->tokenizer, text, n, tokens, 16) == 1) return tokens[0];
+    snprintf(spaced, sizeof spaced, " %.*s", (int)n, text);
+    if (mi_encode(x->tokenizer, spaced, n + 1, &row, 1) == 1) return row;
+    Prompt pieces = { tokens, (int)mi_encode(x->tokenizer, text, n, tokens, 16) };
+    char   list[700];
+    pieces.n = min_int(pieces.n, 16);
+    list_tokens(x, &pieces, list, sizeof list);
+    return mi_fail("%s: \"%.*s\" is more than one token: %s", flag, (int)n, text, list);
+}
+
+/* "Mary", "#5335", " are| were", "33-99" (two-digit tokens) -> the tokens */
+static int parse_token_set(const Experiment *x, const char *flag, const char *text, TokenSet *set)
+{
+    int low, high, n = 0;
+    if (!text) return 0;
+    set->tokens = malloc((strlen(text) + 101) * sizeof(int));
+    if (!set->tokens) return mi_fail("out of memory");
+    if (sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 && n == 5 && !text[5] && low <= high) {
+        for (int i = low; i <= high; i++) {
+            char digits[16];
+            snprintf(digits, sizeof digits, "%02d", i);
+            if ((set->tokens[set->n++] = parse_answer(x, flag, digits, 2)) < 0) return -1;
+        }
+        snprintf(set->label, sizeof set->label, "%s", text);
+        return 0;
+    }
+    for (const char *start = text;; start++) {
+        size_t length = strcspn(start, "|");
+        int    row = parse_answer(x, flag, start, length);
+        char   label[64];
+        if (row < 0) return -1;
+        set->tokens[set->n++] = row;
+        size_t used = strlen(set->label);
+        snprintf(set->label + used, sizeof set->label - used, "%s%s", used ? "|" : "",
+                 token_label(x, row, label, 40));
+        start += length;
+        if (!*start) return 0;
+    }
+}
+
+static int read_answers(Experiment *x)
+{
+    const Command *c = x->command;
+    int built_in = !c->prompt && !c->tokens && !c->answer && !c->versus;
+    if (c->versus && !c->answer) return mi_fail("--versus needs --answer");
+    if (parse_token_set(x, "--answer", built_in ? " Mary" : c->answer, &x->answer) < 0 ||
+        parse_token_set(x, "--versus", built_in ? " John" : c->versus, &x->versus) < 0)
+        return built_in ? (x->answer.n = x->versus.n = 0) : -1;
+    x->metric = c->metric ? c->metric : x->versus.n ? "logit_diff" : x->answer.n ? "prob" : "kl";
+    if (!strcmp(x->metric, "logit_diff") && !x->versus.n)
+        return mi_fail("--metric: logit_diff needs --answer and --versus");
+    if (strstr("prob logprob logit rank", x->metric) && !x->answer.n)
+        return mi_fail("--metric: %s needs --answer", x->metric);
+    if (!strcmp(x->metric, "loss") && x->prompt.n < 2)
+        return mi_fail("--metric: loss needs a prompt of at least two tokens");
+    x->at = x->prompt.n - 1;
+    if (!c->at) return 0;
+    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--at", c->at,
+                 c->at, c->at + strlen(c->at), NULL, 0 };
+    Range pos;
+    if (take(&p, "@"), parse_position(&p, &pos) < 0) return -1;
+    if (p.at < p.end) return fail_at(&p, p.at, "expected the end of the position");
+    if (pos.lo != pos.hi) return fail_at(&p, p.argument, "--at is one position");
+    x->at = pos.lo;
+    return 0;
+}
+
+static int read_edits(Experiment *x)
+{
+    const Command *c = x->command;
+    int patches = 0;
+    x->first_edit = calloc(c->n_interventions + 1, sizeof(int));
+    if (!x->first_edit) return mi_fail("out of memory");
+    for (int i = 0; i < c->n_interventions; i++) {
+        const Intervention *change = &c->interventions[i];
+        if (mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
+                           change->op, change->argument) < 0)
+            return -1;
+        x->first_edit[i + 1] = x->edits.n;
+        patches |= !strcmp(change->op, "patch");
+    }
+    if (patches && !x->donor.n)
+        return mi_fail("--patch needs --source PROMPT: where the value comes from");
+    if (!patches && x->donor.n) return mi_fail("--source is for --patch, and there is none");
+    return 0;
+}
+
+/* The sites that the edits will read from an unedited run. */
+static uint64_t sites_read(const MiEdits *edits, MiFrom one, MiFrom other)
+{
+    uint64_t keep = MI_KEEP_NONE;
+    for (int i = 0; i < edits->n; i++)
+        if (edits->at[i].from == one || edits->at[i].from == other)
+            keep |= (uint64_t)1 << edits->at[i].site;
+    return keep;
+}
+
+static int run_all(Experiment *x)
+{
+    const Prompt *prompt = &x->prompt;
+    MiOptions options = { .threads = x->command->threads };
+    options.keep = sites_read(&x->edits, MI_FROM_BASE, MI_FROM_MEAN);
+    x->base = mi_run(x->model, prompt->tokens, prompt->n, NULL, &options);
+    if (!x->base) return -1;
+    if (x->donor.n) {
+        options.keep = sites_read(&x->edits, MI_FROM_SOURCE, MI_FROM_SOURCE);
+        x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options);
+        if (!x->source) return -1;
+    }
+    if (!x->edits.n) return 0;
+    if (mi_edits_bind(&x->edits, x->base, x->source) < 0) return -1;
+    MiLane lane = { x->base, x->edits.at, x->edits.n, -1 };
+    x->edited = mi_fork(&lane, 1, -1, MI_KEEP_NONE);
+    return x->edited ? 0 : -1;
+}
+
+/* The logit of a set of tokens: log of the sum of their e^logit. */
+static double set_logit(const TokenSet *set, const float *logits)
+{
+    if (set->n == 1) return logits[set->tokens[0]];
+    double max = -INFINITY, sum = 0;
+    for (int i = 0; i < set->n; i++) max = fmax(max, logits[set->tokens[i]]);
+    for (int i = 0; i < set->n; i++) sum += exp(logits[set->tokens[i]] - max);
+    return max + log(sum);
+}
+
+/* KL(p || q) in nats, from logits [V] and their log-sum-exps */
+static double divergence(const Reading *p, const Reading *q, int V)
+{
+    double sum = 0;
+    for (int i = 0; i < V; i++) {
+        double log_p = p->logits[i] - p->log_sum, log_q = q->logits[i] - q->log_sum;
+        sum += exp(log_p) * (log_p - log_q);
+    }
+    return fmax(sum, 0);
+}
+
+/* Mean of -log p(next token) over the prompt, the field's "loss". NAN on failure. */
+static double mean_loss(const Experiment *x, const MiRun *run, const Prompt *prompt)
+{
+    int    V = x->model->shape.n_vocab;
+    float *logits = malloc(V * sizeof *logits);
+    double sum = 0;
+    for (int t = 0; t + 1 < prompt->n && logits; t++) {
+        if (mi_logits(run, 0, t, logits) < 0) sum = NAN;
+        sum += mi_log_sum_exp(logits, V) - logits[prompt->tokens[t + 1]];
+    }
+    free(logits);
+    return logits ? sum / (prompt->n - 1) : NAN;
+}
+
+static double metric_of(const Experiment *x, const Reading *reading, const MiRun *run,
+                        const Prompt *prompt)
+{
+    const char *metric = x->metric;
+    double logit = x->answer.n ? set_logit(&x->answer, reading->logits) : 0;
+    if (!strcmp(metric, "logit_diff")) return logit - set_logit(&x->versus, reading->logits);
+    if (!strcmp(metric, "prob")) return exp(logit - reading->log_sum);
+    if (!strcmp(metric, "logprob")) return logit - reading->log_sum;
+    if (!strcmp(metric, "logit")) return logit;
+    if (!strcmp(metric, "loss")) return mean_loss(x, run, prompt);
+    if (!strcmp(metric, "kl")) return divergence(&x->readings[0], reading, x->model->shape.n_vocab);
+    int rank = 1;
+    for (int i = 0; i < x->model->shape.n_vocab; i++) {
+        int own = 0;
+        for (int j = 0; j < x->answer.n; j++) own |= x->answer.tokens[j] == i;
+        rank += !own && reading->logits[i] > logit;
+    }
+    return rank;
+}
+
+static int read_run(Experiment *x, const char *name, const MiRun *run, const Prompt *prompt)
+{
+    int      V = x->model->shape.n_vocab, k = min_int(x->command->top, V);
+    Reading *reading = &x->readings[x->n_readings++];
+    reading->name = name;
+    reading->logits = malloc(V * sizeof(float));
+    reading->top = malloc((k + 1) * sizeof(int));
+    if (!reading->logits || !reading->top) return mi_fail("out of memory");
+    if (mi_logits(run, 0, x->at, reading->logits) < 0) return -1;
+    reading->log_sum = mi_log_sum_exp(reading->logits, V);
+    reading->n_top = mi_top(reading->logits, V, k, reading->top);
+    reading->metric = metric_of(x, reading, run, prompt);
+    return 0;
+}
+
+static int read_all(Experiment *x)
+{
+    if (read_run(x, "base", x->base, &x->prompt) < 0) return -1;
+    if (x->edited && read_run(x, "edited", x->edited, &x->prompt) < 0) return -1;
+    if (x->source && read_run(x, "source", x->source, &x->donor) < 0) return -1;
+    return 0;
+}
+
+/* Continue the prompt, greedily: ties go to the lowest token. The text goes to out as it is made. */
+static int generate(Experiment *x, const MiEdits *edits, FILE *out)
+{
+    const Command *c = x->command;
+    int       V = x->model->shape.n_vocab, status = 0;
+    MiOptions options = { .keep = MI_KEEP_NONE, .threads = c->threads,
+                          .capacity = x->prompt.n + c->generate };
+    MiRun    *run = mi_run(x->model, x->prompt.tokens, x->prompt.n, edits, &options);
+    float    *logits = malloc(V * sizeof *logits);
+    if (run && !logits) mi_fail("out of memory");
+    for (int i = 0; i < c->generate && run && logits && status == 0; i++) {
+        int next = 0, length;
+        status = mi_logits(run, 0, run->n_rows - 1, logits);
+        if (status < 0 || mi_top(logits, V, 1, &next) < 1) break;
+        if (mi_id_of_row(x->tokenizer, next) == END_OF_TEXT) break;
+        const char *bytes = mi_token_bytes(x->tokenizer, next, &length);
+        fwrite(bytes, 1, length, out);
+        if (out == stdout) fflush(out);
+        if (i + 1 < c->generate) status = mi_append(run, &next, 1);
+    }
+    status = run && logits ? status : -1;
+    mi_free(run);
+    free(logits);
+    return status;
+}
+
+static int generate_text(Experiment *x, Reading *reading, const MiEdits *edits)
+{
+    FILE *memory = open_memstream(&reading->text, &reading->text_size);
+    if (!memory) return mi_fail("out of memory");
+    int status = generate(x, edits, memory);
+    return fclose(memory) ? mi_fail("out of memory") : status;
+}
+
+static void close_experiment(Experiment *x)
+{
+    for (int i = 0; i < x->n_readings; i++) {
+        free(x->readings[i].logits);
+        free(x->readings[i].top);
+        free(x->readings[i].text);
+    }
+    mi_free(x->edited);
+    mi_free(x->source);
+    mi_free(x->base);
+    mi_edits_free(&x->edits);
+    free(x->first_edit);
+    free(x->answer.tokens);
+    free(x->versus.tokens);
+    free(x->prompt.tokens);
+    free(x->donor.tokens);
+    mi_tokenizer_close(x->tokenizer);
+    mi_close(x->model);
+}
+
+/* ============================================================================================= */
+/* Printing                                                                                      */
+/* ============================================================================================= */
+
+/* Text padded with spaces to a number of columns, cut with … where it is longer. */
+static void print_padded(FILE *out, const char *text, int columns)
+{
+    int shown = columns_of(text, strlen(text));
+    if (shown <= columns) {
+        fprintf(out, "%s%*s", text, columns - shown, "");
+        return;
+    }
+    for (int i = 0; i < columns - 1; i++) {
+        int length;
+        utf8_decode((const uint8_t *)text, strlen(text), &length);
+        fprintf(out, "%.*s", length, text);
+        text += length;
+    }
+    fputs("…", out);
+}
+
+/* A bar of eighths of a column, share 0..1 of `columns`. */
+static void print_bar(FILE *out, double share, int columns, const char *color)
+{
+    static const char *const eighths[] = { "", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
+    int n = share > 0 ? (int)lrint(fmin(share, 1) * columns * 8) : 0;
+    if (share > 0 && n == 0) n = 1;
+    fputs(color, out);
+    for (int i = 0; i < n / 8; i++) fputs("█", out);
+    fputs(eighths[n % 8], out);
+    if (*color) fputs("\033[0m", out);
+    if (columns - (n + 7) / 8 > 0) fprintf(out, "%*s", columns - (n + 7) / 8, "");
+}
+
+typedef struct { FILE *out; int color; } Screen;
+
+static const char *color_of(const Screen *screen, const char *name)
+{
+    static const struct { const char *name, *code; } colors[] = {
+        { "base", "\033[38;2;86;156;214m" }, { "edited", "\033[38;2;232;137;61m" },
+        { "source", "\033[38;2;120;180;110m" }, { "bold", "\033[1m" }, { "dim", "\033[2m" },
+        { "off", "\033[0m" },
+    };
+    for (size_t i = 0; screen->color && i < sizeof colors / sizeof *colors; i++)
+        if (!strcmp(colors[i].name, name)) return colors[i].code;
+    return "";
+}
+
+/* The prompt as it was typed, any control characters made harmless; long ones cut in the middle. */
+static void print_prompt(const Experiment *x, const Screen *screen)
+{
+    fprintf(screen->out, "\n  %s", color_of(screen, "bold"));
+    for (int t = 0; t < x->prompt.n; t++) {
+        char label[64];
+        if (x->prompt.n > 80 && t == 40) fputs(" … ", screen->out);
+        if (x->prompt.n > 80 && t >= 40 && t < x->prompt.n - 30) continue;
+        const char *text = token_label(x, x->prompt.tokens[t], label, sizeof label);
+        if (!strncmp(text, "·", 2)) fputc(' ', screen->out), text += 2;
+        fputs(text, screen->out);
+        if (t == x->at && x->at != x->prompt.n - 1) fputs(" ▸", screen->out);
+    }
+    fprintf(screen->out, "%s …\n\n", color_of(screen, "off"));
+}
+
+static void print_top(const Experiment *x, const Screen *screen)
+{
+    int rows = 0, bar = x->n_readings > 2 ? 6 : 12;
+    FILE *out = screen->out;
+    for (int i = 0; i < x->n_readings; i++) rows = max_int(rows, x->readings[i].n_top);
+    if (rows == 0) return;
+    fprintf(out, "     ");
+    for (int i = 0; i < x->n_readings; i++) {
+        const Reading *reading = &x->readings[i];
+        fputs(color_of(screen, reading->name), out);
+        print_padded(out, reading->name, 24 + bar);
+        fputs(color_of(screen, "off"), out);
+    }
+    fputc('\n', out);
+    for (int row = 0; row < rows; row++) {
+        fprintf(out, "%4d ", row + 1);
+        for (int i = 0; i < x->n_readings; i++) {
+            const Reading *reading = &x->readings[i];
+            char   label[64];
+            int    token = reading->top[row];
+            double p = exp(reading->logits[token] - reading->log_sum);
+            print_padded(out, token_label(x, token, label, sizeof label), 12);
+            fprintf(out, "%5.1f %%  ", 100 * p);
+            print_bar(out, p, bar, color_of(screen, reading->name));
+            if (i + 1 < x->n_readings) fprintf(out, "   ");
+        }
+        fputc('\n', out);
+    }
+    fputc('\n', out);
+}
+
+static const char *metric_title(const Experiment *x, char *title, size_t size)
+{
+    const char *a = x->answer.label, *b = x->versus.label, *m = x->metric;
+    if (!strcmp(m, "logit_diff")) snprintf(title, size, "logit difference  %s − %s", a, b);
+    else if (!strcmp(m, "prob")) snprintf(title, size, "probability of %s", a);
+    else if (!strcmp(m, "logprob")) snprintf(title, size, "log probability of %s", a);
+    else if (!strcmp(m, "logit")) snprintf(title, size, "logit of %s", a);
+    else if (!strcmp(m, "rank")) snprintf(title, size, "rank of %s", a);
+    else if (!strcmp(m, "loss")) snprintf(title, size, "mean loss over the prompt");
+    else snprintf(title, size, "KL divergence from base, in nats");
+    return title;
+}
+
+/* The metric of each run as a bar, and what the edit did to it in a sentence. */
+static void print_metric(const Experiment *x, const Screen *screen)
+{
+    FILE  *out = screen->out;
+    double largest = 1e-9, base = x->readings[0].metric;
+    char   title[256];
+    if (!strcmp(x->metric, "kl") && !x->edited) return;
+    fprintf(out, "  %s\n", metric_title(x, title, sizeof title));
+    for (int i = 0; i < x->n_readings; i++) largest = fmax(largest, fabs(x->readings[i].metric));
+    if (!strcmp(x->metric, "prob")) largest = 1;
+    for (int i = 0; i < x->n_readings; i++) {
+        const Reading *reading = &x->readings[i];
+        fprintf(out, "     %s%-7s%s %+9.4f  ", color_of(screen, reading->name), reading->name,
+                color_of(screen, "off"), reading->metric);
+        print_bar(out, fabs(reading->metric) / largest, 40, color_of(screen, reading->name));
+        fputc('\n', out);
+    }
+    if (x->edited && !strcmp(x->metric, "logit_diff") && base > 0.05) {
+        double edited = x->readings[1].metric, lost = 100 * (1 - edited / base);
+        if (edited < 0)
+            fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
+        else if (lost > 0.5)
+            fprintf(out, "\n  The edit takes away %.0f %% of the preference for %s.\n", lost,
+                    x->answer.label);
+        else
+            fprintf(out, "\n  The edit changes the preference for %s by %+.1f %%.\n", x->answer.label,
+                    -lost);
+    }
+    fputc('\n', out);
+}
+
+static int print_report(Experiment *x, const Screen *screen)
+{
+    FILE *out = screen->out;
+    const Command *c = x->command;
+    print_prompt(x, screen);
+    for (int i = 0; i < c->n_interventions; i++) {
+        char quoted[256] = "";
+        append_visible(quoted, sizeof quoted, c->interventions[i].argument,
+                       strlen(c->interventions[i].argument));
+        fprintf(out, "%s  %sedited%s  --%s %s%s\n", "", color_of(screen, "edited"),
+                color_of(screen, "off"), c->interventions[i].op, quoted,
+                x->edits.at[x->first_edit[i]].from == MI_FROM_MEAN
+                ? "   (posmean: the mean over all positions, later ones too)" : "");
+    }
+    if (c->n_interventions) fputc('\n', out);
+    print_top(x, screen);
+    print_metric(x, screen);
+    if (!c->prompt && !c->tokens && !c->n_interventions && !c->generate)
+        fprintf(out, "  Try:  mi --ablate L5H3                   what one head does\n"
+                     "        mi \"Once upon a time\" -n 40        let it write\n"
+                     "        mi --help                          all that can be asked\n\n");
+    return 0;
+}
+
+/* ---- JSON: numbers with 9 digits, what is not finite as null, text as valid UTF-8 ---- */
+
+static void json_text(FILE *out, const char *text, size_t n)
+{
+    fputc('"', out);
+    for (size_t i = 0; i < n;) {
+        int     length;
+        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
+        if (code < 0) fputs("\xEF\xBF\xBD", out);
+        else if (code == '"' || code == '\\') fprintf(out, "\\%c", (char)code);
+        else if (code < 32 || code == 127) fprintf(out, "\\u%04x", (unsigned)code);
+        else fwrite(text + i, 1, length, out);
+        i += length;
+    }
+    fputc('"', out);
+}
+
+static void json_number(FILE *out, double value)
+{
+    if (isfinite(value)) fprintf(out, "%.9g", value);
+    else fputs("null", out);
+}
+
+static void json_token(FILE *out, const Experiment *x, int token)
+{
+    int         n;
+    const char *bytes = mi_token_bytes(x->tokenizer, token, &n);
+    fprintf(out, "\"id\":%d,\"text\":", mi_id_of_row(x->tokenizer, token));
+    json_text(out, bytes, n);
+}
+
+static void json_edits(FILE *out, const Experiment *x)
+{
+    fputs(",\n \"edits\":[", out);
+    for (int i = 0; i < x->edits.n; i++) {
+        const MiEdit     *edit = &x->edits.at[i];
+        const MiSiteInfo *info = &SITES[edit->site];
+        int which = 0, hits = min_int(edit->pos_end, x->prompt.n) - edit->pos;
+        char name[64];
+        while (x->first_edit[which + 1] <= i) which++;
+        fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "",
+                x->command->interventions[which].op);
+        if (info->place == MI_BLOCK) fprintf(out, "L%d.", edit->layer);
+        fprintf(out, "%s\",\"tl\":", info->name);
+        if (info->tl_name) {
+            const char *slot = strstr(info->tl_name, "%d");
+            snprintf(name, sizeof name, "%.*s", slot ? (int)(slot - info->tl_name) : 60, info->tl_name);
+            if (slot) snprintf(name + strlen(name), 40, "%d%s", edit->layer, slot + 2);
+            json_text(out, name, strlen(name));
+        } else fputs("null", out);
+        fprintf(out, ",\"pos\":[%d,%d],\"%s\":[%d,%d]", edit->pos, edit->pos + hits - 1,
+                edit->head < 0 ? "columns" : "keys", edit->first,
+                edit->head < 0 ? edit->first + edit->count - 1
+                               : min_int(edit->first + edit->count, x->prompt.n) - 1);
+        if (edit->head >= 0) fprintf(out, ",\"head\":%d", edit->head);
+        fprintf(out, ",\"hits\":%d}", hits);
+    }
+    fputs("]", out);
+}
+
+static void json_reading(FILE *out, const Experiment *x, const Reading *reading)
+{
+    fprintf(out, ",\n \"%s\":{\"metric\":", reading->name);
+    json_number(out, reading->metric);
+    fputs(",\"top\":[", out);
+    for (int i = 0; i < reading->n_top; i++) {
+        fputs(i ? ",\n  {" : "\n  {", out);
+        json_token(out, x, reading->top[i]);
+        fputs(",\"logit\":", out);
+        json_number(out, reading->logits[reading->top[i]]);
+        fputs(",\"prob\":", out);
+        json_number(out, exp(reading->logits[reading->top[i]] - reading->log_sum));
+        fputc('}', out);
+    }
+    fputs("]}", out);
+}
+
+static void json_tokens_of(FILE *out, const Experiment *x, const TokenSet *set, const char *name)
+{
+    fprintf(out, ",\"%s\":", name);
+    if (!set->n) {
+        fputs("null", out);
+        return;
+    }
+    fputc('[', out);
+    for (int i = 0; i < set->n; i++) {
+        fputs(i ? ",{" : "{", out);
+        json_token(out, x, set->tokens[i]);
+        fputc('}', out);
+    }
+    fputc(']', out);
+}
+
+static void print_json(const Experiment *x, FILE *out, int argc, char **argv)
+{
+    const MiShape *s = &x->model->shape;
+    fprintf(out, "{\"version\":\"%s\",\"argv\":[", MI_VERSION);
+    for (int i = 0; i < argc; i++) {
+        if (i) fputc(',', out);
+        json_text(out, argv[i], strlen(argv[i]));
+    }
+    fputs("],\n \"model\":{\"file\":", out);
+    json_text(out, x->model->file, strlen(x->model->file));
+    fprintf(out, ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
+                 " \"tokens\":[", s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    for (int t = 0; t < x->prompt.n; t++) {
+        fprintf(out, "%s\n  {\"pos\":%d,", t ? "," : "", t);
+        json_token(out, x, x->prompt.tokens[t]);
+        fputc('}', out);
+    }
+    fputs("]", out);
+    json_edits(out, x);
+    fprintf(out, ",\n \"metric\":{\"name\":\"%s\"", x->metric);
+    json_tokens_of(out, x, &x->answer, "answer");
+    json_tokens_of(out, x, &x->versus, "versus");
+    fprintf(out, ",\"at\":%d}", x->at);
+    for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
+    if (x->command->generate) {
+        fputs(",\n \"text\":{", out);
+        for (int i = 0; i < (x->edited ? 2 : 1); i++) {
+            fprintf(out, "%s\"%s\":", i ? "," : "", x->readings[i].name);
+            json_text(out, x->readings[i].text, x->readings[i].text_size);
+        }
+        fputs("}", out);
+    }
+    fputs("}\n", out);
+}
+
+/* --explain: the tokens, the edits as they were understood, and what they will cost. */
+static void print_plan(const Experiment *x, FILE *out)
+{
+    const MiShape *s = &x->model->shape;
+    int t0 = x->prompt.n, half = 2 * s->n_layer;
+    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
+            x->model->file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    for (int t = 0; t < x->prompt.n; t++) {
+        char label[64];
+        fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(x->tokenizer, x->prompt.tokens[t]),
+                token_label(x, x->prompt.tokens[t], label, sizeof label));
+    }
+    for (int i = 0; i < x->command->n_interventions; i++) {
+        fprintf(out, "--%s ", x->command->interventions[i].op);
+        char quoted[256] = "";
+        append_visible(quoted, sizeof quoted, x->command->interventions[i].argument,
+                       strlen(x->command->interventions[i].argument));
+        fprintf(out, "%s\n", quoted);
+        for (int j = x->first_edit[i]; j < x->first_edit[i + 1]; j++) {
+            const MiEdit     *e = &x->edits.at[j];
+            const MiSiteInfo *info = &SITES[e->site];
+            int last = min_int(e->pos_end, x->prompt.n) - 1;
+            char tl[64] = "no TransformerLens name";
+            const char *slot = info->tl_name ? strstr(info->tl_name, "%d") : NULL;
+            if (slot) snprintf(tl, sizeof tl, "%.*s%d%s", (int)(slot - info->tl_name),
+                               info->tl_name, e->layer, slot + 2);
+            else if (info->tl_name) snprintf(tl, sizeof tl, "%s", info->tl_name);
+            fprintf(out, "  %-10s %-34s positions %d-%d, %s %d-%d", info->name, tl, e->pos, last,
+                    e->head < 0 ? "columns" : "keys", e->first, e->head < 0 ? e->first + e->count - 1
+                    : min_int(e->first + e->count - 1, last));
+            fprintf(out, e->head < 0 ? "\n" : " of head %d\n", e->head);
+            t0 = min_int(t0, e->pos);
+            half = min_int(half, half_of(x->model, e->site, e->layer));
+        }
+    }
+    if (x->edits.n)
+        fprintf(out, "recomputed: %d of %d positions, from half-layer %d of %d up\n",
+                x->prompt.n - t0, x->prompt.n, half, 2 * s->n_layer);
+}
+
+/* ============================================================================================= */
+/* main                                                                                          */
+/* ============================================================================================= */
+
+static int fail(int status)
+{
+    fprintf(stderr, "mi: %s\n", mi_error());
+    return status;
+}
+
+/* Generated text streams to the terminal, one run after the other. */
+static int stream_text(Experiment *x, const Screen *screen)
+{
+    for (int i = 0; i < (x->edits.n ? 2 : 1); i++) {
+        const char *name = i ? "edited" : "base";
+        printf("  %s%s%s", color_of(screen, name), x->edits.n ? name : "", color_of(screen, "off"));
+        printf("%s", x->edits.n ? "\n  " : "");
+        for (int t = 0; t < x->prompt.n; t++) {
+            int         length;
+            const char *bytes = mi_token_bytes(x->tokenizer, x->prompt.tokens[t], &length);
+            fwrite(bytes, 1, length, stdout);
+        }
+        printf("%s", color_of(screen, name));
+        if (generate(x, i ? &x->edits : NULL, stdout) < 0) return -1;
+        printf("%s\n\n", color_of(screen, "off"));
+    }
+    return 0;
+}
+
+/* Everything is computed before anything is printed: a failure leaves nothing half-written. */
+static int report(Experiment *x, int argc, char **argv)
+{
+    const Command *c = x->command;
+    char  *text = NULL;
+    size_t size;
+    FILE  *out = open_memstream(&text, &size);
+    int    color = !strcmp(c->color, "always") ||
+                   (!strcmp(c->color, "auto") && isatty(1) && !getenv("NO_COLOR"));
+    Screen screen = { out, color };
+    if (!out) return mi_fail("out of memory");
+    if (c->explain) print_plan(x, out);
+    else if (c->json) print_json(x, out, argc, argv);
+    else print_report(x, &screen);
+    if (fclose(out)) return mi_fail("out of memory");
+    fwrite(text, 1, size, stdout);
+    free(text);
+    if (c->generate && !c->json && !c->explain && stream_text(x, &screen) < 0) return -1;
+    return fflush(stdout) || ferror(stdout) ? mi_fail("cannot write: %s", strerror(errno)) : 0;
+}
+
+static int run_command(Experiment *x, int argc, char **argv)
+{
+    const Command *c = x->command;
+    if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
+    if (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0)
+        return fail(FAULT_OF_USER);
+    if (!c->explain) {
+        if (run_all(x) < 0 || read_all(x) < 0) return fail(FAULT_OF_RUN);
+        if (c->generate && c->json &&
+            (generate_text(x, &x->readings[0], NULL) < 0 ||
+             (x->edits.n && generate_text(x, &x->readings[1], &x->edits) < 0)))
+            return fail(FAULT_OF_RUN);
+    }
+    return report(x, argc, argv) < 0 ? fail(FAULT_OF_RUN) : 0;
+}
+
+int main(int argc, char **argv)
+{
+    Command    command;
+    Experiment x = { .command = &command };
+    int        status = 0;
+    if (parse_command(&command, argc, argv) < 0) status = fail(FAULT_OF_USER);
+    else if (command.help) print_help(stdout);
+    else if (command.version) printf("mi %s\n", MI_VERSION);
+    else if (command.sites) print_sites(stdout);
+    else {
+        status = run_command(&x, argc, argv);
+        close_experiment(&x);
+    }
+    free(command.interventions);
+    return status;
+}
+#endif
