@@ -642,6 +642,13 @@ def combinations(m, n):
         (f"scale ln_f=0.7; patch L{b}.mlp_out@2; ablate L{a}H0", []),
         (f"ablate pos_embed@-1; patch L{a}H1.q@3; ablate L{b}H0.k=mean; patch L{b}.ln2@1-2=0.5",
          []),
+        # one site, another edit in each layer
+        (f"patch L{a}.resid_mid@2; scale L{b}.resid_mid=0.5", []),
+        (f"ablate L{a}H0@3-4=mean; patch L{b}H0@1-2; knockout L{a}H1@4:2; "
+         f"scale L{b}H1.scores=2", []),
+        # rows so small that LayerNorm's epsilon counts
+        (f"scale L{a}.resid_pre=0.01", ["ln1_scale"]), (f"scale L{b}.resid_mid=0.01", ["ln2"]),
+        (f"scale L{b}.resid_post=0.01", ["ln_f_scale", "ln_f"]),
         # freezing what an upstream edit would have changed
         (f"ablate L{a}H1; freeze L*.ln1_scale,L*.ln2_scale,ln_f_scale", []),
         ("ablate embed@1; freeze L*.ln1_scale,L*.ln2_scale,ln_f_scale", []),
