@@ -260,6 +260,36 @@ class References:
         close(got[hook_name("ln_f", 0)] @ unembed.T, hf, "ln_f and logits")
 
 
+    def check_interventions(self, tokens):
+        """transformers, hooked with torch's own hooks, agrees about a few interventions."""
+        blocks, l = self.hf.transformer.h, self.L - 1
+
+        def without_head(module, args):     # the input of c_proj is z, its heads side by side
+            z = args[0].clone()
+            z[:, 1:3, self.d:2 * self.d] = 0
+            return (z,)
+
+        def scaled(module, args, output):
+            return 0.5 * output
+
+        def mean(module, args, output):
+            return output.mean(1, keepdim=True).expand_as(output)
+
+        for edit, module, hook in (
+                (("ablate", f"L{l}H1@1-2"), blocks[l].attn.c_proj, without_head),
+                (("scale", "L0.mlp_out=0.5"), blocks[0].mlp, scaled),
+                (("ablate", "L0.mlp_pre=mean"), blocks[0].mlp.c_fc, mean),
+                (("scale", f"L{l}.ln2=0.5"), blocks[l].ln_2, scaled),
+                (("scale", "pos_embed=0.5"), self.hf.transformer.wpe, scaled)):
+            before = hook is without_head
+            handle = (module.register_forward_pre_hook(hook) if before
+                      else module.register_forward_hook(hook))
+            theirs = self.hf(torch.tensor([tokens])).logits[0]
+            handle.remove()
+            ours, _ = self.run(tokens, hooks_of(self, [edit], tokens, None))
+            close(ours, theirs, f"transformer_lens and transformers under {edit}")
+
+
 def close(a, b, what, tolerance=1e-9):
     error = (a - b).abs().max().item()
     assert error <= tolerance * max(1, b.abs().max().item()), f"{what} differ by {error}"
@@ -721,6 +751,7 @@ def random_model(name):
         golden.greedy(prompt(length), min(14, m.n_ctx - length))
     tokens, source = prompt(n), prompt(n)
     m.check(tokens)
+    m.check_interventions(tokens)
     golden.every_site(tokens)
     some = lambda records, share: [record for record in records if rng.random() < share]
     for edits, sites in some(interventions(m, n, rng), spec["full"]) + combinations(m, n):
