@@ -46,6 +46,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -324,16 +325,19 @@ static void naive_gelu(float *y, const float *x, int n)
     }
 }
 
-/* The keys or values that a row can see, head by head: below t0 they are the trunk's, from t0 on
- * the lane's own. Key j of head h lies at (j < t0 ? below : own) + j D + h d. */
+/* The keys or values that a row can see. Key j is below[j] of the trunk for j < t0, then own[j -
+ * t0], and the last one (the row that is read) may lie apart. Rows are `stride` floats long. */
 typedef struct {
-    const float *below, *own;
-    int          t0, stride;
+    const float *below, *own, *last;
+    int          t0, n, stride;
 } Keys;
 
 static inline const float *key_at(const Keys *keys, int j, int column)
 {
-    return (j < keys->t0 ? keys->below : keys->own) + (ptrdiff_t)j * keys->stride + column;
+    const float *key = j < keys->t0 ? keys->below + (size_t)j * keys->stride
+                     : j + 1 < keys->n ? keys->own + (size_t)(j - keys->t0) * keys->stride
+                     : keys->last;
+    return key + column;
 }
 
 /* scores_j = q.k_j / sqrt(d)    q [d], keys 0..n-1 [n,d] -> s [n] */
@@ -381,11 +385,12 @@ static const Kernels fast_kernels;
 
 /* One experiment of a run. A trunk is a run with one lane that owns all rows (trunk NULL, t0 0). A
  * lane of a fork owns positions t0..n_pos-1; rows below t0, and layers below the fork's first
- * half-layer, are its trunk's. */
+ * half-layer, are its trunk's. Position t0 + i lies in row first_row + i, but the last one in
+ * last_row: when it alone is read, the last rows of all lanes lie side by side. */
 typedef struct {
     const MiRun   *trunk;
     int            t0, n_pos;
-    int            first_row;                           /* the row of position t0 */
+    int            first_row, last_row;
     const MiEdit **edits;                               /* in the order in which they apply */
     int            n_edits;
 } Lane;
@@ -395,6 +400,7 @@ struct MiRun {
     const Kernels *kernel;
     int            threads;
     int            half;                                /* the first half-layer that it computes */
+    int            first_read;                          /* rows before it are not read at the end */
     int            n_rows, capacity;
     Lane          *lanes;
     int            n_lanes;
@@ -423,11 +429,17 @@ static inline const float *finished(const MiRun *run, MiSite site, int layer, in
     return at(run->lanes[run->row_lane[row]].trunk, site, layer, run->row_pos[row]);
 }
 
+static inline int row_of(const Lane *lane, int pos)
+{
+    return pos + 1 == lane->n_pos ? lane->last_row : lane->first_row + pos - lane->t0;
+}
+
 /* The keys (site k) or values (site v) that the rows of a lane look at. */
 static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 {
-    Keys keys = { .t0 = lane->t0, .stride = run->model->shape.d_model };
-    keys.own = at(run, site, layer, lane->first_row) - (ptrdiff_t)lane->t0 * keys.stride;
+    Keys keys = { .t0 = lane->t0, .n = lane->n_pos, .stride = run->model->shape.d_model };
+    keys.own = at(run, site, layer, lane->first_row);
+    keys.last = at(run, site, layer, lane->last_row);
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
     return keys;
 }
@@ -613,20 +625,28 @@ int mi_append(MiRun *run, const int *tokens, int n)
         run->row_token[from + i] = tokens[i];
     }
     run->lanes[0].n_pos = run->n_rows = from + n;
+    run->lanes[0].last_row = from + n - 1;
     return mi_forward(run, from, from + n);
+}
+
+/* The positions of a lane: nothing that comes after the one that is read can change it. */
+static int positions_of(const MiLane *lane)
+{
+    return lane->read > 0 ? lane->read : lane->trunk->n_rows;
 }
 
 /* The cone of a lane's own edits: its first half-layer and its first row. */
 static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
 {
-    int n_pos = lane->trunk->n_rows;
+    int n_pos = positions_of(lane);
     *half = 2 * model->shape.n_layer;
     *t0 = n_pos - 1;
     for (int i = 0; i < lane->n_edits; i++) {
         const MiEdit *edit = &lane->edits[i];
         if (check_edit(model, edit) < 0) return -1;
+        if (edit->pos >= n_pos && lane->read) continue; /* outside the cone that is read */
         if (edit->pos >= n_pos)
-            return mi_fail("an edit of %s at position %d: the prompt ends at %d",
+            return mi_fail("an edit of %s at position %d: the last one that is read is %d",
                            SITES[edit->site].name, edit->pos, n_pos - 1);
         *half = min_int(*half, half_of(model, edit->site, edit->layer));
         *t0 = min_int(*t0, edit->pos);
@@ -645,10 +665,13 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
         int edit_half, edit_t0;
         if (lane->trunk->model != model) return mi_fail("lanes of a fork share one model");
         if (lane->trunk->lanes[0].trunk) return mi_fail("a fork cannot be a trunk");
+        if (lane->read < 0 || lane->read > lane->trunk->n_rows || !lane->read != !lanes[0].read)
+            return mi_fail("lane %d: either all lanes are read at one of their positions, or none",
+                           i);
         if (cone(model, lane, &edit_half, &edit_t0) < 0) return -1;
-        if (lane->t0 >= lane->trunk->n_rows)
-            return mi_fail("lane %d starts at position %d: the prompt ends at %d", i, lane->t0,
-                           lane->trunk->n_rows - 1);
+        if (lane->t0 >= positions_of(lane))
+            return mi_fail("lane %d starts at position %d: its last one is %d", i, lane->t0,
+                           positions_of(lane) - 1);
         if (lane->n_edits && (lane->t0 > edit_t0 || *half > edit_half))
             return mi_fail("lane %d has an edit outside its cone: it starts at half-layer %d, "
                            "position %d; the edit at half-layer %d, position %d", i, *half,
@@ -663,6 +686,29 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
     return 0;
 }
 
+/* Give the lanes of a fork their rows. Where only one position of each lane is read, these rows
+ * come last, side by side, so that the last layer can do without the others. */
+static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
+{
+    int apart = lanes[0].read > 0, last = fork->capacity - (apart ? fork->n_lanes : 0);
+    fork->first_read = apart ? last : 0;
+    for (int i = 0; i < fork->n_lanes; i++) {
+        Lane *lane = &fork->lanes[i];
+        *lane = (Lane){ .trunk = lanes[i].trunk, .t0 = t0[i], .n_pos = positions_of(&lanes[i]),
+                        .first_row = fork->n_rows };
+        int n = lane->n_pos - lane->t0;
+        fork->n_rows += apart ? n - 1 : n;
+        lane->last_row = apart ? last++ : fork->n_rows - 1;
+        for (int t = lane->t0; t < lane->n_pos; t++) {
+            int row = row_of(lane, t);
+            fork->row_lane[row] = i;
+            fork->row_pos[row] = t;
+            fork->row_token[row] = lane->trunk->row_token[t];
+        }
+    }
+    fork->n_rows = fork->capacity;
+}
+
 MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
@@ -671,8 +717,8 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 
     int rows = 0, keys = 0, n_edits = 0;
     for (int i = 0; i < n_lanes; i++) {
-        rows += lanes[i].trunk->n_rows - t0[i];
-        keys = max_int(keys, lanes[i].trunk->n_rows);
+        rows += positions_of(&lanes[i]) - t0[i];
+        keys = max_int(keys, positions_of(&lanes[i]));
         n_edits += lanes[i].trunk->lanes[0].n_edits + lanes[i].n_edits;
     }
     const MiRun *first = lanes[0].trunk;
@@ -681,20 +727,11 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
     fork->threads = first->threads;
     fork->kernel = first->kernel;
     fork->half = half;
-    const MiEdit **table = fork->edit_table;
-    for (int i = 0; i < n_lanes; i++) {
-        const MiRun *trunk = lanes[i].trunk;
-        Lane *lane = &fork->lanes[i];
-        *lane = (Lane){ .trunk = trunk, .t0 = t0[i], .n_pos = trunk->n_rows,
-                        .first_row = fork->n_rows };
-        table += lane_edits(fork, lane, table, lanes[i].edits, lanes[i].n_edits);
-        for (int t = t0[i]; t < trunk->n_rows; t++, fork->n_rows++) {
-            fork->row_lane[fork->n_rows] = i;
-            fork->row_pos[fork->n_rows] = t;
-            fork->row_token[fork->n_rows] = trunk->row_token[t];
-        }
-    }
+    lay_out_rows(fork, lanes, t0);
     free(t0);
+    const MiEdit **table = fork->edit_table;
+    for (int i = 0; i < n_lanes; i++)
+        table += lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
     if (mi_forward(fork, 0, fork->n_rows) == 0) return fork;
     mi_free(fork);
     return NULL;
@@ -773,16 +810,16 @@ static void edit_row(const MiRun *run, const MiEdit *edit, int layer, int row)
 static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
 {
     if (!run->edited[site * run->model->shape.n_layer + layer]) return;
-    for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++) {
-        int shift = lane->first_row - lane->t0;         /* row = position + shift */
+    for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++)
         for (int i = 0; i < lane->n_edits; i++) {
             const MiEdit *edit = lane->edits[i];
             if (edit->site != site || edit->layer != layer) continue;
-            int first = max_int(max_int(edit->pos, lane->t0) + shift, from);
-            int last = min_int(min_int(edit->pos_end, lane->n_pos) + shift, to);
-            for (int row = first; row < last; row++) edit_row(run, edit, layer, row);
+            int last = min_int(edit->pos_end, lane->n_pos);
+            for (int t = max_int(edit->pos, lane->t0); t < last; t++) {
+                int row = row_of(lane, t);
+                if (row >= from && row < to) edit_row(run, edit, layer, row);
+            }
         }
-    }
 }
 
 /* ============================================================================================= */
@@ -904,6 +941,12 @@ static void attention_z(MiRun *run, int l, int from, int to)
     hook(run, MI_z, l, from, to);
 }
 
+/* In the last layer, rows that nobody reads are needed only for their keys and values. */
+static int first_needed(const MiRun *run, int l, int from)
+{
+    return l + 1 == run->model->shape.n_layer ? max_int(from, run->first_read) : from;
+}
+
 /* Half-layer 2l: move information between positions. */
 static void attention(MiRun *run, int l, int from, int to)
 {
@@ -916,9 +959,10 @@ static void attention(MiRun *run, int l, int from, int to)
         add(run, MI_resid_pre, l, MI_resid_post, l - 1, NONE, from, to);
     }
     layernorm(run, MI_resid_pre, MI_ln1_scale, MI_ln1, l, w->ln1_gamma, w->ln1_beta, from, to);
-    linear(run, MI_ln1, MI_q, l, w->W_QKV, 3 * D, w->b_QKV, from, to);
     linear(run, MI_ln1, MI_k, l, w->W_QKV + D, 3 * D, w->b_QKV + D, from, to);
     linear(run, MI_ln1, MI_v, l, w->W_QKV + 2 * D, 3 * D, w->b_QKV + 2 * D, from, to);
+    from = first_needed(run, l, from);
+    linear(run, MI_ln1, MI_q, l, w->W_QKV, 3 * D, w->b_QKV, from, to);
     attention_scores(run, l, from, to);
     attention_pattern(run, l, from, to);
     attention_z(run, l, from, to);
@@ -940,6 +984,7 @@ static void mlp(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
     const MiShape *shape = &run->model->shape;
+    from = first_needed(run, l, from);
     add(run, MI_resid_mid, l, MI_resid_pre, l, MI_attn_out, from, to);
     layernorm(run, MI_resid_mid, MI_ln2_scale, MI_ln2, l, w->ln2_gamma, w->ln2_beta, from, to);
     linear(run, MI_ln2, MI_mlp_pre, l, w->W_in, shape->d_mlp, w->b_in, from, to);
@@ -958,7 +1003,7 @@ int mi_forward(MiRun *run, int from, int to)
     for (int half = run->half; half < 2 * model->shape.n_layer; half++)
         half & 1 ? mlp(run, half / 2, from, to) : attention(run, half / 2, from, to);
     layernorm(run, MI_resid_post, MI_ln_f_scale, MI_ln_f, 0, model->ln_f_gamma, model->ln_f_beta,
-              from, to);
+              max_int(from, run->first_read), to);
     return 0;
 }
 
@@ -974,7 +1019,7 @@ int mi_n_tokens(const MiRun *run, int lane)
 int mi_token(const MiRun *run, int lane, int pos)
 {
     const Lane *l = &run->lanes[lane];
-    return pos < l->t0 ? l->trunk->row_token[pos] : run->row_token[l->first_row + pos - l->t0];
+    return pos < l->t0 ? l->trunk->row_token[pos] : run->row_token[row_of(l, pos)];
 }
 
 /* Which run holds a site of a lane at a position, and in which row. NULL: nobody kept it. */
@@ -985,10 +1030,14 @@ static const MiRun *holder(const MiRun *run, int lane, MiSite site, int layer, i
         return mi_fail("no such value: lane %d, site %d, layer %d, position %d", lane, (int)site,
                        layer, pos), NULL;
     const Lane *l = &run->lanes[lane];
-    *row = l->first_row + pos - l->t0;
+    *row = pos < l->t0 ? 0 : row_of(l, pos);
     if (pos < l->t0 || half_of(run->model, site, layer) < run->half) {
         run = l->trunk;
         *row = pos;
+    } else if (*row < run->first_read && !(site == MI_k || site == MI_v) &&
+               half_of(run->model, site, layer) >= 2 * run->model->shape.n_layer - 2) {
+        return mi_fail("%s of position %d was left out: only position %d of this lane is read",
+                       SITES[site].name, pos, l->n_pos - 1), NULL;
     }
     if (!kept(run, site))
         return mi_fail("%s was not kept by this run", SITES[site].name), NULL;
@@ -1083,6 +1132,95 @@ double mi_log_sum_exp(const float *logits, int n)
     if (!isfinite(max)) return max;
     for (int i = 0; i < n; i++) sum += exp(logits[i] - max);
     return max + log(sum);
+}
+
+/* ============================================================================================= */
+/* Sweeps: one experiment per cell                                                               */
+/* ============================================================================================= */
+
+/* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
+ * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Only if no
+ * held edit comes after at the same place, which would have changed what the trunk shows. */
+static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n_pos)
+{
+    const Lane *held = &trunk->lanes[0];
+    for (int i = 0; i < n; i++) {
+        const MiEdit *edit = &edits[i];
+        int last = min_int(edit->pos_end, n_pos), keys = SITES[edit->site].width == MI_KEYS;
+        if (edit->pos >= last) continue;
+        if ((edit->op != MI_SET && edit->op != MI_MIX) || !kept(trunk, edit->site)) return 0;
+        for (int j = 0; j < held->n_edits; j++)
+            if (held->edits[j]->site == edit->site && held->edits[j]->layer == edit->layer) return 0;
+        for (int t = edit->pos; t < last; t++) {
+            const float *x = at(trunk, edit->site, edit->layer, t) + edit->first;
+            const float *v = edit->value ? edit->value + (t - edit->pos) * edit->value_stride : NULL;
+            int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
+            if (keys) x += (size_t)edit->head * trunk->key_stride;
+            for (int c = 0; c < count; c++)
+                if (memcmp(&x[c], v ? &v[c] : &edit->amount, sizeof *x)) return 0;
+        }
+    }
+    return 1;
+}
+
+typedef struct { int cell, half, rows; } Job;           /* a cell that has to be computed */
+
+static int by_half(const void *a, const void *b)
+{
+    const Job *x = a, *y = b;
+    return x->half != y->half ? x->half - y->half : x->cell - y->cell;
+}
+
+/* The cells of a sweep in the order of their cones, without those that change nothing. */
+static int plan_sweep(const MiSweep *sweep, Job *jobs)
+{
+    int n = 0;
+    for (int cell = 0; cell < sweep->n_cells; cell++) {
+        int     first = sweep->first[cell], t0, half;
+        MiLane  lane = { sweep->trunk, sweep->edits + first, sweep->first[cell + 1] - first, -1,
+                         sweep->read };
+        int     n_pos = positions_of(&lane), touched = 0;
+        for (int i = 0; i < lane.n_edits; i++) touched |= lane.edits[i].pos < n_pos;
+        if (!touched || changes_nothing(sweep->trunk, lane.edits, lane.n_edits, n_pos)) continue;
+        if (cone(sweep->trunk->model, &lane, &half, &t0) < 0) return -1;
+        jobs[n++] = (Job){ cell, half, n_pos - t0 };
+    }
+    qsort(jobs, n, sizeof *jobs, by_half);
+    return n;
+}
+
+/* Run every cell as a lane, a few hundred rows to a fork, and measure each: values [n_cells].
+ * The rows of a fork go through each matrix product together; weights are read once for all. */
+int mi_sweep(const MiSweep *sweep, double *values)
+{
+    enum { ROWS = 512 };
+    Job    *jobs = malloc(max_int(sweep->n_cells, 1) * sizeof *jobs);
+    MiLane *lanes = malloc(ROWS * sizeof *lanes);
+    int     n = jobs && lanes ? plan_sweep(sweep, jobs) : mi_fail("out of memory");
+    int     status = n < 0 ? -1 : 0;
+    double  unchanged = status == 0 ? sweep->metric(sweep->context, sweep->trunk, 0) : 0;
+    for (int i = 0; i < sweep->n_cells; i++) values[i] = unchanged;
+    for (int done = 0; done < n && status == 0;) {
+        int n_lanes = 0, rows = 0;
+        while (done + n_lanes < n && n_lanes < ROWS &&
+               (n_lanes == 0 || rows + jobs[done + n_lanes].rows <= ROWS)) {
+            const Job *job = &jobs[done + n_lanes];
+            int first = sweep->first[job->cell];
+            rows += job->rows;
+            lanes[n_lanes++] = (MiLane){ sweep->trunk, sweep->edits + first,
+                                         sweep->first[job->cell + 1] - first, -1, sweep->read };
+        }
+        MiRun *fork = mi_fork(lanes, n_lanes, -1, MI_KEEP_NONE);
+        if (!fork) status = -1;
+        for (int i = 0; i < n_lanes && fork; i++)
+            values[jobs[done + i].cell] = sweep->metric(sweep->context, fork, i);
+        mi_free(fork);
+        done += n_lanes;
+        if (sweep->progress) sweep->progress(sweep->context, done, n);
+    }
+    free(jobs);
+    free(lanes);
+    return status;
 }
 
 /* ============================================================================================= */
@@ -3414,6 +3552,7 @@ static const char *color_of(const Screen *screen, const char *name)
 {
     static const struct { const char *name, *code; } colors[] = {
         { "base", "\033[38;2;86;156;214m" }, { "edited", "\033[38;2;232;137;61m" },
+        { "held", "\033[38;2;232;137;61m" }, { "swept", "\033[38;2;200;110;200m" },
         { "source", "\033[38;2;120;180;110m" }, { "bold", "\033[1m" }, { "dim", "\033[2m" },
         { "off", "\033[0m" },
     };
@@ -3568,19 +3707,23 @@ static void sha256(const void *bytes, size_t n, char digest[65])
 enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
 
 /* An intervention with its modifiers, or a --save. */
-typedef struct { const char *op, *argument, *toward, *away, *direction; } Request;
+typedef struct {
+    const char *op, *argument, *toward, *away, *direction;
+    int         each, window;           /* a sweep; ROME's: of so many layers at a time */
+} Request;
 typedef struct { Request *at; int n; } Requests;
 
 typedef struct {
     const char *prompt, *tokens, *source, *source_tokens, *model, *tokenizer;
-    const char *answer, *versus, *at, *metric, *color, *lens, *attn, *align, *svg;
+    const char *answer, *versus, *at, *metric, *color, *lens, *attn, *align, *svg, *trace, *kind;
     int         bos, top, generate, threads, samples, seed, loss;
-    int         json, tsv, provenance, explain, sites, help, version;
+    int         window, json, tsv, provenance, explain, sites, help, version;
     double      temp, top_p;
     Requests    edits, saves;
+    char       *traced;                                 /* the address that --trace stands for */
 } Command;
 
-typedef enum { HEADING, FLAG, TEXT, INTEGER, REAL, CHOICE, REQUEST, MODIFIER } OptionKind;
+typedef enum { HEADING, FLAG, TEXT, INTEGER, REAL, CHOICE, REQUEST, MODIFIER, EACH } OptionKind;
 
 /* One table drives the parser and --help. */
 typedef struct {
@@ -3610,7 +3753,7 @@ static const Option OPTIONS[] = {
     { INTEGER, 0, "threads", "N", FIELD(threads), 1, 1024, "how many cores to use (all)" },
 
     { HEADING, 0, "Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
-      "mi --ablate L5H3@-1=mean", 0, 0, 0, NULL },
+      "mi --ablate heads --each", 0, 0, 0, NULL },
     { REQUEST, 0, "ablate", "SITES[=zero|tlzero|mean]", FIELD(edits), 0, 0,
       "remove: zero, TransformerLens' zero, or the prompt's mean" },
     { REQUEST, 0, "patch", "SITES[=ALPHA]", FIELD(edits), 0, 0,
@@ -3630,6 +3773,12 @@ static const Option OPTIONS[] = {
       "the direction from a file, or random (of the same norm)" },
     { CHOICE, 0, "align", "last|front", FIELD(align), 0, 0,
       "front: steer position by position from the first token" },
+    { EACH, 0, "each", NULL, 0, 0, 0,
+      "sweep the intervention before it: one run per cell of its ranges" },
+    { TEXT, 0, "trace", "TEXT", FIELD(trace), 0, 0,
+      "causal trace: noise on TEXT's embeddings, each layer and position restored" },
+    { CHOICE, 0, "kind", "resid|mlp|attn", FIELD(kind), 0, 0, "what --trace restores (resid)" },
+    { INTEGER, 0, "window", "N", FIELD(window), 1, 1000, "layers at a time, for mlp and attn (10)" },
     { INTEGER, 0, "samples", "N", FIELD(samples), 1, 10000, "average over N draws of noise (10)" },
     { INTEGER, 0, "seed", "N", FIELD(seed), 0, INT_MAX, "of noise and sampling (0)" },
 
@@ -3750,6 +3899,26 @@ static int set_modifier(Command *command, const Option *o, const char *value)
     return mi_fail("--%s: there is no --steer or --project before it", o->name);
 }
 
+/* --each belongs to the intervention before it, and there is one sweep at most. */
+static int set_each(Command *command)
+{
+    Requests *edits = &command->edits;
+    if (!edits->n) return mi_fail("--each: there is no intervention before it");
+    for (int i = 0; i < edits->n; i++)
+        if (edits->at[i].each) return mi_fail("--each: one sweep at a time");
+    edits->at[edits->n - 1].each = 1;
+    return 0;
+}
+
+static int add_request(Requests *list, Request request)
+{
+    Request *at = grow(list->at, list->n, sizeof *at);
+    if (!at) return -1;
+    list->at = at;
+    at[list->n++] = request;
+    return 0;
+}
+
 /* Store the value of one option. */
 static int set_option(Command *command, const Option *o, const char *value)
 {
@@ -3763,14 +3932,10 @@ static int set_option(Command *command, const Option *o, const char *value)
         return set_number(field, o, value);
     case MODIFIER:
         return set_modifier(command, o, value);
-    case REQUEST: {
-        Requests *list = (Requests *)field;
-        Request  *at = grow(list->at, list->n, sizeof *at);
-        if (!at) return -1;
-        list->at = at;
-        at[list->n++] = (Request){ .op = o->name, .argument = value };
-        return 0;
-    }
+    case REQUEST:
+        return add_request((Requests *)field, (Request){ .op = o->name, .argument = value });
+    case EACH:
+        return set_each(command);
     case CHOICE:
         if (!is_choice(o->argument, value))
             return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
@@ -3786,7 +3951,40 @@ static int set_option(Command *command, const Option *o, const char *value)
 /* --lens alone is --lens=each: its value only follows an =. */
 static int takes_next(const Option *o)
 {
-    return o->kind != FLAG && strcmp(o->name, "lens");
+    return o->kind != FLAG && o->kind != EACH && strcmp(o->name, "lens");
+}
+
+/* ROME's causal trace in other words: noise on the subject, and from the clean run of the same
+ * prompt each layer at each position put back. */
+static int add_trace(Command *command)
+{
+    const char *kind = command->kind ? command->kind : "resid";
+    const char *sites = !strcmp(kind, "mlp") ? "mlps@*" : !strcmp(kind, "attn") ? "attns@*"
+                      : "L*.resid_post@*";
+    if (!command->trace && (command->kind || command->window))
+        return mi_fail("--kind and --window are for --trace");
+    if (!command->trace) return 0;
+    if (command->window && !strcmp(kind, "resid"))
+        return mi_fail("--window is for --kind mlp and attn");
+    if (command->source || command->source_tokens)
+        return mi_fail("--trace takes its values from the prompt itself; leave out --source");
+    size_t n = strlen(command->trace) + 16;
+    if (!(command->traced = malloc(n))) return mi_fail("out of memory");
+    snprintf(command->traced, n, "embed@\"%s\"=3s", command->trace);
+    command->source = "same";
+    int window = !strcmp(kind, "resid") ? 0 : command->window ? command->window : 10;
+    if (add_request(&command->edits, (Request){ .op = "noise", .argument = command->traced }) < 0)
+        return -1;
+    if (add_request(&command->edits, (Request){ .op = "patch", .argument = sites, .window = window }))
+        return -1;
+    return set_each(command);
+}
+
+static int sweeps(const Command *command)
+{
+    for (int i = 0; i < command->edits.n; i++)
+        if (command->edits.at[i].each) return 1;
+    return 0;
 }
 
 static int parse_command(Command *command, int argc, char **argv)
@@ -3808,13 +4006,15 @@ static int parse_command(Command *command, int argc, char **argv)
         }
         const Option *o = find_option(word, &value);
         if (!o) return mi_fail("%.100s: no such option; mi --help lists them", word);
-        if (o->kind == FLAG && value) return mi_fail("--%s takes no value", o->name);
+        if ((o->kind == FLAG || o->kind == EACH) && value)
+            return mi_fail("--%s takes no value", o->name);
         if (takes_next(o) && !value) {
             if (i + 1 == argc) return mi_fail("--%s needs a value: %s", o->name, o->argument);
             value = argv[++i];
         }
         if (set_option(command, o, value ? value : "each") < 0) return -1;
     }
+    if (add_trace(command) < 0) return -1;
     if (command->prompt && command->tokens)
         return mi_fail("--tokens: there is a prompt already, \"%.100s\"", command->prompt);
     if (command->source && command->source_tokens)
@@ -3822,10 +4022,12 @@ static int parse_command(Command *command, int argc, char **argv)
     if (command->json && command->tsv) return mi_fail("--tsv: there is --json already");
     if ((command->temp >= 0 || command->top_p >= 0) && !command->generate)
         return mi_fail("--temp and --top-p are for --generate");
-    if (command->svg && !command->lens && !command->attn && !command->loss)
-        return mi_fail("--svg: there is no picture to draw; --lens, --attn and --loss make one");
-    if (command->top < 0)
-        command->top = command->generate || command->lens || command->attn || command->loss ? 0 : 10;
+    int pictures = sweeps(command) || command->lens || command->attn || command->loss;
+    if (command->svg && !pictures)
+        return mi_fail("--svg: there is no picture to draw; --each, --lens, --attn and --loss make "
+                       "one");
+    if (command->generate && sweeps(command)) return mi_fail("--each and --generate exclude each other");
+    if (command->top < 0) command->top = command->generate || pictures ? 0 : 10;
     return 0;
 }
 
@@ -3859,11 +4061,22 @@ typedef struct { const char *path; char *part; FILE *file; } Output;
 
 typedef struct { Address address; int logits; Output output; } Save;
 
+/* The cells of --each: a table of one experiment each. */
+typedef struct {
+    int      request;                   /* the intervention that is swept; -1: none */
+    MiEdits  edits;
+    int     *first, n_cells;            /* cell i has the edits first[i] .. first[i + 1] - 1 */
+    int     *cell, n_rows, n_cols;      /* [n_rows, n_cols]; -1: there is no such cell */
+    char   (*row)[40], (*col)[40];
+    double  *value;                     /* [n_cells] */
+} Sweep;
+
 typedef struct {
     const Command *command;
     MiModel       *model;
     MiTokenizer   *tokenizer;
     Prompt         prompt, donor;
+    Sweep          sweep;
     TokenSet       answer, versus;
     const char    *metric;
     int            at, samples;
@@ -4127,6 +4340,122 @@ static int read_answers(Experiment *x)
     return read_position(x);
 }
 
+static void pos_label(const Experiment *x, int t, char label[40])
+{
+    char token[32];
+    snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
+}
+
+/* Value i of a range that is swept; the whole range where it is not. */
+static Range pick(Range range, int i)
+{
+    return range.many ? (Range){ range.lo + i, range.lo + i, 0 } : range;
+}
+
+static int size_of(Range range) { return range.many ? range.hi - range.lo + 1 : 1; }
+
+/* One cell: its edits, in the place that the command gave the swept intervention. */
+static int add_cell(Experiment *x, const Parser *p, const Address *address, const MiEdit *edit)
+{
+    Sweep *sweep = &x->sweep;
+    int    from = sweep->edits.n;
+    int   *first = grow(sweep->first, sweep->n_cells + 1, sizeof *first);
+    if (!first) return -1;
+    sweep->first = first;
+    if (expand(&sweep->edits, p, address, *edit) < 0) return -1;
+    for (int i = from; i < sweep->edits.n; i++) {
+        sweep->edits.at[i].order = sweep->request;
+        sweep->edits.at[i].seed = x->command->seed;
+    }
+    first[++sweep->n_cells] = sweep->edits.n;
+    return sweep->n_cells - 1;
+}
+
+/* The label of one cell along some of its axes: "L5", "H3", "L5H3", "12 ·John". */
+static void cell_label(const Experiment *x, const Address *a, const Range axes[4], int use[4],
+                       char label[40])
+{
+    char text[40];
+    label[0] = 0;
+    for (int i = 0; i < 4; i++) {
+        if (!use[i]) continue;
+        const char *space = label[0] ? " " : "";
+        if (i >= 2) pos_label(x, axes[i].lo, text);
+        else snprintf(text, sizeof text, "%c%d", i == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H',
+                      axes[i].lo);
+        if (i == 1) space = "";
+        snprintf(label + strlen(label), 40 - strlen(label), "%s%.30s", space, text);
+    }
+}
+
+/* One address -> cells, for each combination of the parts that were written with several values.
+ * The last of them becomes the columns, all others the rows; in a list, all become rows. */
+static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiEdit *edit, int list)
+{
+    Sweep *sweep = &x->sweep;
+    Range  axes[4] = { a->layer, a->index, a->pos, a->key };
+    int    n[4], last = -1, rows[4] = {0}, cols[4] = {0}, window = x->command->edits.at[sweep->request].window;
+    for (int i = 0; i < 4; i++) {
+        axes[i].many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
+        n[i] = size_of(axes[i]);
+        if (axes[i].many) rows[i] = 1, last = i;
+    }
+    if (last > 0 && !list && (n[0] * n[1] * n[2] > 1 || a->unit != NEURON)) rows[last] = 0, cols[last] = 1;
+    int total = n[0] * n[1] * n[2] * n[3], n_cols = 1;
+    for (int i = 0; i < 4; i++)
+        if (cols[i]) n_cols = n[i];
+    int    first_row = sweep->n_rows, n_rows = total / n_cols;
+    int   *cell = realloc(sweep->cell, (size_t)(first_row + n_rows) * n_cols * sizeof *cell);
+    if (cell) sweep->cell = cell;
+    char (*row)[40] = realloc(sweep->row, (size_t)(first_row + n_rows) * sizeof *row);
+    if (row) sweep->row = row;
+    if (!sweep->col) sweep->col = calloc(n_cols, sizeof *sweep->col);
+    if (!cell || !row || !sweep->col) return mi_fail("out of memory");
+    sweep->n_rows += n_rows;
+    sweep->n_cols = n_cols;
+    for (int i = 0; i < total; i++) {
+        Range now[4];
+        for (int axis = 3, rest = i; axis >= 0; rest /= n[axis--])
+            now[axis] = pick(axes[axis], rest % n[axis]);
+        Address single = *a;
+        single.layer = now[0], single.index = now[1], single.pos = now[2], single.key = now[3];
+        int r = first_row + i / n_cols, c = i % n_cols, l = now[0].lo;
+        if (list && last < 0) snprintf(row[r], 40, "%.*s", (int)min_int((int)strcspn(a->text, ",="), 39), a->text);
+        else cell_label(x, a, now, rows, row[r]);
+        cell_label(x, a, now, cols, sweep->col[c]);
+        if (window) single.layer = (Range){ max_int(0, l - window / 2),
+                                            min_int(x->model->shape.n_layer, l + (window + 1) / 2) - 1, 0 };
+        cell[r * n_cols + c] = single.key.lo > single.pos.hi ? -1 : add_cell(x, p, &single, edit);
+        if (cell[r * n_cols + c] < -1) return -1;
+    }
+    return 0;
+}
+
+/* --each: the argument of one request -> its table of cells. */
+static int read_sweep(Experiment *x, int which)
+{
+    const Request *request = &x->command->edits.at[which];
+    const char    *text = request->argument, *equals = find_value(text);
+    char           flag[32];
+    MiEdit         edit;
+    snprintf(flag, sizeof flag, "--%s", request->op);
+    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, flag, text, text,
+                 equals ? equals : text + strlen(text), NULL, 0 };
+    x->sweep.request = which;
+    x->sweep.first = calloc(1, sizeof(int));
+    int status = x->sweep.first ? parse_list(&p) : mi_fail("out of memory");
+    if (status == 0) status = parse_value(&p, request->op, equals ? equals + 1 : NULL, &edit);
+    if (status == 0 && !strcmp(request->op, "set"))
+        status = mi_fail("--each: a --set is not swept");
+    for (int i = 0; i < p.n_found && status == 0; i++)
+        status = add_cells(x, &p, &p.found[i], &edit, p.n_found > 1);
+    if (status == 0 && x->sweep.n_cells < 2)
+        status = fail_at(&p, text, "--each sweeps what is written with several values: L*H*, L5H3@*, "
+                         "a list");
+    free(p.found);
+    return status;
+}
+
 static int read_edits(Experiment *x)
 {
     const Requests *edits = &x->command->edits;
@@ -4137,10 +4466,15 @@ static int read_edits(Experiment *x)
     for (int i = 0; i < edits->n; i++) {
         const Request *request = &edits->at[i];
         int first = x->edits.n, steers = !strcmp(request->op, "steer");
-        if (mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
+        if (request->each && read_sweep(x, i) < 0) return -1;
+        if (!request->each &&
+            mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
                            request->op, request->argument) < 0)
             return -1;
-        for (int j = first; j < x->edits.n; j++) x->edits.at[j].seed = x->command->seed;
+        for (int j = first; j < x->edits.n; j++) {
+            x->edits.at[j].seed = x->command->seed;
+            x->edits.at[j].order = i;
+        }
         x->first_edit[i + 1] = x->edits.n;
         patches |= !strcmp(request->op, "patch");
         noise |= !strcmp(request->op, "noise");
@@ -4312,13 +4646,13 @@ static double push(const Experiment *x, const MiEdit *edit)
 }
 
 /* The directions of one --steer or --project, into its edits. */
-static int bind_directions(Experiment *x, int which)
+static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, int last)
 {
     const Request *request = &x->command->edits.at[which];
-    int   first = x->first_edit[which], last = x->first_edit[which + 1], rows = 1, status = 0;
+    int   rows = 1, status = 0;
     int   front = x->command->align && !strcmp(x->command->align, "front");
-    uint64_t keep = MI_KEEP_NONE | (uint64_t)1 << x->edits.at[first].site;
-    for (int i = first; i < last; i++) keep |= (uint64_t)1 << x->edits.at[i].site;
+    uint64_t keep = MI_KEEP_NONE;
+    for (int i = first; i < last; i++) keep |= (uint64_t)1 << edits->at[i].site;
     MiRun *toward = NULL, *away = NULL;
     for (int pass = 0; pass < (front ? 2 : 1) && status == 0; pass++) {  /* first the lengths */
         int pad = pass ? rows : 0;
@@ -4333,8 +4667,8 @@ static int bind_directions(Experiment *x, int which)
         status = mi_fail("--align front: the texts have %d tokens, the prompt only %d", rows,
                          x->prompt.n);
     for (int i = first; i < last && status == 0; i++) {
-        MiEdit *edit = &x->edits.at[i];
-        float  *v = new_constant(&x->edits, (size_t)rows * edit->count);
+        MiEdit *edit = &edits->at[i];
+        float  *v = new_constant(edits, rows * edit->count);
         if (!v) status = -1;
         for (int row = 0; row < rows && status == 0; row++)
             status = direction_row(x, request, edit, toward, away, !front, row,
@@ -4411,10 +4745,15 @@ static int bind_requests(Experiment *x)
 {
     for (int i = 0; i < x->command->edits.n; i++) {
         const char *op = x->command->edits.at[i].op;
-        int status = !strcmp(op, "steer") || !strcmp(op, "project") ? bind_directions(x, i)
-                   : !strcmp(op, "set") ? bind_file(x, i) : 0;
+        int swept = i == x->sweep.request, status = 0;
+        if (!strcmp(op, "steer") || !strcmp(op, "project"))
+            status = bind_directions(x, i, swept ? &x->sweep.edits : &x->edits,
+                                     swept ? 0 : x->first_edit[i],
+                                     swept ? x->sweep.edits.n : x->first_edit[i + 1]);
+        if (!strcmp(op, "set")) status = bind_file(x, i);
         if (status < 0) return -1;
     }
+    if (mi_edits_bind(&x->sweep.edits, x->base, x->source) < 0) return -1;
     return mi_edits_bind(&x->edits, x->base, x->source);
 }
 
@@ -4439,19 +4778,28 @@ static uint64_t sites_read(const MiEdits *edits, int source)
     return keep;
 }
 
+/* The sites that a sweep edits: to know which cells change nothing, their trunk keeps them. */
+static uint64_t sites_swept(const Experiment *x)
+{
+    uint64_t keep = MI_KEEP_NONE;
+    for (int i = 0; i < x->sweep.edits.n; i++) keep |= (uint64_t)1 << x->sweep.edits.at[i].site;
+    return keep;
+}
+
 /* base and source, then one fork with a lane for each sample of noise. */
 static int run_all(Experiment *x)
 {
     MiOptions options = { .threads = x->command->threads };
     uint64_t  shown = sites_shown(x);
-    options.keep = shown | sites_read(&x->edits, 0);
+    options.keep = shown | sites_read(&x->edits, 0) | sites_read(&x->sweep.edits, 0) |
+                   sites_swept(x);
     x->base = mi_run(x->model, x->prompt.tokens, x->prompt.n, NULL, &options);
     if (!x->base) return -1;
-    options.keep = sites_read(&x->edits, 1);
+    options.keep = sites_read(&x->edits, 1) | sites_read(&x->sweep.edits, 1);
     if (x->donor.n && !(x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options)))
         return -1;
-    if (!x->edits.n) return 0;
     if (bind_requests(x) < 0) return -1;
+    if (!x->edits.n) return 0;
     int     n = x->edits.n, S = x->samples;
     MiLane *lanes = calloc(S, sizeof *lanes);
     x->sampled = malloc((size_t)S * n * sizeof *x->sampled);
@@ -4460,7 +4808,7 @@ static int run_all(Experiment *x)
             x->sampled[s * n + i] = x->edits.at[i];
             x->sampled[s * n + i].sample = s;
         }
-        lanes[s] = (MiLane){ x->base, x->sampled + s * n, n, -1 };
+        lanes[s] = (MiLane){ x->base, x->sampled + s * n, n, -1, 0 };
     }
     if (lanes && x->sampled) x->edited = mi_fork(lanes, S, -1, shown);
     else mi_fail("out of memory");
@@ -4573,9 +4921,91 @@ static int read_run(Experiment *x, const char *name, const MiRun *run, const Pro
 static int read_all(Experiment *x)
 {
     if (read_run(x, "base", x->base, &x->prompt) < 0) return -1;
-    if (x->edited && read_run(x, "edited", x->edited, &x->prompt) < 0) return -1;
+    const char *name = x->sweep.request < 0 ? "edited" : "held";
+    if (x->edited && read_run(x, name, x->edited, &x->prompt) < 0) return -1;
     if (x->source && read_run(x, "source", x->source, &x->donor) < 0) return -1;
     return 0;
+}
+
+/* ---- Sweeping ---- */
+
+typedef struct {
+    const Experiment *x;
+    float  *logits;
+    int     sample;
+    double  started;
+} Measure;
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+/* The metric of one lane: only the logits that it needs are computed. */
+static double measure_lane(void *context, const MiRun *run, int lane)
+{
+    const Measure    *measure = context;
+    const Experiment *x = measure->x;
+    int diff = !strcmp(x->metric, "logit_diff"), logit = !strcmp(x->metric, "logit");
+    if (!strcmp(x->metric, "loss")) return mean_loss(x, run, lane, &x->prompt);
+    if ((diff || logit) && x->answer.n == 1 && (logit || x->versus.n == 1)) {
+        int   tokens[2] = { x->answer.tokens[0], diff ? x->versus.tokens[0] : 0 };
+        float logits[2] = {0};
+        if (mi_logits_of(run, lane, x->at, tokens, 1 + diff, logits) < 0) return NAN;
+        return diff ? (double)logits[0] - logits[1] : logits[0];
+    }
+    if (mi_logits(run, lane, x->at, measure->logits) < 0) return NAN;
+    return metric_of(x, measure->logits, x->readings[0].logits);
+}
+
+/* On a terminal that has waited for more than a second. */
+static void show_progress(void *context, int done, int n)
+{
+    const Measure *measure = context;
+    if (!isatty(2) || seconds_now() - measure->started < 1) return;
+    double share = ((double)done / n + measure->sample) / measure->x->samples;
+    fputs("\r  ", stderr);
+    print_bar(stderr, share, 40, "");
+    fprintf(stderr, " %3.0f %%", 100 * share);
+    if (share >= 1) fprintf(stderr, "\r%50s\r", "");
+}
+
+/* All cells, averaged over the samples of noise, each with its own held run. */
+static int run_sweep(Experiment *x)
+{
+    Sweep  *sweep = &x->sweep;
+    Measure measure = { x, malloc(x->model->shape.n_vocab * sizeof(float)), 0, seconds_now() };
+    double *values = malloc(sweep->n_cells * sizeof *values);
+    sweep->value = calloc(sweep->n_cells, sizeof *sweep->value);
+    int status = values && measure.logits && sweep->value ? 0 : mi_fail("out of memory");
+    for (int s = 0; s < x->samples && status == 0; s++) {
+        MiEdits   held = { .at = x->sampled + (size_t)s * x->edits.n, .n = x->edits.n };
+        MiOptions options = { .keep = sites_swept(x), .threads = x->command->threads };
+        MiRun    *trunk = x->base;
+        if (held.n) trunk = mi_run(x->model, x->prompt.tokens, x->prompt.n, &held, &options);
+        measure.sample = s;
+        for (int i = 0; i < sweep->edits.n; i++) sweep->edits.at[i].sample = s;
+        MiSweep plan = { trunk, sweep->edits.at, sweep->first, sweep->n_cells,
+                         strcmp(x->metric, "loss") ? x->at + 1 : 0, measure_lane, show_progress,
+                         &measure };
+        status = trunk ? mi_sweep(&plan, values) : -1;
+        for (int i = 0; i < sweep->n_cells; i++) sweep->value[i] += values[i] / x->samples;
+        if (trunk != x->base) mi_free(trunk);
+    }
+    free(values);
+    free(measure.logits);
+    return status;
+}
+
+/* (x - held) / (source - held): 0 is nothing restored, 1 as in the source. NAN without a source. */
+static double normalize(const Experiment *x, double value)
+{
+    double held = x->readings[x->edited ? 1 : 0].metric;
+    if (!x->source) return NAN;
+    double range = x->readings[x->n_readings - 1].metric - held;
+    return fabs(range) < 1e-6 ? NAN : (value - held) / range;
 }
 
 /* ---- Pictures ---- */
@@ -4593,12 +5023,6 @@ static Grid *next_grid(Experiment *x, int n_rows, int n_cols, int words)
     x->grids = list;
     Grid *grid = &list[x->n_grids++];
     return new_grid(grid, n_rows, n_cols, words) == 0 ? grid : NULL;
-}
-
-static void pos_label(const Experiment *x, int t, char label[40])
-{
-    char token[32];
-    snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
 }
 
 /* The points of the lens: resid_pre and resid_mid of each layer, then the end. */
@@ -4689,8 +5113,30 @@ static int loss_grid(Experiment *x)
     return status;
 }
 
+/* The sweep as a heat map: what a patch restored, or what each edit did to the metric. */
+static int sweep_grid(Experiment *x)
+{
+    const Sweep *sweep = &x->sweep;
+    const char  *op = x->command->edits.at[sweep->request].op;
+    double       held = x->readings[x->edited ? 1 : 0].metric;
+    Grid        *grid = next_grid(x, sweep->n_rows, sweep->n_cols, 0);
+    if (!grid) return -1;
+    snprintf(grid->title, sizeof grid->title, x->source ? "--%s, one run per cell: normalized %s"
+             : "--%s, one run per cell: change of %s", op, x->metric);
+    grid->diverging = 1;
+    for (int r = 0; r < sweep->n_rows; r++) memcpy(grid->row[r], sweep->row[r], 40);
+    for (int c = 0; c < sweep->n_cols; c++) memcpy(grid->col[c], sweep->col[c], 40);
+    for (int i = 0; i < sweep->n_rows * sweep->n_cols; i++) {
+        if (sweep->cell[i] < 0) continue;
+        double value = sweep->value[sweep->cell[i]];
+        grid->value[i] = x->source ? normalize(x, value) : value - held;
+    }
+    return 0;
+}
+
 static int make_grids(Experiment *x)
 {
+    if (x->sweep.request >= 0 && sweep_grid(x) < 0) return -1;
     if (x->command->lens && lens_grids(x) < 0) return -1;
     if (x->command->attn && attn_grids(x) < 0) return -1;
     return x->command->loss ? loss_grid(x) : 0;
@@ -4823,6 +5269,12 @@ static void close_experiment(Experiment *x)
     mi_free(x->source);
     mi_free(x->base);
     mi_edits_free(&x->edits);
+    mi_edits_free(&x->sweep.edits);
+    free(x->sweep.first);
+    free(x->sweep.cell);
+    free(x->sweep.row);
+    free(x->sweep.col);
+    free(x->sweep.value);
     free(x->sampled);
     free(x->grids);
     free(x->saves);
@@ -4863,14 +5315,15 @@ static void print_requests(const Experiment *x, const Screen *screen)
     FILE *out = screen->out;
     for (int i = 0; i < x->command->edits.n; i++) {
         const Request *request = &x->command->edits.at[i];
-        const MiEdit  *edit = &x->edits.at[x->first_edit[i]];
+        const MiEdit  *edit = request->each ? x->sweep.edits.at : &x->edits.at[x->first_edit[i]];
+        const char    *name = request->each ? "swept" : x->sweep.request < 0 ? "edited" : "held";
         char quoted[256] = "";
         append_visible(quoted, sizeof quoted, request->argument, strlen(request->argument));
-        fprintf(out, "  %sedited%s  --%s %s", color_of(screen, "edited"), color_of(screen, "off"),
+        fprintf(out, "  %s%-6s%s  --%s %s", color_of(screen, name), name, color_of(screen, "off"),
                 request->op, quoted);
         if (edit->from == MI_FROM_MEAN)
             fputs("   (posmean: the mean over all positions, later ones too)", out);
-        if (!strcmp(request->op, "steer"))
+        if (!strcmp(request->op, "steer") && !request->each)
             fprintf(out, "   (|C v| / |h| = %.3g)", x->strength[i]);
         if (edit->op == MI_NOISE)
             fprintf(out, "   (mean of %d samples, seed %d)", x->samples, x->command->seed);
@@ -4929,7 +5382,7 @@ static const char *metric_title(const Experiment *x, char *title, size_t size)
 static void print_verdict(const Experiment *x, FILE *out)
 {
     double base = x->readings[0].metric, edited = x->edited ? x->readings[1].metric : 0;
-    if (!x->edited || strcmp(x->metric, "logit_diff") || base < 0.05) return;
+    if (!x->edited || x->sweep.request >= 0 || strcmp(x->metric, "logit_diff") || base < 0.05) return;
     double lost = 100 * (1 - edited / base);
     if (edited < 0)
         fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
@@ -4959,13 +5412,62 @@ static void print_metric(const Experiment *x, const Screen *screen)
         fputc('\n', out);
     }
     print_verdict(x, out);
-    if (x->source) {
+    if (x->source && x->sweep.request < 0) {
         double range = x->readings[2].metric - x->readings[0].metric;
         double moved = x->readings[1].metric - x->readings[0].metric;
         if (fabs(range) >= 1e-6)
             fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n", moved / range);
     }
     fputc('\n', out);
+}
+
+/* The cells of a map by the size of their numbers, largest first: indices into grid->value. */
+static int *strongest(const Grid *grid)
+{
+    int  n = grid->n_rows * grid->n_cols;
+    int *order = malloc(n * sizeof *order);
+    float *size = malloc(n * sizeof *size);
+    for (int i = 0; i < n && size; i++)
+        size[i] = isfinite(grid->value[i]) ? (float)fabs(grid->value[i]) : -1;
+    if (order && size) mi_top(size, n, min_int(n, 40), order);
+    free(size);
+    return order;
+}
+
+/* A map, or of one with thousands of cells the largest both ways; then the strongest cells. */
+static void print_sweep(const Experiment *x, const Screen *screen, const Grid *grid)
+{
+    enum { TOO_MANY = 1000, SHOWN = 20 };
+    FILE *out = screen->out;
+    int   n = grid->n_rows * grid->n_cols, *order = strongest(grid);
+    if (!order) return;
+    if (n > TOO_MANY) {
+        float *value = malloc(n * sizeof *value);
+        fprintf(out, "  %s; the %d largest both ways of %d\n", grid->title, SHOWN, n);
+        for (int side = 0; side < 2 && value; side++) {
+            int top[SHOWN];
+            for (int i = 0; i < n; i++)
+                value[i] = isfinite(grid->value[i]) ? (float)(side ? -1 : 1) * (float)grid->value[i] : -INFINITY;
+            for (int i = 0, found = mi_top(value, n, SHOWN, top); i < found; i++)
+                fprintf(out, "    %-14s %-14s %+9.4f\n", grid->row[top[i] / grid->n_cols],
+                        grid->col[top[i] % grid->n_cols], grid->value[top[i]]);
+            fputc('\n', out);
+        }
+        free(value);
+    } else {
+        print_grid(screen, grid);
+        fprintf(out, "  strongest ");
+        for (int i = 0; i < min_int(n, 5) && isfinite(grid->value[order[i]]); i++)
+            fprintf(out, "%s%s%s%s %+.3f", i ? ", " : "", grid->row[order[i] / grid->n_cols],
+                    *grid->row[order[i] / grid->n_cols] && *grid->col[order[i] % grid->n_cols]
+                    && *grid->col[order[i] % grid->n_cols] != 'H' ? " at " : "",
+                    grid->col[order[i] % grid->n_cols], grid->value[order[i]]);
+        fprintf(out, "\n\n");
+    }
+    if (x->source && fabs(x->readings[x->n_readings - 1].metric -
+                          x->readings[x->edited ? 1 : 0].metric) < 1e-6)
+        fprintf(out, "  The source's metric is that of the run it is patched into: nothing to restore.\n\n");
+    free(order);
 }
 
 static void print_report(const Experiment *x, const Screen *screen)
@@ -4975,8 +5477,9 @@ static void print_report(const Experiment *x, const Screen *screen)
     if (!c->generate || c->edits.n) print_prompt(x, screen);
     print_requests(x, screen);
     print_top(x, screen);
+    if (x->sweep.request >= 0) print_sweep(x, screen, &x->grids[0]);
     print_metric(x, screen);
-    for (int i = 0; i < x->n_grids; i++) print_grid(screen, &x->grids[i]);
+    for (int i = x->sweep.request >= 0; i < x->n_grids; i++) print_grid(screen, &x->grids[i]);
     if (!c->prompt && !c->tokens && !c->edits.n && !c->generate && !x->n_grids)
         fprintf(out, "  Try   ./mi --ablate L5H3               what one head does\n"
                      "        ./mi --lens                      where the answer comes up\n"
@@ -5129,6 +5632,28 @@ static void json_values(FILE *out, const Grid *grid)
     fputs("]]", out);
 }
 
+/* A sweep's table: the metric of every cell, and what is restored of it. */
+static void json_sweep(FILE *out, const Experiment *x)
+{
+    const Sweep *sweep = &x->sweep;
+    fprintf(out, ",\n \"grid\":{\"op\":\"%s\",\"rows\":[", x->command->edits.at[sweep->request].op);
+    for (int i = 0; i < sweep->n_rows + sweep->n_cols; i++) {
+        const char *label = i < sweep->n_rows ? sweep->row[i] : sweep->col[i - sweep->n_rows];
+        fputs(i == sweep->n_rows ? "],\"cols\":[" : i ? "," : "", out);
+        json_text(out, label, strlen(label));
+    }
+    for (int pass = 0; pass < (x->source ? 2 : 1); pass++) {
+        fprintf(out, "],\n  \"%s\":[", pass ? "normalized" : "values");
+        for (int i = 0; i < sweep->n_rows * sweep->n_cols; i++) {
+            double value = sweep->cell[i] < 0 ? NAN : sweep->value[sweep->cell[i]];
+            fputs(i % sweep->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
+            json_number(out, pass ? normalize(x, value) : value);
+        }
+        fputs("]", out);
+    }
+    fputs("]}", out);
+}
+
 static void json_attn(FILE *out, const Experiment *x)
 {
     const Grid *grid = &x->grids[x->first_attn];
@@ -5175,6 +5700,7 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
     json_token_set(out, x, &x->versus, "versus");
     fprintf(out, ",\"at\":%d}", x->at);
     for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
+    if (x->sweep.request >= 0) json_sweep(out, x);
     if (c->lens && json_lens(out, x) < 0) return -1;
     if (c->attn) json_attn(out, x);
     if (c->loss) {
@@ -5316,7 +5842,9 @@ static int run_command(Experiment *x, int argc, char **argv)
         return fail(FAULT_OF_USER);
     if (open_outputs(x) < 0) return fail(FAULT_OF_RUN);
     if (!c->explain) {
-        if (run_all(x) < 0 || read_all(x) < 0 || make_grids(x) < 0) return fail(FAULT_OF_RUN);
+        if (run_all(x) < 0 || read_all(x) < 0) return fail(FAULT_OF_RUN);
+        if (x->sweep.request >= 0 && run_sweep(x) < 0) return fail(FAULT_OF_RUN);
+        if (make_grids(x) < 0) return fail(FAULT_OF_RUN);
         if (c->generate && c->json &&
             (generate_text(x, &x->readings[0], NULL) < 0 ||
              (x->edits.n && generate_text(x, &x->readings[1], &x->edits) < 0)))
@@ -5328,7 +5856,7 @@ static int run_command(Experiment *x, int argc, char **argv)
 int main(int argc, char **argv)
 {
     Command    command;
-    Experiment x = { .command = &command };
+    Experiment x = { .command = &command, .sweep = { .request = -1 } };
     int        status = 0;
     if (parse_command(&command, argc, argv) < 0) status = fail(FAULT_OF_USER);
     else if (command.help) print_help(stdout);
@@ -5338,6 +5866,7 @@ int main(int argc, char **argv)
         status = run_command(&x, argc, argv);
         close_experiment(&x);
     }
+    free(command.traced);
     free(command.edits.at);
     free(command.saves.at);
     return status;

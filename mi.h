@@ -217,6 +217,8 @@ typedef struct {
     const MiEdit *edits;
     int           n_edits;
     int           t0;           /* -1: the lowest row that the edits touch */
+    int           read;         /* 0, or how many positions to compute: then only the last of them
+                                 * is read, and the last layer leaves the others out */
 } MiLane;
 
 /* Recompute the light cones of all lanes, from half-layer `half` up (-1: the lowest edited). */
@@ -236,6 +238,21 @@ int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens
 /* The logit lens: what the model would say if the residual stream ended here. */
 int          mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
                      float *logits /* [V] */);
+
+/* ---- Sweeps: one run per cell, all cells of a fork together ---- */
+
+typedef struct {
+    const MiRun  *trunk;        /* the run with all edits that hold in every cell */
+    const MiEdit *edits;        /* cell i's own: edits[first[i]] .. edits[first[i + 1] - 1] */
+    const int    *first;        /* [n_cells + 1] */
+    int           n_cells;
+    int           read;         /* as in MiLane: how many positions; the last is read. 0: all */
+    double      (*metric)(void *context, const MiRun *run, int lane);
+    void        (*progress)(void *context, int done, int n);    /* or NULL */
+    void         *context;
+} MiSweep;
+
+int mi_sweep(const MiSweep *sweep, double *values /* [n_cells] */);
 
 /* ---- Numbers about logits ---- */
 
