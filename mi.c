@@ -3344,7 +3344,7 @@ static void short_number(char *text, size_t size, double value, int sign)
 {
     double a = fabs(value);
     if (!isfinite(value)) snprintf(text, size, "%s", "");
-    else if (a < 0.005) snprintf(text, size, "0");
+    else if (a < 0.005) snprintf(text, size, "·");
     else if (a < 0.995) {
         snprintf(text, size, "%.2f", a);
         char digits[8];
@@ -3370,9 +3370,38 @@ static void print_cell(const Screen *screen, const Grid *grid, int i, int width,
         print_padded(screen->out, text, width - 1);
         fputc(' ', screen->out);
     } else {
-        fprintf(screen->out, "%*s", width, text);
+        fprintf(screen->out, "%*s%s", width - columns_of(text, strlen(text)), "", text);
     }
     if (screen->color && isfinite(value)) fputs("\033[0m", screen->out);
+}
+
+/* The labels of some columns. "12 ·Mary" takes two lines, "12" above "Mary"; others only one. */
+static void print_header(FILE *out, const Grid *grid, int first, int last, int label, int width,
+                         int line)
+{
+    const char *space = strchr(grid->col[first], ' ');
+    if (line && !space) return;
+    fputs("  ", out);
+    print_padded(out, line ? "" : grid->row_axis, label + 1);
+    for (int c = first; c < last; c++) {
+        char text[40];
+        snprintf(text, sizeof text, "%s", grid->col[c]);
+        char *second = strchr(text, ' ');
+        if (second && line) {
+            second++;
+            if (!strncmp(second, "·", 2) && second[2] && !grid->word) second += 2;
+            memmove(text, second, strlen(second) + 1);
+        } else if (second) *second = 0;
+        for (int cut; !grid->word && (cut = columns_of(text, strlen(text)) - width + 1) > 0;) {
+            size_t end = strlen(text) - 1;              /* no room for a sign that it was cut */
+            while (end && (text[end] & 0xC0) == 0x80) end--;
+            text[end] = 0;
+        }
+        int n = columns_of(text, strlen(text));
+        if (grid->word) print_padded(out, text, width);
+        else fprintf(out, "%*s%s", width - n, "", text);
+    }
+    fputc('\n', out);
 }
 
 /* A heat map for people, cut into panels where the window is too narrow for all columns. */
@@ -3384,19 +3413,13 @@ static void print_grid(const Screen *screen, const Grid *grid)
     for (int r = 0; r < grid->n_rows; r++)
         label = max_int(label, columns_of(grid->row[r], strlen(grid->row[r])));
     label = min_int(label, 16);
-    int width = grid->word ? 9 : max_int(5, min_int(9, (screen->columns - label - 3) / grid->n_cols));
+    int least = grid->diverging ? 5 : 4, room = (screen->columns - label - 3) / grid->n_cols;
+    int width = grid->word ? 9 : max_int(least, min_int(9, room));
     int per_panel = max_int(1, (screen->columns - label - 3) / width);
     fprintf(out, "  %s\n", grid->title);
     for (int first = 0; first < grid->n_cols; first += per_panel) {
         int last = min_int(first + per_panel, grid->n_cols);
-        fputs("  ", out);
-        print_padded(out, grid->row_axis, label + 1);
-        for (int c = first; c < last; c++) {
-            int n = columns_of(grid->col[c], strlen(grid->col[c]));
-            if (!grid->word) fprintf(out, "%*s", max_int(width - n, 1), "");
-            print_padded(out, grid->col[c], grid->word ? width : min_int(n, width - 1));
-        }
-        fputc('\n', out);
+        for (int line = 0; line < 2; line++) print_header(out, grid, first, last, label, width, line);
         for (int r = 0; r < grid->n_rows; r++) {
             fputs("  ", out);
             print_padded(out, grid->row[r], label);
@@ -4400,8 +4423,9 @@ static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiE
         n[i] = size_of(axes[i]);
         if (axes[i].many) rows[i] = 1, last = i;
     }
-    if (last > 0 && !list && (n[0] * n[1] * n[2] > 1 || a->unit != NEURON)) rows[last] = 0, cols[last] = 1;
     int total = n[0] * n[1] * n[2] * n[3], n_cols = 1;
+    int tall = list || (last == 1 && a->unit == NEURON && total == n[1]);
+    if (last > 0 && !tall) rows[last] = 0, cols[last] = 1;
     for (int i = 0; i < 4; i++)
         if (cols[i]) n_cols = n[i];
     int    first_row = sweep->n_rows, n_rows = total / n_cols;
@@ -5437,11 +5461,12 @@ static int *strongest(const Grid *grid)
 /* A map, or of one with thousands of cells the largest both ways; then the strongest cells. */
 static void print_sweep(const Experiment *x, const Screen *screen, const Grid *grid)
 {
-    enum { TOO_MANY = 1000, SHOWN = 20 };
+    enum { TOO_MANY = 64, SHOWN = 20 };
+    int   neurons = SITES[x->sweep.edits.at[0].site].width == MI_D_MLP;
     FILE *out = screen->out;
     int   n = grid->n_rows * grid->n_cols, *order = strongest(grid);
     if (!order) return;
-    if (n > TOO_MANY) {
+    if (neurons && n > TOO_MANY) {
         float *value = malloc(n * sizeof *value);
         fprintf(out, "  %s; the %d largest both ways of %d\n", grid->title, SHOWN, n);
         for (int side = 0; side < 2 && value; side++) {

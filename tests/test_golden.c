@@ -16,7 +16,7 @@
 static const MiOptions ONE_THREAD = {.threads = 1};     /* small models: more would only wait */
 #define MAX_DIRECTIONS 32
 
-static const char *names[] = {"odd7", "beside5", "half12", "brain11", "wide64"};
+static const char *names[] = {"odd7", "beside5", "half12", "brain11", "wide64", "tiny"};
 
 typedef struct { int n, at[64]; } Rows;
 
@@ -85,15 +85,11 @@ static void run_failed(const char *where)
     now.ready = -1;
 }
 
-/* --steer and --project are not for mi_edits_parse(): it finds the address, as of a scaling by the
- * same number, and the difference of the two texts' last tokens becomes the direction. */
+/* --steer and --project: the direction is the difference of the two texts' last tokens. */
 static int parse_direction(const char *op, const char *argument)
 {
-    char scaling[256];
-    int first = now.edits.n, steer = !strcmp(op, "steer"), ok = 1;
-    snprintf(scaling, sizeof scaling, "%s%s", argument, steer ? "" : "=1");
-    if (mi_edits_parse(&now.edits, now.model, NULL, now.tokens.at, now.tokens.n, "scale",
-                       scaling) < 0)
+    int first = now.edits.n, project = !strcmp(op, "project"), ok = 1;
+    if (mi_edits_parse(&now.edits, now.model, NULL, now.tokens.at, now.tokens.n, op, argument) < 0)
         return -1;
     MiRun *toward = mi_run(now.model, now.toward.at, now.toward.n, NULL, &ONE_THREAD);
     MiRun *away = mi_run(now.model, now.away.at, now.away.n, NULL, &ONE_THREAD);
@@ -108,8 +104,7 @@ static int parse_direction(const char *op, const char *argument)
             v[j] = to[edit->first + j] - from[edit->first + j];
             norm += (double)v[j] * (double)v[j];
         }
-        for (int j = 0; j < edit->count && ok && !steer; j++) v[j] = (float)(v[j] / sqrt(norm));
-        edit->op = steer ? MI_ADD : MI_PROJECT;
+        for (int j = 0; j < edit->count && ok && project; j++) v[j] = (float)(v[j] / sqrt(norm));
         edit->value = v;
         if (ok) directions[n_directions++] = v;
         else free(v);
@@ -153,7 +148,8 @@ static void run_record(void)
 static float *logits_of(const MiRun *run, const char *what, int *n)
 {
     int V = mi_shape(now.model).n_vocab, first = 0, T = now.tokens.n;
-    if (!strcmp(what, "last")) first = T - 1;
+    int centre = strstr(what, "centred") != NULL;
+    if (!strncmp(what, "last", 4)) first = T - 1;
     *n = (T - first) * V;
     float *logits = calloc((size_t)*n + 1, sizeof *logits);
     for (int t = first; t < T && logits; t++) {
@@ -161,7 +157,7 @@ static float *logits_of(const MiRun *run, const char *what, int *n)
         double mean = 0;
         if (mi_logits(run, 0, t, row) < 0) return free(logits), NULL;
         for (int i = 0; i < V; i++) mean += row[i] / (double)V;
-        for (int i = 0; i < V && !strcmp(what, "centred"); i++) row[i] -= (float)mean;
+        for (int i = 0; i < V && centre; i++) row[i] -= (float)mean;
     }
     return logits;
 }
@@ -222,23 +218,17 @@ static float *site_of(const MiRun *run, int site, int layer, int *n)
     return values;
 }
 
-/* The lens by its definition: the last row of the last resid_post becomes what is looked at. */
-static float *lens_of(const MiRun *run, int *n)
+static float *lens_of(const MiRun *run, int final, int *n)
 {
     MiShape s = mi_shape(now.model);
-    int last = now.tokens.n - 1;
     *n = (2 * s.n_layer + 1) * s.n_vocab;
     float *logits = calloc((size_t)*n, sizeof *logits);
     int ok = logits != NULL;
-    for (int h = 0; h <= 2 * s.n_layer && ok; h++) {
-        MiSite site = h == 2 * s.n_layer ? MI_resid_post : h & 1 ? MI_resid_mid : MI_resid_pre;
-        MiEdit edit = {.op = MI_SET, .site = MI_resid_post, .layer = s.n_layer - 1, .head = -1,
-                       .count = s.d_model, .pos = last, .pos_end = last + 1};
-        edit.value = mi_site(run, 0, site, h == 2 * s.n_layer ? s.n_layer - 1 : h / 2, last);
-        MiLane lane = {.trunk = run, .edits = &edit, .n_edits = 1, .t0 = -1};
-        MiRun *fork = edit.value ? mi_fork(&lane, 1, -1, MI_KEEP_NONE) : NULL;
-        ok = fork && mi_logits(fork, 0, last, logits + (size_t)h * (size_t)s.n_vocab) >= 0;
-        mi_free(fork);
+    for (int half = 0; half <= 2 * s.n_layer && ok; half++) {
+        int end = half == 2 * s.n_layer;
+        MiSite site = end ? MI_resid_post : half & 1 ? MI_resid_mid : MI_resid_pre;
+        ok = mi_lens(run, 0, site, end ? s.n_layer - 1 : half / 2, now.tokens.n - 1, final,
+                     logits + (size_t)half * (size_t)s.n_vocab) >= 0;
     }
     if (!ok) free(logits);
     return ok ? logits : NULL;
@@ -255,7 +245,7 @@ static float *values_of(const MiRun *run, const char *what, int layer, int *n)
 {
     if (!strcmp(what, "greedy")) return greedy_rows(n);
     if (!strcmp(what, "loss")) return loss_of(run, n);
-    if (!strcmp(what, "lens")) return lens_of(run, n);
+    if (!strncmp(what, "lens", 4)) return lens_of(run, !strcmp(what, "lens_final"), n);
     int site = site_by_name(what);
     return site >= 0 ? site_of(run, site, layer, n) : logits_of(run, what, n);
 }
@@ -279,7 +269,7 @@ static const char *place(const char *what, int layer, int i)
         snprintf(text, sizeof text, "L%d.%s[%d][%d]", layer, what, i / width, i % width);
     else
         snprintf(text, sizeof text, "%s[%d][%d]", what,
-                 i / width + (strcmp(what, "last") ? 0 : T - 1), i % width);
+                 i / width + (strncmp(what, "last", 4) ? 0 : T - 1), i % width);
     return text;
 }
 

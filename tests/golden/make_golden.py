@@ -31,9 +31,10 @@ A golden file is lines of text, and after each "compare" line its numbers:
   compare WHAT LAYER N     then N float32, little-endian, then a newline. WHAT is a site (all
                            positions; scores and pattern: [position][head][key <= position]), or
                            logits (all positions), last (logits of the last position), centred
-                           (logits minus their mean over the vocabulary), loss, greedy (rows), or
-                           lens (logits that ln_f and the unembedding read, at the last position,
-                           from resid_pre and resid_mid of each layer and the last resid_post)
+                           and last_centred (minus their mean over the vocabulary), loss, greedy
+                           (rows), lens (logits that ln_f and the unembedding read, at the last
+                           position, from resid_pre and resid_mid of each layer and the last
+                           resid_post), lens_final (the same with the mean and sigma of the end)
   end RECORDS              the last line
 """
 import argparse
@@ -529,8 +530,14 @@ class Golden:
         points = [(site, l) for l in range(self.m.L) for site in ("resid_pre", "resid_mid")]
         points.append(("resid_post", self.m.L - 1))
         self.record("transformer_lens", tokens)
-        read = lambda x: self.m.tl.unembed(self.m.tl.ln_final(x[None, None]))[0, 0]
-        self.compare("lens", 0, torch.stack([read(got[hook_name(*point)][-1]) for point in points]))
+        values = [got[hook_name(*point)][-1] for point in points]
+        ln, unembed = self.m.tl.ln_final, self.m.tl.unembed
+        read = lambda x: unembed(ln(x[None, None]))[0, 0]
+        mean, scale = values[-1].mean(), got["ln_final.hook_scale"][-1]
+        read_final = lambda x: unembed(((x - mean) / scale * ln.w + ln.b)[None, None])[0, 0]
+        close(read_final(values[-1]), self.m.base(tokens)[0][-1], "the lens at the end and the logits")
+        self.compare("lens", 0, torch.stack([read(x) for x in values]))
+        self.compare("lens_final", 0, torch.stack([read_final(x) for x in values]))
 
     def intervene(self, edits, tokens, source=None, sites=(), logits="logits", texts=()):
         folded = any(argument.endswith("=tlzero") for _, argument in edits)
@@ -542,9 +549,8 @@ class Golden:
         by = "transformer_lens folded" if folded else "transformer_lens"
         self.record(by, tokens, used, edits, texts)
         if folded:
-            self.compare("centred", 0, out)
-        else:
-            self.compare(logits, 0, out[-1] if logits == "last" else out)
+            logits = "last_centred" if logits == "last" else "centred"
+        self.compare(logits, 0, out[-1] if logits.startswith("last") else out)
         for site, layer in sites:
             self.compare_site(site, layer, got)
 
@@ -779,6 +785,9 @@ PROMPTS = [         # prompt, donor of the same length
 ]
 
 
+STEERING = "I love this", "I hate this"       # toward, away
+
+
 def tiny_words(tokenizer_path, vocab_ids):
     """-> a function text -> rows: GPT-2's tokenizer with only the merges of vocab_ids"""
     import regex
@@ -836,6 +845,9 @@ def tiny(path, tokenizer_path):
                  f"ablate L{b}.mlp_out=tlzero"):
         edits = [tuple(edit.split(" ", 1)) for edit in line.split("; ")]
         golden.intervene(edits, tokens, source, logits="last")
+    texts = tuple(encode(text) for text in STEERING)
+    for line in "steer L2.resid_pre=2", f"steer L{b}H{h}@-1=1", "project L3.resid_mid":
+        golden.intervene([tuple(line.split(" ", 1))], encode(PROMPTS[1][0]), None, (), "last", texts)
     return golden
 
 
