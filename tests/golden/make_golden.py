@@ -49,8 +49,9 @@ import torch
 from safetensors import safe_open
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, logging
 
+logging.set_verbosity_error()
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
@@ -535,7 +536,7 @@ class Golden:
         read = lambda x: unembed(ln(x[None, None]))[0, 0]
         mean, scale = values[-1].mean(), got["ln_final.hook_scale"][-1]
         read_final = lambda x: unembed(((x - mean) / scale * ln.w + ln.b)[None, None])[0, 0]
-        close(read_final(values[-1]), self.m.base(tokens)[0][-1], "the lens at the end and the logits")
+        close(read_final(values[-1]), self.m.base(tokens)[0][-1], "the lens' end and the logits")
         self.compare("lens", 0, torch.stack([read(x) for x in values]))
         self.compare("lens_final", 0, torch.stack([read_final(x) for x in values]))
 
@@ -847,7 +848,8 @@ def tiny(path, tokenizer_path):
         golden.intervene(edits, tokens, source, logits="last")
     texts = tuple(encode(text) for text in STEERING)
     for line in "steer L2.resid_pre=2", f"steer L{b}H{h}@-1=1", "project L3.resid_mid":
-        golden.intervene([tuple(line.split(" ", 1))], encode(PROMPTS[1][0]), None, (), "last", texts)
+        golden.intervene([tuple(line.split(" ", 1))], encode(PROMPTS[1][0]), logits="last",
+                         texts=texts)
     return golden
 
 
