@@ -1759,6 +1759,7 @@ static int check_tensors(Header *header)
 {
     Tensor *tensors = header->tensors;
     int     n = header->n_tensors;
+    if (n == 0) return 0;
     qsort(tensors, n, sizeof *tensors, by_offset);
     for (int i = 1; i < n; i++)
         if (tensors[i].range[0] < tensors[i - 1].range[1])
@@ -3045,17 +3046,25 @@ static int parse_noise(const MiModel *model, const char *value, float *amount)
 static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edit)
 {
     const char *where = value ? value : p->argument + strlen(p->argument);
-    int keys = 0;
-    for (int i = 0; i < p->n_found; i++) keys |= SITES[p->found[i].site].width == MI_KEYS;
+    int keys = 0, sigma = -1;
+    for (int i = 0; i < p->n_found; i++) {
+        keys |= SITES[p->found[i].site].width == MI_KEYS;
+        if (SITES[p->found[i].site].width == MI_ONE) sigma = i;
+    }
     *edit = (MiEdit){ .op = MI_SET, .head = -1 };
     if (!strcmp(op, "ablate")) {
-        int tlzero = value && !strcmp(value, "tlzero"), mean = value && !strcmp(value, "mean");
-        if (value && strcmp(value, "zero") && !tlzero && !mean)
-            return fail_at(p, where, "an ablation is =zero, =tlzero or =mean");
-        if ((tlzero || mean) && keys)
+        static const char *const kinds[] = { "zero", "tlzero", "mean", "resample" };
+        static const MiFrom      froms[] = { MI_FROM_VALUE, MI_FROM_TLZERO, MI_FROM_MEAN,
+                                             MI_FROM_CALLER };
+        int kind = 0;
+        while (value && kind < 4 && strcmp(value, kinds[kind])) kind++;
+        if (kind == 4) return fail_at(p, where, "an ablation is =zero, =tlzero, =mean or =resample");
+        if (kind && keys)
             return fail_at(p, where, "scores and pattern have no =%s: their rows differ in length",
                            value);
-        edit->from = tlzero ? MI_FROM_TLZERO : mean ? MI_FROM_MEAN : MI_FROM_VALUE;
+        if (kind < 2 && sigma >= 0)
+            return fail_at(p, p->found[sigma].text, "LayerNorm divides by this: it cannot be zero");
+        edit->from = froms[kind];
     } else if (!strcmp(op, "patch")) {
         edit->from = MI_FROM_SOURCE;
         edit->amount = 1;
@@ -3266,7 +3275,7 @@ typedef struct { int r, g, b; } Color;
 typedef struct {
     char    title[160], row_axis[24], col_axis[24];
     int     n_rows, n_cols;
-    double *value;                      /* [n_rows, n_cols] */
+    double *value, *error;              /* [n_rows, n_cols]; standard errors, or NULL */
     char  (*row)[40], (*col)[40];       /* labels */
     char  (*word)[40];                  /* shown instead of the number, or NULL */
     int     diverging;                  /* colours from -limit to limit, else from 0 to limit */
@@ -3290,6 +3299,7 @@ static int new_grid(Grid *grid, int n_rows, int n_cols, int words)
 static void free_grid(Grid *grid)
 {
     free(grid->value);
+    free(grid->error);
     free(grid->row);
     free(grid->col);
     free(grid->word);
@@ -3361,7 +3371,10 @@ static void print_cell(const Screen *screen, const Grid *grid, int i, int width,
     double value = grid->value[i];
     if (grid->word) snprintf(text, sizeof text, "%s", grid->word[i]);
     else short_number(text, sizeof text, value, grid->diverging);
-    if (screen->color && isfinite(value)) {
+    int pale = grid->error && fabs(value) < 2 * grid->error[i];
+    if (pale && !screen->color && isfinite(value)) snprintf(text, sizeof text, "~");
+    if (screen->color && pale) fputs("\033[2m", screen->out);
+    else if (screen->color && isfinite(value)) {
         Color c = heat(grid->diverging ? value / limit : fabs(value) / limit);
         fprintf(screen->out, "\033[48;2;%d;%d;%dm\033[38;2;%sm", c.r, c.g, c.b,
                 is_dark(c) ? "255;255;255" : "20;20;20");
@@ -3452,6 +3465,12 @@ static void tsv_grid(FILE *out, const Grid *grid)
         }
     }
     fputc('\n', out);
+    if (!grid->error) return;
+    Grid errors = *grid;
+    snprintf(errors.title, sizeof errors.title, "standard error");
+    errors.value = grid->error;
+    errors.error = NULL;
+    tsv_grid(out, &errors);
 }
 
 static void xml_text(FILE *out, const char *text)
@@ -3522,7 +3541,8 @@ static void svg_grid(FILE *out, const Grid *grid, int top)
             double value = grid->value[i];
             char   number[48];
             if (!isfinite(value)) continue;
-            Color color = heat(grid->diverging ? value / limit : fabs(value) / limit);
+            int   pale = grid->error && fabs(value) < 2 * grid->error[i];
+            Color color = heat(pale ? 0 : grid->diverging ? value / limit : fabs(value) / limit);
             if (grid->word) snprintf(number, sizeof number, "%s", grid->word[i]);
             else short_number(number, sizeof number, value, grid->diverging);
             fprintf(out, "<g><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" "
@@ -3532,6 +3552,7 @@ static void svg_grid(FILE *out, const Grid *grid, int top)
             fputs(" | ", out);
             xml_text(out, grid->col[c]);
             fprintf(out, " : %.6g", value);
+            if (grid->error) fprintf(out, " ± %.2g", grid->error[i]);
             if (grid->word) fputc(' ', out), xml_text(out, grid->word[i]);
             fputs("</title>", out);
             svg_label(out, SVG_LEFT + (c + 0.5) * width, y + 16, "middle",
@@ -3573,14 +3594,14 @@ static void print_bar(FILE *out, double share, int columns, const char *color)
 
 static const char *color_of(const Screen *screen, const char *name)
 {
-    static const struct { const char *name, *code; } colors[] = {
+    static const char *const colors[][2] = {
         { "base", "\033[38;2;86;156;214m" }, { "edited", "\033[38;2;232;137;61m" },
         { "held", "\033[38;2;232;137;61m" }, { "swept", "\033[38;2;200;110;200m" },
         { "source", "\033[38;2;120;180;110m" }, { "bold", "\033[1m" }, { "dim", "\033[2m" },
         { "off", "\033[0m" },
     };
     for (size_t i = 0; screen->color && i < sizeof colors / sizeof *colors; i++)
-        if (!strcmp(colors[i].name, name)) return colors[i].code;
+        if (!strncmp(colors[i][0], name, 8)) return colors[i][1];
     return "";
 }
 
@@ -3738,7 +3759,8 @@ typedef struct { Request *at; int n; } Requests;
 
 typedef struct {
     const char *prompt, *tokens, *source, *source_tokens, *model, *tokenizer;
-    const char *answer, *versus, *at, *metric, *color, *lens, *attn, *align, *svg, *trace, *kind;
+    const char *answer, *versus, *at, *metric, *color, *lens, *attn, *align, *svg, *trace, *kind,
+               *data, *mean_from;
     int         bos, top, generate, threads, samples, seed, loss;
     int         window, json, tsv, provenance, explain, sites, help, version;
     double      temp, top_p;
@@ -3773,12 +3795,16 @@ static const Option OPTIONS[] = {
       "the token to watch: text, #id, several a|b, or 33-99" },
     { TEXT, 0, "versus", "TOKEN", FIELD(versus), 0, 0, "the token to compare it with" },
     { TEXT, 0, "at", "POS", FIELD(at), 0, 0, "the position to read at (-1, the last)" },
+    { TEXT, 0, "data", "FILE.tsv", FIELD(data), 0, 0,
+      "many prompts; columns prompt, source, answer, versus, group, positions" },
+    { CHOICE, 0, "mean-from", "prompt|source", FIELD(mean_from), 0, 0,
+      "what --ablate =mean averages over with --data" },
     { INTEGER, 0, "threads", "N", FIELD(threads), 1, 1024, "how many cores to use (all)" },
 
     { HEADING, 0, "Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
       "mi --ablate heads --each", 0, 0, 0, NULL },
-    { REQUEST, 0, "ablate", "SITES[=zero|tlzero|mean]", FIELD(edits), 0, 0,
-      "remove: zero, TransformerLens' zero, or the prompt's mean" },
+    { REQUEST, 0, "ablate", "SITES[=KIND]", FIELD(edits), 0, 0,
+      "remove: zero, tlzero (as TransformerLens), mean, resample" },
     { REQUEST, 0, "patch", "SITES[=ALPHA]", FIELD(edits), 0, 0,
       "take the source's value (ALPHA: go part of the way)" },
     { REQUEST, 0, "freeze", "SITES", FIELD(edits), 0, 0, "hold at the unedited run's value" },
@@ -4003,6 +4029,13 @@ static int add_trace(Command *command)
     return set_each(command);
 }
 
+static int patches(const Command *command)
+{
+    for (int i = 0; i < command->edits.n; i++)
+        if (!strcmp(command->edits.at[i].op, "patch")) return 1;
+    return 0;
+}
+
 static int sweeps(const Command *command)
 {
     for (int i = 0; i < command->edits.n; i++)
@@ -4042,6 +4075,11 @@ static int parse_command(Command *command, int argc, char **argv)
         return mi_fail("--tokens: there is a prompt already, \"%.100s\"", command->prompt);
     if (command->source && command->source_tokens)
         return mi_fail("--source-tokens: there is a --source already");
+    if (command->data && (command->prompt || command->tokens))
+        return mi_fail("--data: there is a prompt already; the prompts stand in the file");
+    if (command->data && (command->generate || command->saves.n))
+        return mi_fail("--data: --generate and --save are for one prompt");
+    if (command->mean_from && !command->data) return mi_fail("--mean-from is for --data");
     if (command->json && command->tsv) return mi_fail("--tsv: there is --json already");
     if ((command->temp >= 0 || command->top_p >= 0) && !command->generate)
         return mi_fail("--temp and --top-p are for --generate");
@@ -4073,7 +4111,7 @@ typedef struct {
     const MiRun  *run;
     const Prompt *prompt;
     float        *logits, *prob;        /* [V] */
-    double        metric;
+    double        metric, error, hits;  /* over --data: mean, standard error, share of top-1 */
     int          *top, n_top;
     char         *text;                 /* generated */
     size_t        text_size;
@@ -4102,12 +4140,12 @@ typedef struct {
     Sweep          sweep;
     TokenSet       answer, versus;
     const char    *metric;
-    int            at, samples;
+    int            at, samples, n_data;
     MiEdits        edits;
     int           *first_edit;          /* [requests + 1] where each one's edits begin */
     double        *strength;            /* [requests] |C v| / |h| of a steering */
     MiEdit        *sampled;             /* [samples, edits] */
-    MiRun         *base, *source, *edited;
+    MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
     Reading        readings[3];
     int            n_readings;
     Parser         heads;               /* of --attn */
@@ -4115,7 +4153,7 @@ typedef struct {
     int            n_saves;
     Output         svg;
     Grid          *grids;
-    int            n_grids, first_attn;
+    int            n_grids, first_attn, aligned;
 } Experiment;
 
 /* The prompt that is used without one: who got the drink? */
@@ -4258,6 +4296,7 @@ static int read_source(Experiment *x)
 {
     const Command *c = x->command;
     if (!c->source && !c->source_tokens) return 0;
+    if (c->data && !patches(c) && !c->mean_from) return 0;  /* a column that is not needed */
     int same = c->source && !strcmp(c->source, "same");
     int status = c->source_tokens ? parse_ids(x, "--source-tokens", c->source_tokens, &x->donor)
                : !same ? encode_prompt(x, "--source", c->source, &x->donor)
@@ -4483,7 +4522,7 @@ static int read_sweep(Experiment *x, int which)
 static int read_edits(Experiment *x)
 {
     const Requests *edits = &x->command->edits;
-    int patches = 0, noise = 0;
+    int noise = 0;
     x->first_edit = calloc(edits->n + 1, sizeof(int));
     x->strength = calloc(edits->n + 1, sizeof(double));
     if (!x->first_edit || !x->strength) return mi_fail("out of memory");
@@ -4500,8 +4539,10 @@ static int read_edits(Experiment *x)
             x->edits.at[j].order = i;
         }
         x->first_edit[i + 1] = x->edits.n;
-        patches |= !strcmp(request->op, "patch");
         noise |= !strcmp(request->op, "noise");
+        const char *value = find_value(request->argument);
+        if (!x->command->data && !strcmp(request->op, "ablate") && value && !strcmp(value, "=resample"))
+            return mi_fail("--ablate =resample takes another row's value: it needs --data");
         if (!steers && strcmp(request->op, "project")) continue;
         if (!request->toward && !request->away && !request->direction)
             return mi_fail("--%s needs a direction: --toward TEXT, --away TEXT, or --direction",
@@ -4510,9 +4551,11 @@ static int read_edits(Experiment *x)
             (request->toward || request->away))
             return mi_fail("--direction: there is a direction already, --toward or --away");
     }
-    if (patches && !x->donor.n)
+    int patched = patches(x->command);
+    if (patched && !x->donor.n)
         return mi_fail("--patch needs --source PROMPT: where the value comes from");
-    if (!patches && x->donor.n) return mi_fail("--source is for --patch, and there is none");
+    if (!patched && x->donor.n && !x->command->data)
+        return mi_fail("--source is for --patch, and there is none");
     x->samples = noise ? x->command->samples : 1;
     return 0;
 }
@@ -5063,6 +5106,8 @@ static int lens_grids(Experiment *x)
     int    final = !strcmp(x->command->lens, "final"), status = 0;
     int    metric = x->answer.n && strcmp(x->metric, "kl") && strcmp(x->metric, "loss");
     float *logits = malloc(V * sizeof *logits);
+    if (x->command->data && !metric)
+        return free(logits), mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
     Grid  *words = next_grid(x, points, T, 1), *depth = NULL;
     if (metric && words) depth = next_grid(x, points, 1, 0), words = depth ? depth - 1 : NULL;
     if (!logits || !words) return free(logits), mi_fail("out of memory");
@@ -5153,7 +5198,7 @@ static int sweep_grid(Experiment *x)
     for (int i = 0; i < sweep->n_rows * sweep->n_cols; i++) {
         if (sweep->cell[i] < 0) continue;
         double value = sweep->value[sweep->cell[i]];
-        grid->value[i] = x->source ? normalize(x, value) : value - held;
+        grid->value[i] = x->source && !x->command->data ? normalize(x, value) : value - held;
     }
     return 0;
 }
@@ -5291,6 +5336,7 @@ static void close_experiment(Experiment *x)
     close_output(&x->svg, 0);
     mi_free(x->edited);
     mi_free(x->source);
+    mi_free(x->other);
     mi_free(x->base);
     mi_edits_free(&x->edits);
     mi_edits_free(&x->sweep.edits);
@@ -5462,7 +5508,7 @@ static int *strongest(const Grid *grid)
 static void print_sweep(const Experiment *x, const Screen *screen, const Grid *grid)
 {
     enum { TOO_MANY = 64, SHOWN = 20 };
-    int   neurons = SITES[x->sweep.edits.at[0].site].width == MI_D_MLP;
+    int   neurons = grid->row[0][0] == 'N' || grid->col[0][0] == 'N';
     FILE *out = screen->out;
     int   n = grid->n_rows * grid->n_cols, *order = strongest(grid);
     if (!order) return;
@@ -5489,7 +5535,7 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
                     grid->col[order[i] % grid->n_cols], grid->value[order[i]]);
         fprintf(out, "\n\n");
     }
-    if (x->source && fabs(x->readings[x->n_readings - 1].metric -
+    if (x->source && !x->n_data && fabs(x->readings[x->n_readings - 1].metric -
                           x->readings[x->edited ? 1 : 0].metric) < 1e-6)
         fprintf(out, "  The source's metric is that of the run it is patched into: nothing to restore.\n\n");
     free(order);
@@ -5514,8 +5560,14 @@ static void print_report(const Experiment *x, const Screen *screen)
 
 static void print_tsv(const Experiment *x, FILE *out)
 {
+    if (x->command->data) {
+        fprintf(out, "run\tmetric\tmean\tse\tn\taccuracy\n");
+        for (int i = 0; i < x->n_readings; i++)
+            fprintf(out, "%s\t%s\t%.9g\t%.9g\t%d\t%.9g\n", x->readings[i].name, x->metric,
+                    x->readings[i].metric, x->readings[i].error, x->n_data, x->readings[i].hits);
+    }
     for (int i = 0; i < x->n_grids; i++) tsv_grid(out, &x->grids[i]);
-    if (x->n_grids && x->command->top == 0) return;
+    if (x->command->data || (x->n_grids && x->command->top == 0)) return;
     fprintf(out, "run\trank\tid\ttoken\tlogit\tprob\n");
     for (int i = 0; i < x->n_readings; i++)
         for (int k = 0; k < x->readings[i].n_top; k++) {
@@ -5647,9 +5699,9 @@ static int json_lens(FILE *out, const Experiment *x)
 }
 
 /* The grids of --attn and --loss, as lists of rows. */
-static void json_values(FILE *out, const Grid *grid)
+static void json_values(FILE *out, const char *name, const Grid *grid)
 {
-    fputs("\"values\":[", out);
+    fprintf(out, "\"%s\":[", name);
     for (int i = 0; i < grid->n_rows * grid->n_cols; i++) {
         fputs(i % grid->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
         json_number(out, grid->value[i]);
@@ -5690,12 +5742,14 @@ static void json_attn(FILE *out, const Experiment *x)
                 fprintf(out, "%s\n  {\"site\":\"%s\",\"layer\":%d,\"head\":%d,\"queries\":[%d,%d],"
                         "\"keys\":[0,%d],", n++ ? "," : "", SITES[a->site].name, layer, head,
                         a->pos.lo, a->pos.hi, x->prompt.n - 1);
-                json_values(out, grid);
+                json_values(out, "values", grid);
                 fputs("}", out);
             }
     }
     fputs("]", out);
 }
+
+static void json_data(FILE *out, const Experiment *x);
 
 static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
 {
@@ -5711,8 +5765,10 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
         fprintf(out, ",\"sha256\":\"%s\"", digest);
     }
     fprintf(out, ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
-                 " \"seed\":%d,\"samples\":%d,\n \"tokens\":[", s->n_layer, s->n_head, s->d_model,
-            s->n_ctx, s->n_vocab, c->seed, x->samples);
+                 " \"seed\":%d,\"samples\":%d", s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab,
+            c->seed, x->samples);
+    if (c->data) return json_data(out, x), 0;
+    fputs(",\n \"tokens\":[", out);
     for (int t = 0; t < x->prompt.n; t++) {
         fprintf(out, "%s\n  {\"pos\":%d,", t ? "," : "", t);
         json_token(out, x, x->prompt.tokens[t]);
@@ -5730,7 +5786,7 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
     if (c->attn) json_attn(out, x);
     if (c->loss) {
         fputs(",\n \"loss\":{\"from\":1,", out);
-        json_values(out, &x->grids[x->n_grids - 1]);
+        json_values(out, "values", &x->grids[x->n_grids - 1]);
         fputs("}", out);
     }
     if (c->generate) {
@@ -5795,6 +5851,542 @@ static void print_plan(const Experiment *x, FILE *out)
 }
 
 /* ============================================================================================= */
+/* --data: the same experiment on many prompts                                                   */
+/* ============================================================================================= */
+
+/* A file of rows and columns separated by tabs; row 0 has the names of the columns. */
+typedef struct {
+    const char *file;
+    char       *text, **cell;
+    int         n_rows, n_cols;
+} Table;
+
+static int column(const Table *table, const char *name, size_t n)
+{
+    for (int c = 0; c < table->n_cols; c++)
+        if (strlen(table->cell[c]) == n && !strncmp(table->cell[c], name, n)) return c;
+    return -1;
+}
+
+static const char *cell_of(const Table *table, int row, const char *name)
+{
+    int c = column(table, name, strlen(name));
+    return c < 0 ? NULL : table->cell[row * table->n_cols + c];
+}
+
+/* Cut the text at tabs and line ends, in place. */
+static int split_table(Table *table)
+{
+    for (char *line = table->text; *line;) {
+        size_t length = strcspn(line, "\n");
+        char  *next = line + length + (line[length] == '\n');
+        line[length] = 0;
+        if (length && line[length - 1] == '\r') line[length - 1] = 0;
+        int n = 0, used = table->n_rows * table->n_cols;
+        for (char *cell = line; cell && *line; n++) {
+            if (table->n_rows == 0) table->n_cols = n + 1;
+            if (n == table->n_cols) break;
+            char **cells = grow(table->cell, used + n, sizeof *cells);
+            if (!cells) return -1;
+            table->cell = cells;
+            cells[used + n] = cell;
+            cell = strchr(cell, '\t');
+            if (cell) *cell++ = 0;
+            if (!cell != (n + 1 == table->n_cols) && table->n_rows) n = table->n_cols;
+        }
+        if (n && n != table->n_cols)
+            return mi_fail("%s: row %d does not have the header's %d columns", table->file,
+                           table->n_rows, table->n_cols);
+        table->n_rows += n > 0;
+        line = next;
+    }
+    return 0;
+}
+
+static int read_table(Table *table, const char *path)
+{
+    enum { MOST = 1 << 28 };
+    struct stat info;
+    table->file = path;
+    if (stat(path, &info) < 0) return mi_fail("%s: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode) || info.st_size > MOST)
+        return mi_fail("%s: not a table", path);
+    table->text = read_text(path, (size_t)info.st_size);
+    if (!table->text) return mi_fail("%s: %s", path, strerror(errno));
+    if (split_table(table) < 0) return -1;
+    if (table->n_rows < 2 || !cell_of(table, 0, "prompt"))
+        return mi_fail("%s: expected a header with a column named prompt, and rows", path);
+    return 0;
+}
+
+/* "@S2" -> "@9" or "@Mary#2", what the row says in its column S2. The result is new memory. */
+static char *fill_in(const Table *table, int row, const char *argument)
+{
+    char  *out = NULL;
+    size_t size;
+    FILE  *memory = open_memstream(&out, &size);
+    int    quoted = 0;
+    for (const char *c = argument; memory && *c; c++) {
+        fputc(*c, memory);
+        if (*c == '"') quoted = !quoted;
+        size_t n = strspn(c + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+        int    found = (*c == '@' || *c == ':') && !quoted && n ? column(table, c + 1, n) : -1;
+        if (found < 0) continue;
+        const char *value = table->cell[row * table->n_cols + found], *number = value + (*value == '-');
+        int index = *number && strspn(number, "0123456789") == strlen(number);
+        const char *hash = strrchr(value, '#');
+        if (hash && strspn(hash + 1, "0123456789") != strlen(hash + 1)) hash = NULL;
+        if (index || *value != ' ') fputs(value, memory);
+        else fprintf(memory, "\"%.*s\"%s", (int)(hash ? hash - value : (long)strlen(value)), value,
+                     hash ? hash : "");
+        c += n;
+    }
+    if (!memory || fclose(memory)) return free(out), mi_fail("out of memory"), NULL;
+    return out;
+}
+
+/* The command of one row: the table's prompts and answers, and positions by the row's columns. */
+static int row_command(const Command *all, const Table *table, int row, Command *command)
+{
+    *command = *all;
+    command->prompt = cell_of(table, row, "prompt");
+    const char *fields[] = { "source", "answer", "versus", "at" };
+    const char **places[] = { &command->source, &command->answer, &command->versus, &command->at };
+    for (int i = 0; i < 4; i++) {
+        const char *cell = cell_of(table, row, fields[i]);
+        if (!*places[i] && cell && *cell) *places[i] = cell;
+    }
+    if (command->at && column(table, command->at, strlen(command->at)) >= 0)
+        command->at = cell_of(table, row, command->at);
+    command->edits.at = calloc(all->edits.n + 1, sizeof *command->edits.at);
+    if (!command->edits.at) return mi_fail("out of memory");
+    for (int i = 0; i < all->edits.n; i++) {
+        command->edits.at[i] = all->edits.at[i];
+        command->edits.at[i].argument = fill_in(table, row, all->edits.at[i].argument);
+        if (!command->edits.at[i].argument) return -1;
+    }
+    return 0;
+}
+
+static void free_row(Experiment *y, Command *command)
+{
+    y->model = NULL;                                    /* shared by all rows */
+    y->tokenizer = NULL;
+    close_experiment(y);
+    for (int i = 0; command->edits.at && i < command->edits.n; i++)
+        free((char *)command->edits.at[i].argument);
+    free(command->edits.at);
+}
+
+/* What the rows have in common: the mean activations of =mean, and the partners of =resample. */
+typedef struct {
+    Table   table;
+    int     aligned, n;                                 /* all rows have n tokens */
+    double **sum;                                       /* [edits] of the rows' sums [n or 1, count] */
+    long    *count;                                     /* [edits] */
+    int     n_edits;
+    int    *partner;                                    /* [rows] */
+} Data;
+
+/* One row, read and resolved but not run. */
+static int open_row(const Experiment *x, const Data *data, int row, Experiment *y, Command *command)
+{
+    *y = (Experiment){ .command = command, .model = x->model, .tokenizer = x->tokenizer,
+                       .sweep = { .request = -1 } };
+    if (row_command(x->command, &data->table, row, command) == 0 && read_prompt(y) == 0 &&
+        read_source(y) == 0 && read_answers(y) == 0 && read_edits(y) == 0 && read_heads(y) == 0)
+        return 0;
+    char why[sizeof error_text];
+    memcpy(why, error_text, sizeof why);
+    snprintf(error_text, sizeof error_text, "%.200s, row %d: %.1700s", data->table.file, row, why);
+    return -1;
+}
+
+/* Edit j of a row, counting the held ones first and then those of the sweep's cells. */
+static MiEdit *edit_of(Experiment *y, int j)
+{
+    return j < y->edits.n ? &y->edits.at[j] : &y->sweep.edits.at[j - y->edits.n];
+}
+
+/* Add one row's activations to the sums. Where rows differ in length, positions are not told
+ * apart. */
+static int add_to_means(const Experiment *x, Data *data, Experiment *y)
+{
+    int n_edits = y->edits.n + y->sweep.edits.n, status = 0;
+    int from_source = x->command->mean_from && !strcmp(x->command->mean_from, "source");
+    const Prompt *prompt = from_source ? &y->donor : &y->prompt;
+    MiOptions options = { .threads = x->command->threads, .keep = MI_KEEP_NONE };
+    if (from_source && !y->donor.n) return mi_fail("--mean-from source needs a column source");
+    for (int j = 0; j < n_edits; j++) options.keep |= (uint64_t)1 << edit_of(y, j)->site;
+    MiRun *run = mi_run(x->model, prompt->tokens, prompt->n, NULL, &options);
+    if (!run) return -1;
+    for (int j = 0; j < n_edits && j < data->n_edits && status == 0; j++) {
+        const MiEdit *edit = edit_of(y, j);
+        if (edit->from != MI_FROM_MEAN) continue;
+        if (!data->sum[j])
+            data->sum[j] = calloc((size_t)data->n * edit->count, sizeof(double));
+        if (!data->sum[j]) status = mi_fail("out of memory");
+        for (int t = 0; t < prompt->n && status == 0; t++) {
+            const float *row = mi_site(run, 0, edit->site, edit->layer, t);
+            double *sum = data->sum[j] + (data->aligned ? (size_t)t * edit->count : 0);
+            for (int i = 0; i < edit->count; i++) sum[i] += row[edit->first + i];
+        }
+        data->count[j] += data->aligned ? 1 : prompt->n;
+    }
+    mi_free(run);
+    return status;
+}
+
+/* Look at all rows before the first is run: their lengths, and the means that they share. */
+static int survey(const Experiment *x, Data *data)
+{
+    int rows = data->table.n_rows - 1, status = 0;
+    data->aligned = 1;
+    data->partner = malloc(rows * sizeof *data->partner);
+    if (!data->partner) return mi_fail("out of memory");
+    for (int pass = 0; pass < 2 && status == 0; pass++)
+        for (int r = 1; r <= rows && status == 0; r++) {
+            Experiment y;
+            Command    command;
+            status = open_row(x, data, r, &y, &command);
+            int n_edits = y.edits.n + y.sweep.edits.n, means = 0;
+            for (int j = 0; j < n_edits; j++) means |= edit_of(&y, j)->from == MI_FROM_MEAN;
+            if (pass == 0 && status == 0) {
+                if (r > 1 && y.prompt.n != data->n) data->aligned = 0;
+                data->n = max_int(data->n, y.prompt.n);
+            } else if (status == 0 && means) {
+                if (!data->sum) {
+                    data->n_edits = n_edits;
+                    data->sum = calloc(n_edits, sizeof *data->sum);
+                    data->count = calloc(n_edits, sizeof *data->count);
+                    if (!data->sum || !data->count) status = mi_fail("out of memory");
+                }
+                if (status == 0) status = add_to_means(x, data, &y);
+            }
+            free_row(&y, &command);
+        }
+    /* One cycle through all rows (Sattolo's shuffle): nobody is its own partner. */
+    for (int i = 0; i < rows; i++) data->partner[i] = i;
+    for (int i = rows - 1; i > 0; i--) {
+        int j = (int)(mix_bits(mix_bits(x->command->seed) ^ i) % i), swap = data->partner[i];
+        data->partner[i] = data->partner[j];
+        data->partner[j] = swap;
+    }
+    return status;
+}
+
+static int share_means(const Data *data, Experiment *y)
+{
+    for (int j = 0; data->sum && j < y->edits.n + y->sweep.edits.n; j++) {
+        MiEdit *edit = edit_of(y, j);
+        if (edit->from != MI_FROM_MEAN) continue;
+        int    n = data->aligned ? data->n : 1;
+        float *mean = new_constant(j < y->edits.n ? &y->edits : &y->sweep.edits, n * edit->count);
+        if (!mean) return -1;
+        for (int i = 0; i < n * edit->count; i++)
+            mean[i] = (float)(data->sum[j][i] / data->count[j]);
+        edit->value = mean + (data->aligned ? (size_t)edit->pos * edit->count : 0);
+        edit->value_stride = data->aligned ? edit->count : 0;
+        edit->pos_end = min_int(edit->pos_end, y->prompt.n);
+        edit->from = MI_FROM_CALLER;
+    }
+    return 0;
+}
+
+/* =resample: the values of the partner's run. */
+static int share_partner(const Experiment *x, const Data *data, int row, Experiment *y)
+{
+    for (int j = 0; j < y->edits.n + y->sweep.edits.n; j++) {
+        MiEdit *edit = edit_of(y, j);
+        if (edit->from != MI_FROM_CALLER || edit->op != MI_SET || edit->value) continue;
+        if (!data->aligned || data->table.n_rows < 3)
+            return mi_fail("%s: =resample needs at least two rows, all of the same number of tokens",
+                           data->table.file);
+        if (!y->other) {
+            Experiment z;
+            Command    command;
+            MiOptions  options = { .threads = x->command->threads };
+            if (open_row(x, data, data->partner[row - 1] + 1, &z, &command) == 0)
+                y->other = mi_run(x->model, z.prompt.tokens, z.prompt.n, NULL, &options);
+            free_row(&z, &command);
+            if (!y->other) return -1;
+        }
+        edit->value = mi_site(y->other, 0, edit->site, edit->layer, edit->pos) + edit->first;
+        edit->value_stride = width_of(x->model, edit->site, 0);
+    }
+    return 0;
+}
+
+/* mean and standard error of one number over the rows (NAN: missing), clustered by group: rows of
+ * a group are not independent. v [n], every `stride` doubles. */
+static void mean_and_error(const double *v, size_t stride, const int *group, int n, double *mean,
+                           double *error)
+{
+    double sum = 0, squares = 0;
+    int    count = 0, clusters = 0;
+    for (int i = 0; i < n; i++)
+        if (isfinite(v[i * stride])) sum += v[i * stride], count++;
+    *mean = count ? sum / count : NAN;
+    for (int g = 0; g < n; g++) {
+        double inside = 0;
+        int    any = 0;
+        for (int i = g; i < n; i++)
+            if (group[i] == g && isfinite(v[i * stride])) inside += v[i * stride] - *mean, any = 1;
+        squares += inside * inside;
+        clusters += any;
+    }
+    *error = clusters > 1 ? sqrt(squares * clusters / (clusters - 1)) / count : NAN;
+}
+
+/* What the rows gave: metrics of the runs, and the numbers of the grids. */
+typedef struct {
+    int     n, *group;                                  /* group of a row: its first row */
+    double *metric[3], *hit[3];                         /* [n] of base, edited or held, source */
+    double *cells;                                      /* [n, all cells of all grids] */
+    size_t  n_cells;
+} Results;
+
+static int keep_results(Experiment *x, Experiment *y, Results *results, int r)
+{
+    size_t n_cells = 0;
+    for (int g = 0; g < y->n_grids; g++)
+        if (!y->grids[g].word) n_cells += (size_t)y->grids[g].n_rows * y->grids[g].n_cols;
+    if (r == 0) {
+        results->n_cells = n_cells;
+        results->cells = malloc((n_cells + 1) * results->n * sizeof(double));
+        if (!results->cells) return mi_fail("out of memory");
+    }
+    if (n_cells != results->n_cells)
+        return mi_fail("%s, row %d: its picture has another shape than row 1's: rows of different "
+                       "lengths need positions by name or from the end", x->command->data, r + 1);
+    for (int i = 0; i < y->n_readings; i++) {
+        const Reading *reading = &y->readings[i];
+        int best = 0;
+        mi_top(reading->logits, x->model->shape.n_vocab, 1, &best);
+        results->metric[i][r] = reading->metric;
+        results->hit[i][r] = y->answer.n ? 0 : NAN;
+        for (int j = 0; j < y->answer.n; j++)
+            if (y->answer.tokens[j] == best) results->hit[i][r] = 1;
+    }
+    double *cell = results->cells + r * n_cells;
+    for (int g = 0; g < y->n_grids; g++) {
+        const Grid *grid = &y->grids[g];
+        size_t n = grid->word ? 0 : (size_t)grid->n_rows * grid->n_cols;
+        memcpy(cell, grid->value, n * sizeof *cell);
+        cell += n;
+    }
+    return 0;
+}
+
+/* Labels that differ between rows keep their position only. */
+static void common_labels(Grid *ours, const Grid *theirs)
+{
+    for (int i = 0; i < ours->n_rows + ours->n_cols; i++) {
+        char *a = i < ours->n_rows ? ours->row[i] : ours->col[i - ours->n_rows];
+        const char *b = i < ours->n_rows ? theirs->row[i] : theirs->col[i - ours->n_rows];
+        char *space = strrchr(a, ' ');
+        if (strcmp(a, b) && space) *space = 0;
+    }
+}
+
+static int run_row(Experiment *x, const Data *data, Results *results, int r)
+{
+    Experiment y;
+    Command    command;
+    int status = open_row(x, data, r + 1, &y, &command);
+    if (status == 0) status = share_means(data, &y);
+    if (status == 0) status = share_partner(x, data, r + 1, &y);
+    if (status == 0) status = run_all(&y);
+    if (status == 0) status = read_all(&y);
+    if (status == 0 && y.sweep.request >= 0) status = run_sweep(&y);
+    if (status == 0) status = make_grids(&y);
+    if (status == 0) status = keep_results(x, &y, results, r);
+    if (status == 0 && r == 0) {                        /* the first row lends its shape */
+        Grid *grids = y.grids;
+        x->grids = grids;
+        x->n_grids = y.n_grids;
+        x->samples = y.samples;
+        x->metric = y.metric;
+        x->sweep.request = y.sweep.request;
+        x->sweep.n_rows = y.sweep.n_rows, x->sweep.n_cols = y.sweep.n_cols;
+        for (int i = 0; i < y.n_readings; i++)
+            x->readings[i] = (Reading){ .name = y.readings[i].name };
+        x->n_readings = y.n_readings;
+        snprintf(x->answer.label, sizeof x->answer.label, "answer");
+        snprintf(x->versus.label, sizeof x->versus.label, "versus");
+        x->answer.n = y.answer.n, x->versus.n = y.versus.n;
+        y.grids = NULL;
+        y.n_grids = 0;
+    } else if (status == 0) {
+        for (int g = 0; g < x->n_grids; g++) common_labels(&x->grids[g], &y.grids[g]);
+    }
+    free_row(&y, &command);
+    return status;
+}
+
+/* Means over the rows into the experiment's own readings and grids. For patches: the ratio of the
+ * means, never the mean of ratios. */
+static int summarize(Experiment *x, Results *results)
+{
+    double ignored, *cell = results->cells, restored = NAN;
+    int    held = x->n_readings - 1;
+    for (int i = 0; i < x->n_readings; i++) {
+        Reading *reading = &x->readings[i];
+        mean_and_error(results->metric[i], 1, results->group, results->n, &reading->metric,
+                       &reading->error);
+        mean_and_error(results->hit[i], 1, results->group, results->n, &reading->hits, &ignored);
+    }
+    int patched = held > 0 && !strcmp(x->readings[held].name, "source");
+    if (patched) {
+        restored = x->readings[held].metric - x->readings[held - 1].metric;
+        if (fabs(restored) < 1e-6) restored = NAN;
+    }
+    for (int g = 0, kept_grids = 0; g < x->n_grids; g++) {
+        Grid  *grid = &x->grids[g];
+        size_t n = (size_t)grid->n_rows * grid->n_cols;
+        int    sweep = x->sweep.request >= 0 && g == 0;
+        if (grid->word) {
+            free_grid(grid);
+            continue;
+        }
+        grid->error = malloc((n + 1) * sizeof *grid->error);
+        if (!grid->error) return mi_fail("out of memory");
+        for (size_t i = 0; i < n; i++, cell++) {
+            mean_and_error(cell, results->n_cells, results->group, results->n, &grid->value[i],
+                           &grid->error[i]);
+            if (sweep && patched) grid->value[i] /= restored, grid->error[i] /= fabs(restored);
+        }
+        x->grids[kept_grids++] = *grid;
+        if (g + 1 == x->n_grids) x->n_grids = kept_grids;
+    }
+    return 0;
+}
+
+static int run_data(Experiment *x)
+{
+    Data    data = {0};
+    Results results = {0};
+    int     status = read_table(&data.table, x->command->data);
+    int     n = results.n = data.table.n_rows - 1;
+    if (status == 0) status = survey(x, &data);
+    if (status == 0) {
+        results.group = malloc(n * sizeof *results.group);
+        double *all = calloc((size_t)n * 6, sizeof *all);
+        for (int i = 0; i < 3; i++)
+            results.metric[i] = all + (size_t)n * i, results.hit[i] = all + (size_t)n * (3 + i);
+        if (!results.group || !all) status = mi_fail("out of memory");
+        for (int r = 0; r < n && status == 0; r++) {
+            const char *group = cell_of(&data.table, r + 1, "group");
+            results.group[r] = r;
+            for (int other = 0; group && other < r; other++)
+                if (!strcmp(group, cell_of(&data.table, other + 1, "group"))) {
+                    results.group[r] = other;
+                    break;
+                }
+        }
+    }
+    for (int r = 0; r < n && status == 0; r++) {
+        status = run_row(x, &data, &results, r);
+        if (isatty(2) && n > 20) fprintf(stderr, "\r  row %d of %d%s", r + 1, n, r + 1 < n ? "" : "\r\033[K");
+    }
+    x->n_data = n;
+    x->aligned = data.aligned;
+    if (status == 0) status = summarize(x, &results);
+    for (int j = 0; data.sum && j < data.n_edits; j++) free(data.sum[j]);
+    free(data.sum);
+    free(data.count);
+    free(data.partner);
+    free(data.table.cell);
+    free(data.table.text);
+    free(results.group);
+    free(results.metric[0]);
+    free(results.cells);
+    return status;
+}
+
+/* ---- Its report ---- */
+
+static void print_data(const Experiment *x, const Screen *screen)
+{
+    FILE  *out = screen->out;
+    double largest = 1e-9;
+    char   title[256], quoted[256];
+    fprintf(out, "\n  %s%d prompts%s of %s\n", color_of(screen, "bold"), x->n_data,
+            color_of(screen, "off"), x->command->data);
+    for (int i = 0; i < x->command->edits.n; i++) {
+        const Request *request = &x->command->edits.at[i];
+        const char *value = find_value(request->argument);
+        const char *name = request->each ? "swept" : x->sweep.request < 0 ? "edited" : "held";
+        quoted[0] = 0;
+        append_visible(quoted, sizeof quoted, request->argument, strlen(request->argument));
+        fprintf(out, "  %s%-6s%s  --%s %s", color_of(screen, name), name, color_of(screen, "off"),
+                request->op, quoted);
+        if (!strcmp(request->op, "ablate") && value && !strcmp(value, "=mean"))
+            fprintf(out, "   (mean over the rows%s)", x->aligned ? ", position by position"
+                    : " and their positions");
+        fputc('\n', out);
+    }
+    fprintf(out, "\n  %s: mean ± standard error%s\n", metric_title(x, title, sizeof title),
+            x->answer.n ? "; how often the answer comes first" : "");
+    for (int i = 0; i < x->n_readings; i++) largest = fmax(largest, fabs(x->readings[i].metric));
+    for (int i = 0; i < x->n_readings; i++) {
+        const Reading *reading = &x->readings[i];
+        fprintf(out, "     %s%-6s%s %+9.4f ± %-8.2g", color_of(screen, reading->name), reading->name,
+                color_of(screen, "off"), reading->metric, reading->error);
+        if (x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
+        print_bar(out, fabs(reading->metric) / largest, 28, color_of(screen, reading->name));
+        fputc('\n', out);
+    }
+    if (x->n_readings > 1 && x->sweep.request < 0 && !strcmp(x->readings[1].name, "edited") &&
+        x->readings[0].metric > 0 && strcmp(x->metric, "rank") && strcmp(x->metric, "kl"))
+        fprintf(out, "\n  With the edit, %.0f %% of base is left.\n",
+                100 * x->readings[1].metric / x->readings[0].metric);
+    fputc('\n', out);
+    for (int g = 0; g < x->n_grids; g++) {
+        if (g == 0 && x->sweep.request >= 0) print_sweep(x, screen, &x->grids[g]);
+        else print_grid(screen, &x->grids[g]);
+    }
+    if (x->n_grids)
+        fprintf(out, "  %s cells are within two standard errors of 0; about 5 %% of the cells "
+                "pass by chance.\n\n", screen->color ? "Pale" : "~");
+}
+
+static void json_data(FILE *out, const Experiment *x)
+{
+    fputs(",\n \"data\":{\"file\":", out);
+    json_text(out, x->command->data, strlen(x->command->data));
+    fprintf(out, ",\"n\":%d,\"aligned\":%s},\n \"metric\":{\"name\":\"%s\"}", x->n_data,
+            x->aligned ? "true" : "false", x->metric);
+    for (int i = 0; i < x->n_readings; i++) {
+        fprintf(out, ",\n \"%s\":{\"metric\":", x->readings[i].name);
+        json_number(out, x->readings[i].metric);
+        json_field(out, "se", x->readings[i].error);
+        json_field(out, "accuracy", x->readings[i].hits);
+        fprintf(out, ",\"n\":%d}", x->n_data);
+    }
+    fputs(",\n \"grids\":[", out);
+    for (int g = 0; g < x->n_grids; g++) {
+        const Grid *grid = &x->grids[g];
+        Grid errors = *grid;
+        fputs(g ? ",\n  {\"title\":" : "\n  {\"title\":", out);
+        json_text(out, grid->title, strlen(grid->title));
+        fputs(",\"rows\":[", out);
+        for (int i = 0; i < grid->n_rows + grid->n_cols; i++) {
+            const char *label = i < grid->n_rows ? grid->row[i] : grid->col[i - grid->n_rows];
+            fputs(i == grid->n_rows ? "],\"cols\":[" : i ? "," : "", out);
+            json_text(out, label, strlen(label));
+        }
+        fputs("],", out);
+        json_values(out, "values", grid);
+        fputc(',', out);
+        errors.value = grid->error;
+        json_values(out, "se", &errors);
+        fputc('}', out);
+    }
+    fputs("]}\n", out);
+}
+
+/* ============================================================================================= */
 /* main                                                                                          */
 /* ============================================================================================= */
 
@@ -5845,6 +6437,7 @@ static int report(Experiment *x, int argc, char **argv)
     if (out && c->explain) print_plan(x, out);
     else if (out && c->json) status = print_json(x, out, argc, argv);
     else if (out && c->tsv) print_tsv(x, out);
+    else if (out && c->data) print_data(x, &screen);
     else if (out) print_report(x, &screen);
     if (out && fclose(out) && status == 0) status = mi_fail("out of memory");
     if (status == 0 && c->svg && !c->explain) print_svg(x->svg.file, x->grids, x->n_grids);
@@ -5862,6 +6455,10 @@ static int run_command(Experiment *x, int argc, char **argv)
 {
     const Command *c = x->command;
     if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
+    if (c->data && !c->explain) {
+        if ((c->svg && open_output(&x->svg, c->svg) < 0) || run_data(x) < 0) return fail(FAULT_OF_RUN);
+        return report(x, argc, argv) < 0 ? fail(FAULT_OF_RUN) : 0;
+    }
     if (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0 ||
         read_heads(x) < 0 || read_saves(x) < 0)
         return fail(FAULT_OF_USER);
