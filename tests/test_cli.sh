@@ -7,6 +7,7 @@
 # Only words need tiny; those tests stand at the end.
 
 mi=${MI:-./mi}
+case $mi in /*) ;; *) mi=$PWD/$mi ;; esac
 golden=$PWD/tests/golden
 passed=0 failed=0
 dir=$(mktemp -d "${TMPDIR:-/tmp}/mi-test-XXXXXX" 2>/dev/null) || {
@@ -344,6 +345,13 @@ for random in random: random:x random:-1 random:1.5 "random: 1" random:999999999
 done
 refuses 2 "" ABC --save "L0H0=$work/x.npy" --save "L0H1=$work/x.npy"
 refuses 2 "" ABC --save "L0H0=$work/x" --attn L0H0 --svg "$work/x"
+if has each; then
+    refuses 2 "--each" ABC --each
+    refuses 2 "--each" --each ABC --ablate heads
+    refuses 2 "--each" ABC --ablate heads --each --scale heads=2 --each
+    refuses 2 "--each" ABC --ablate heads --each -n 2
+    caret 0 "--each" ABC --ablate L1H1 --each
+fi
 
 # sizes
 refuses 2 "25 tokens" ABCDEABCDEABCDEABCDEABCDE
@@ -1210,3 +1218,119 @@ value=$status$(cmp "$dir/help" "$dir/out"); is "-h" 0
 run --help foo --ablate L0H0
 value=$status$(cmp "$dir/help" "$dir/out"); is "--help with other words" 0
 if awk 'length > 100 { exit 1 }' "$dir/help"; then ok; else bad "--help" "has lines of more than 100 columns"; fi
+
+# ---- With words, and so with tiny
+
+unset MI_MODEL
+run -k 1
+if [ $status -ne 0 ]; then
+    bad "mi without arguments" "exit status $status: $(cat "$dir/err")"
+    echo "$passed passed, $failed failed"
+    exit 1
+fi
+W="When Mary and John went to the store, John gave a drink to"
+numbers "$W" --answer " Mary" --versus " John" --ablate L5H3; keep
+numbers --ablate L5H3; equal "the built-in prompt and its answers"
+MI_MODEL= numbers --ablate L5H3; equal "an empty \$MI_MODEL"
+ln -s "$mi" "$dir/link"
+for way in 'cd / && exec "$mi"' 'cd "$work" && exec "$dir/link"' 'cd / && PATH=$(dirname "$mi"):$PATH && exec mi'; do
+    (eval "$way"' --json -k 3 --ablate L5H3') > "$dir/out" 2> "$dir/err" < /dev/null
+    value=$(awk -f tests/json.awk "$dir/out")
+    equal "tiny beside the program: $way"
+done
+position 1 1 "$W" 'L5H3@" Mary"'
+position 1 1 "$W" L5H3@Mary
+position 9 9 "$W" L5H3@John#2
+position 3 3 "$W" 'L5H3@" John"#1'
+position 1 3 "$W" 'L5H3@" Mary and John"=mean'
+position 8 9 "$W" 'L5H3@", John"'
+position 0 0 "$W" L5H3@When
+caret 5 "#1 at 3 #2 at 9" "$W" --ablate L5H3@John
+caret 6 "" "$W" --ablate 'L5H3@"Mary"'
+caret 6 "" "$W" --ablate 'L5H3@" Joh"'
+caret 7 "2 times" "$W" --ablate 'L5H3@" John"'
+caret 22 "layer 9" "$W" --ablate 'L5H3@" Mary and",L9H0'
+caret 10 "layer 9" "é Mary" --ablate 'L5H3@"é",L9H0'
+caret 14 "layer 9" "déjà vu" --ablate 'L5H3@"déjà",L9H0'
+caret 5 "" "$W" --ablate L5H3@zebra
+json ".edits[0].pos[0] .tokens[0].id .tokens[2].text" --bos "$W" --ablate L5H3@Mary
+is "--bos shifts positions" '2 50256 " Mary"'
+numbers --bos "$W"; kept=$value
+numbers "<|endoftext|>$W"; differ "<|endoftext|> in a prompt is text, --bos is a token"
+json ".metric.answer[0].id .metric.answer[0].text" "$W" --answer gave
+is "a space is put before an answer" "$(json ".metric.answer[0].id" "$W" --answer ' gave'; echo "$value") \" gave\""
+run "$W" --answer gave
+text_has "an answer with a space put before it" "a space was put"
+json ".metric.answer[0].id .metric.answer[1].id .metric.answer[66].text .metric.answer[67].id" \
+    "The war lasted from the year 1732 to the year 17" --answer 33-99 --versus 00-32
+is "--answer 33-99" '2091 2682 "99" -'
+json "$base" "$W" --answer " Mary| John"; keep
+json "$base" "$W" --answer " Mary"; kept="$kept $value"
+json "$base" "$W" --answer " John"; value="$kept $value"
+holds "probabilities of several answers" 'near($1, $2 + $3)'
+for range in 3-9 99-33 33-100 -3-99 +3-99 "33-99 " " 33-99" "33 -99"; do
+    refuses 2 "--answer" "$W" --answer "$range"
+done
+refuses 2 "|" "$W" --answer "zebra crossing"
+refuses 2 "--answer" "$W" --answer " Mary|"
+refuses 2 "14 tokens" "$W" --patch L0H0 --source "When Mary"
+case $second in *"When|·Mary|·and|"*) ok ;; *) bad "a shorter source" "shows \"$second\"" ;; esac
+case $third in *"When|·Mary") ok ;; *) bad "a shorter source" "shows \"$third\"" ;; esac
+numbers "$W" --patch L5H3 --source "When John and Mary went to the store, Mary gave a drink to"
+holds "a source with as many tokens" 'NF > 0'
+run "$W" --steer "L3.resid_pre=2" --toward " love" --away " I hate this" --align front
+value=$status; is "--align front pads the shorter text" 0
+json ".tokens[1].text .tokens[2].text" "$(printf 'A\377B')"
+is "a broken byte in --json" "\"$(printf '\357\277\275')\" \"B\""
+json ".tokens[1].text" "$(printf 'A\033')"
+is "a control character in --json" '"\u001b"'
+numbers "$(printf 'A\nB')"; keep
+piped 'A\nB\n' -; equal "a newline inside standard input"
+piped 'A\nB\n\n' -; differ "only the last newline of standard input is dropped"
+piped 'A\000B' -; case $value in *'.text="\u0000"'*) ok ;; *) bad "a zero byte in standard input" "is lost" ;; esac
+
+for label in "escape codes" "C1 controls" "broken UTF-8"; do
+    case $label in
+    escape*) evil=$(printf 'A\033[2J\r\b\007\177x') ;;
+    C1*) evil=$(printf 'A\302\2332J\302\205x') ;;
+    broken*) evil=$(printf 'A\2332J\377\300\200\355\240\200x\342\202') ;;
+    esac
+    hostile "$evil"
+    hostile "$evil" -k 0 --lens
+    hostile "$evil" --attn L5H3@-1 --loss
+    hostile "$evil" --tsv -k 3 --attn L5H3@-1 --lens
+    hostile "$evil" --explain --ablate "L5H3@\"$evil\""
+    hostile "$evil" --ablate "L5H3@\"$evil\"" --scale heads@A=2
+    hostile "$evil" --json -n 3
+    hostile "$evil" -n 3
+    hostile "$evil" --patch L5H3 --source same
+    hostile "$evil" --patch L5H3 --source "$evil B"
+    hostile "$evil" --at x --answer x
+    hostile "$evil" --answer "$(printf '\033|\233')"
+    hostile "$evil" --answer "$evil"
+    hostile "$evil" --steer L3.resid_pre=1 --toward "$evil"
+    [ "$label" != "escape codes" ] || hostile "$evil" --attn L5H3 --answer "$(printf '\033')" --svg "$work/x.svg"
+    why=$( [ ! -e "$work/x.svg" ] || clean "$work/x.svg")
+    if [ -z "$why" ]; then ok; else bad "--svg with $label" "has $why"; fi
+    rm -f "$work/x.svg"
+done
+label="random bytes"
+hostile "The" -n 60 --temp 20 --seed 1
+hostile "The" -n 60 --temp 20 --seed 2 --ablate L5H3
+
+# The examples of --help and of the README, as they stand there
+mkdir "$work/examples"
+sed -n 's/^    mi \([^[].*\)$/\1/p' "$dir/help" > "$dir/examples"
+value=$(($(wc -l < "$dir/examples")))
+holds "--help has examples" '$1 >= 5'
+[ ! -f README.md ] || sed -n 's/^ *\(\$ \)\{0,1\}\.\/mi \(.*\)$/\2/p' README.md | grep -v -e gpt2 -e '<' >> "$dir/examples"
+while IFS= read -r example; do
+    (cd "$work/examples" && eval "\"\$mi\" $example") > "$dir/out" 2> "$dir/err" < /dev/null
+    status=$?
+    if [ $status -eq 0 ] && [ -s "$dir/out" ] && [ ! -s "$dir/err" ]; then ok
+    else bad "the example mi $example" "exit status $status: $(cat "$dir/err")"
+    fi
+done < "$dir/examples"
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
