@@ -3592,16 +3592,17 @@ static void print_bar(FILE *out, double share, int columns, const char *color)
     if (columns - (n + 7) / 8 > 0) fprintf(out, "%*s", columns - (n + 7) / 8, "");
 }
 
+/* The colour of a run, or another style; two letters tell their names apart. */
 static const char *color_of(const Screen *screen, const char *name)
 {
-    static const struct { char name[8]; const char *code; } colors[] = {
+    static const struct { const char *name, *code; } colors[] = {
         { "base", "\033[38;2;86;156;214m" }, { "edited", "\033[38;2;232;137;61m" },
         { "held", "\033[38;2;232;137;61m" }, { "swept", "\033[38;2;200;110;200m" },
         { "source", "\033[38;2;120;180;110m" }, { "bold", "\033[1m" }, { "dim", "\033[2m" },
         { "off", "\033[0m" },
     };
     for (size_t i = 0; screen->color && i < sizeof colors / sizeof *colors; i++)
-        if (!strcmp(colors[i].name, name)) return colors[i].code;
+        if (!memcmp(colors[i].name, name, 2)) return colors[i].code;
     return "";
 }
 
