@@ -1325,6 +1325,7 @@ hostile "The" -n 60 --temp 20 --seed 2 --ablate L5H3
 
 # The examples of --help and of the README, as they stand there
 mkdir "$work/examples"
+ln -s "$PWD/tests" "$work/examples/tests"
 sed -n 's/^    mi \([^[].*\)$/\1/p' "$dir/help" > "$dir/examples"
 value=$(($(wc -l < "$dir/examples")))
 holds "--help has examples" '$1 >= 5'
