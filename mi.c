@@ -77,17 +77,57 @@ const char *mi_error(void)
     return error_text;
 }
 
-/* Say why and return -1, so that a failing function can end with `return mi_fail(...)`. File names
- * and such may hold anything: what could move a terminal's cursor becomes '?'. */
+enum { N_CODE_POINTS = 0x110000 };
+
+/* The character at the start of text [n >= 1] -> its code point and its length; or -1 and length 1
+ * if it is not UTF-8: cut off, overlong, a surrogate, above U+10FFFF. */
+static int32_t utf8_decode(const uint8_t *text, size_t n, int *length)
+{
+    static const int32_t lowest[] = {0, 0, 0x80, 0x800, 0x10000};   /* below: overlong */
+    *length = 1;
+    if (text[0] < 0x80)
+        return text[0];
+    int n_bytes = text[0] < 0xE0 ? 2 : text[0] < 0xF0 ? 3 : 4;
+    if (text[0] < 0xC0 || text[0] > 0xF4 || n < (size_t)n_bytes)
+        return -1;
+    int32_t code = text[0] & (0x7F >> n_bytes);
+    for (int i = 1; i < n_bytes; i++) {
+        if ((text[i] & 0xC0) != 0x80)
+            return -1;
+        code = code << 6 | (text[i] & 0x3F);
+    }
+    if (code < lowest[n_bytes] || code >= N_CODE_POINTS || (code >= 0xD800 && code < 0xE000))
+        return -1;
+    *length = n_bytes;
+    return code;
+}
+
+/* Append text to a message. It may come from anywhere: control characters and broken UTF-8, which
+ * could move a terminal's cursor, become '?'. */
+static void append_visible(char *out, size_t size, const char *text, size_t n)
+{
+    size_t used = strlen(out);
+    for (size_t i = 0; i < n && used + 8 < size;) {
+        int length;
+        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
+        if (code < 32 || (code >= 127 && code < 160)) out[used++] = '?';
+        else memcpy(out + used, text + i, length), used += length;
+        i += length;
+    }
+    out[used] = 0;
+}
+
+/* Say why and return -1, so that a failing function can end with `return mi_fail(...)`. */
 __attribute__((format(printf, 1, 2)))
 static int mi_fail(const char *format, ...)
 {
+    char    raw[sizeof error_text];
     va_list args;
     va_start(args, format);
-    vsnprintf(error_text, sizeof error_text, format, args);
+    vsnprintf(raw, sizeof raw, format, args);
     va_end(args);
-    for (char *c = error_text; *c; c++)
-        if (iscntrl((unsigned char)*c)) *c = '?';
+    error_text[0] = 0;
+    append_visible(error_text, sizeof error_text, raw, strlen(raw));
     return -1;
 }
 
@@ -443,6 +483,9 @@ static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
     return keys;
 }
+
+/* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
+#define MIN_WORK 500000
 
 static int kept(const MiRun *run, MiSite site)
 {
@@ -1000,10 +1043,13 @@ int mi_forward(MiRun *run, int from, int to)
     const MiModel *model = run->model;
     if (from < 0 || from > to || to > run->n_rows)
         return mi_fail("this run has no rows %d to %d", from, to - 1);
+    int threads = run->threads, D = model->shape.d_model;
+    if ((double)(to - from) * D * D < MIN_WORK) run->threads = 1;
     for (int half = run->half; half < 2 * model->shape.n_layer; half++)
         half & 1 ? mlp(run, half / 2, from, to) : attention(run, half / 2, from, to);
     layernorm(run, MI_resid_post, MI_ln_f_scale, MI_ln_f, 0, model->ln_f_gamma, model->ln_f_beta,
               max_int(from, run->first_read), to);
+    run->threads = threads;
     return 0;
 }
 
@@ -1069,8 +1115,8 @@ int mi_logits(const MiRun *run, int lane, int pos, float *logits)
     const MiModel *model = run->model;
     const float *x = mi_site(run, lane, MI_ln_f, 0, pos);
     if (!x) return -1;
-    run->kernel->unembed(logits, x, model->W_U, model->shape.n_vocab, model->shape.d_model,
-                         run->threads);
+    int V = model->shape.n_vocab, D = model->shape.d_model;
+    run->kernel->unembed(logits, x, model->W_U, V, D, (double)V * D < MIN_WORK ? 1 : run->threads);
     return 0;
 }
 
@@ -2144,7 +2190,6 @@ enum { OTHER, LETTER, NUMBER, SPACE };                  /* the classes that word
 enum {
     N_IDS          = 50257,
     END_OF_TEXT    = N_IDS - 1,
-    N_CODE_POINTS  = 0x110000,
     N_SLOTS        = 1 << 17,                           /* a power of two, over twice N_IDS */
     TOKENIZER_SIZE = 1 << 19,                           /* the file is smaller */
 };
@@ -2260,29 +2305,6 @@ static int read_tokenizer(MiTokenizer *tokenizer)
  *
  *     's|'t|'re|'ve|'m|'ll|'d | ?\p{L}+ | ?\p{N}+ | ?[^\s\p{L}\p{N}]+ | \s+(?!\S) | \s+
  */
-
-/* The character at the start of text [n >= 1] -> its code point and its length; or -1 and length 1
- * if it is not UTF-8: cut off, overlong, a surrogate, above U+10FFFF. */
-static int32_t utf8_decode(const uint8_t *text, size_t n, int *length)
-{
-    static const int32_t lowest[] = {0, 0, 0x80, 0x800, 0x10000};   /* below: overlong */
-    *length = 1;
-    if (text[0] < 0x80)
-        return text[0];
-    int n_bytes = text[0] < 0xE0 ? 2 : text[0] < 0xF0 ? 3 : 4;
-    if (text[0] < 0xC0 || text[0] > 0xF4 || n < (size_t)n_bytes)
-        return -1;
-    int32_t code = text[0] & (0x7F >> n_bytes);
-    for (int i = 1; i < n_bytes; i++) {
-        if ((text[i] & 0xC0) != 0x80)
-            return -1;
-        code = code << 6 | (text[i] & 0x3F);
-    }
-    if (code < lowest[n_bytes] || code >= N_CODE_POINTS || (code >= 0xD800 && code < 0xE000))
-        return -1;
-    *length = n_bytes;
-    return code;
-}
 
 /* The class and the length of the character at `at`. A byte that is not UTF-8 is a character of
  * class OTHER by itself, so that all byte strings can be encoded and come back unchanged. */
@@ -2611,20 +2633,6 @@ typedef struct {
     int                n_found;
 } Parser;
 
-/* Append text to a message, with control characters and broken UTF-8 made visible as '?'. */
-static void append_visible(char *out, size_t size, const char *text, size_t n)
-{
-    size_t used = strlen(out);
-    for (size_t i = 0; i < n && used + 8 < size;) {
-        int length;
-        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
-        if (code < 32 || (code >= 127 && code < 160)) out[used++] = '?';
-        else memcpy(out + used, text + i, length), used += length;
-        i += length;
-    }
-    out[used] = 0;
-}
-
 /* Columns that text [n] takes on a terminal: one a character. */
 static int columns_of(const char *text, size_t n)
 {
@@ -2871,12 +2879,13 @@ static int parse_text_position(Parser *p, Range *pos)
     if (!p->tokenizer) return fail_at(p, start, "text positions need a tokenizer");
     Range matches[16];
     int   found = find_text(p, text, n, !quoted, matches, 16), chosen = take(p, "#");
+    const char *digits = p->at;
     if (chosen && (!take_number(p, &number) || number < 1))
-        return fail_at(p, p->at, "expected a number after #: #1 is the first match");
+        return fail_at(p, digits, "expected a number after #: #1 is the first match");
     if (found == 0) {
         const char *as_token = quoted ? "no run of whole tokens of the prompt spells this text"
                                       : "this is not a position, and no token of the prompt";
-        return fail_at(p, text, "%s; mi PROMPT -k 0 shows the tokens", as_token);
+        return fail_at(p, text, "%s; mi PROMPT --explain shows the tokens", as_token);
     }
     if (!chosen && found > 1) {
         char list[128] = "";
@@ -2886,7 +2895,7 @@ static int parse_text_position(Parser *p, Range *pos)
         return fail_at(p, text, "this text stands %d times in the prompt:%s", found, list);
     }
     if (number > min_int(found, 16))
-        return fail_at(p, p->at - 1, "this text stands only %d times in the prompt", found);
+        return fail_at(p, digits, "this text stands only %d times in the prompt", found);
     *pos = matches[number - 1];
     return 0;
 }
@@ -3019,7 +3028,7 @@ static int parse_float(const char *text, float *value)
     errno = 0;
     double number = strtod(text, &end);
     *value = (float)number;
-    return *text && !isspace((unsigned char)*text) && !*end && isfinite(number) && isfinite(*value);
+    return *text && !strpbrk(text, "xX") && !isspace((unsigned char)*text) && !*end && isfinite(number) && isfinite(*value);
 }
 
 /* "0.1", or "3s": so many standard deviations of all entries of wte. */
@@ -3047,8 +3056,10 @@ static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edi
 {
     const char *where = value ? value : p->argument + strlen(p->argument);
     int keys = 0, sigma = -1;
+    const char *edges = NULL;
     for (int i = 0; i < p->n_found; i++) {
         keys |= SITES[p->found[i].site].width == MI_KEYS;
+        if (keys && !edges) edges = p->found[i].text;
         if (SITES[p->found[i].site].width == MI_ONE) sigma = i;
     }
     *edit = (MiEdit){ .op = MI_SET, .head = -1 };
@@ -3087,7 +3098,7 @@ static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edi
         int project = !strcmp(op, "project");
         edit->op = project ? MI_PROJECT : MI_ADD;
         edit->from = MI_FROM_CALLER;
-        if (keys) return fail_at(p, where, "the rows of scores and pattern differ in length: they "
+        if (keys) return fail_at(p, edges, "the rows of scores and pattern differ in length: they "
                                  "have no direction");
         if (project && value) return fail_at(p, where - 1, "--project takes no value");
         if (!project && (!value || !parse_float(value, &edit->amount)))
@@ -3099,8 +3110,11 @@ static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edi
         if (value) return fail_at(p, where - 1, "--knockout takes no value");
         edit->amount = -INFINITY;
         for (int i = 0; i < p->n_found; i++) {
-            if (p->found[i].unit != HEAD || !p->found[i].has_key)
-                return fail_at(p, p->found[i].text, "a knockout is an attention edge of a head: "
+            MiSite site = p->found[i].site;
+            const char *text = p->found[i].text;
+            if (p->found[i].unit == HEAD && site != MI_z && site != MI_scores) text = strchr(text, '.');
+            if (p->found[i].unit != HEAD || !p->found[i].has_key || text != p->found[i].text)
+                return fail_at(p, text ? text : p->found[i].text, "a knockout is an attention edge of a head: "
                                "L5H3@QUERY:KEY");
             p->found[i].site = MI_scores;
         }
@@ -3447,7 +3461,7 @@ static void print_grid(const Screen *screen, const Grid *grid)
 
 static void tsv_text(FILE *out, const char *text)
 {
-    for (; *text; text++) fputc(*text == '\t' || *text == '\n' ? ' ' : *text, out);
+    for (; *text; text++) fputc(iscntrl((unsigned char)*text) ? ' ' : *text, out);
 }
 
 static void tsv_grid(FILE *out, const Grid *grid)
@@ -3616,7 +3630,7 @@ static void json_text(FILE *out, const char *text, size_t n)
         int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
         if (code < 0) fputs("\xEF\xBF\xBD", out);
         else if (code == '"' || code == '\\') fprintf(out, "\\%c", (char)code);
-        else if (code < 32 || code == 127) fprintf(out, "\\u%04x", (unsigned)code);
+        else if (code < 32 || (code >= 127 && code < 160)) fprintf(out, "\\u%04x", (unsigned)code);
         else fwrite(text + i, 1, length, out);
         i += length;
     }
@@ -3786,7 +3800,7 @@ static const Option OPTIONS[] = {
     { HEADING, 0, "Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\"",
       0, 0, 0, NULL },
     { TEXT, 'm', "model", "FILE", FIELD(model), 0, 0,
-      "a GPT-2 in .safetensors ($MI_MODEL, or tiny.safetensors)" },
+      "a GPT-2 in .safetensors ($MI_MODEL, or tiny)" },
     { TEXT, 0, "tokenizer", "FILE", FIELD(tokenizer), 0, 0, "the tokenizer.bin to use" },
     { TEXT, 0, "tokens", "IDS", FIELD(tokens), 0, 0, "the prompt as GPT-2 ids: \"464 3290\"" },
     { FLAG, 0, "bos", NULL, FIELD(bos), 0, 0, "put <|endoftext|> first, as TransformerLens does" },
@@ -3797,7 +3811,7 @@ static const Option OPTIONS[] = {
     { TEXT, 0, "versus", "TOKEN", FIELD(versus), 0, 0, "the token to compare it with" },
     { TEXT, 0, "at", "POS", FIELD(at), 0, 0, "the position to read at (-1, the last)" },
     { TEXT, 0, "data", "FILE.tsv", FIELD(data), 0, 0,
-      "many prompts; columns prompt, source, answer, versus, group, positions" },
+      "a table of prompts: columns prompt, source, answer ..." },
     { CHOICE, 0, "mean-from", "prompt|source", FIELD(mean_from), 0, 0,
       "what --ablate =mean averages over with --data" },
     { INTEGER, 0, "threads", "N", FIELD(threads), 1, 1024, "how many cores to use (all)" },
@@ -3805,7 +3819,7 @@ static const Option OPTIONS[] = {
     { HEADING, 0, "Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
       "mi --ablate heads --each", 0, 0, 0, NULL },
     { REQUEST, 0, "ablate", "SITES[=KIND]", FIELD(edits), 0, 0,
-      "remove: zero, tlzero (as TransformerLens), mean, resample" },
+      "remove: =zero, =tlzero, =mean, =resample" },
     { REQUEST, 0, "patch", "SITES[=ALPHA]", FIELD(edits), 0, 0,
       "take the source's value (ALPHA: go part of the way)" },
     { REQUEST, 0, "freeze", "SITES", FIELD(edits), 0, 0, "hold at the unedited run's value" },
@@ -3824,9 +3838,9 @@ static const Option OPTIONS[] = {
     { CHOICE, 0, "align", "last|front", FIELD(align), 0, 0,
       "front: steer position by position from the first token" },
     { EACH, 0, "each", NULL, 0, 0, 0,
-      "sweep the intervention before it: one run per cell of its ranges" },
+      "sweep the one before: a run per cell of its ranges" },
     { TEXT, 0, "trace", "TEXT", FIELD(trace), 0, 0,
-      "causal trace: noise on TEXT's embeddings, each layer and position restored" },
+      "causal trace: noise on TEXT, then each state restored" },
     { CHOICE, 0, "kind", "resid|mlp|attn", FIELD(kind), 0, 0, "what --trace restores (resid)" },
     { INTEGER, 0, "window", "N", FIELD(window), 1, 1000, "layers at a time, for mlp and attn (10)" },
     { INTEGER, 0, "samples", "N", FIELD(samples), 1, 10000, "average over N draws of noise (10)" },
@@ -3837,7 +3851,7 @@ static const Option OPTIONS[] = {
     { CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", FIELD(metric), 0, 0,
       "the number to report" },
     { CHOICE, 0, "lens", "each|final", FIELD(lens), 0, 0,
-      "the logit lens, LayerNorm's statistics taken at each point or at the end" },
+      "the logit lens, with each point's LayerNorm or the last" },
     { TEXT, 0, "attn", "HEADS", FIELD(attn), 0, 0, "attention patterns as pictures" },
     { FLAG, 0, "loss", NULL, FIELD(loss), 0, 0, "how surprising each token of the prompt is" },
     { INTEGER, 'n', "generate", "N", FIELD(generate), 1, 1 << 20, "continue by N tokens" },
@@ -3874,8 +3888,8 @@ static void print_help(FILE *out)
         snprintf(left, sizeof left, "  %c%c%c --%s %s", o->letter ? '-' : ' ',
                  o->letter ? o->letter : ' ', o->letter ? ',' : ' ', o->name,
                  o->argument ? o->argument : "");
-        if (strlen(left) >= 36) fprintf(out, "%s\n%36s%s\n", left, "", o->help);
-        else fprintf(out, "%-36s%s\n", left, o->help);
+        if (strlen(left) >= 32) fprintf(out, "%s\n%32s%s\n", left, "", o->help);
+        else fprintf(out, "%-32s%s\n", left, o->help);
     }
     fprintf(out, "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
                  "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
@@ -3914,6 +3928,7 @@ static const Option *find_option(const char *word, const char **value)
 static int is_choice(const char *choices, const char *word)
 {
     size_t n = strlen(word);
+    if (strchr(word, '|')) return 0;
     for (const char *c = choices; c; c = strchr(c, '|')) {
         c += *c == '|';
         if (n && !strncmp(c, word, n) && (c[n] == '|' || !c[n])) return 1;
@@ -3927,7 +3942,7 @@ static int set_number(char *field, const Option *o, const char *value)
     errno = 0;
     double number = strtod(value, &end);
     int    whole = o->kind == INTEGER;
-    if (!*value || *end || isspace((unsigned char)*value) || !(number >= o->low) ||
+    if (!*value || *end || isspace((unsigned char)*value) || strpbrk(value, "xX") || !(number >= o->low) ||
         !(number <= o->high) || (whole && strspn(value, "0123456789") != strlen(value)))
         return mi_fail("--%s: \"%.100s\" is not a %snumber from %d to %d", o->name, value,
                        whole ? "whole " : "", o->low, o->high);
@@ -3992,7 +4007,6 @@ static int set_option(Command *command, const Option *o, const char *value)
         *(const char **)field = value;
         return 0;
     default:
-        if (*(const char **)field) return mi_fail("--%s is given twice", o->name);
         *(const char **)field = value;
         return 0;
     }
@@ -4020,7 +4034,8 @@ static int add_trace(Command *command)
         return mi_fail("--trace takes its values from the prompt itself; leave out --source");
     size_t n = strlen(command->trace) + 16;
     if (!(command->traced = malloc(n))) return mi_fail("out of memory");
-    snprintf(command->traced, n, "embed@\"%s\"=3s", command->trace);
+    int plain = isalpha((unsigned char)*command->trace) && !strpbrk(command->trace, "\",:#=@");
+    snprintf(command->traced, n, plain ? "embed@%s=3s" : "embed@\"%s\"=3s", command->trace);
     command->source = "same";
     int window = !strcmp(kind, "resid") ? 0 : command->window ? command->window : 10;
     if (add_request(&command->edits, (Request){ .op = "noise", .argument = command->traced }) < 0)
@@ -4046,7 +4061,7 @@ static int sweeps(const Command *command)
 
 static int parse_command(Command *command, int argc, char **argv)
 {
-    int only_prompts = 0;
+    int only_prompts = 0, seen[N_OPTIONS] = {0};
     *command = (Command){ .top = -1, .color = "auto", .samples = 10, .temp = -1, .top_p = -1 };
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value;
@@ -4069,11 +4084,15 @@ static int parse_command(Command *command, int argc, char **argv)
             if (i + 1 == argc) return mi_fail("--%s needs a value: %s", o->name, o->argument);
             value = argv[++i];
         }
+        if (seen[o - OPTIONS]++ && o->kind == TEXT) return mi_fail("--%s is given twice", o->name);
         if (set_option(command, o, value ? value : "each") < 0) return -1;
     }
     if (add_trace(command) < 0) return -1;
     if (command->prompt && command->tokens)
         return mi_fail("--tokens: there is a prompt already, \"%.100s\"", command->prompt);
+    if (command->prompt && command->source && !strcmp(command->prompt, "-") &&
+        !strcmp(command->source, "-"))
+        return mi_fail("--source: the prompt is read from standard input already");
     if (command->source && command->source_tokens)
         return mi_fail("--source-tokens: there is a --source already");
     if (command->data && (command->prompt || command->tokens))
@@ -4081,6 +4100,9 @@ static int parse_command(Command *command, int argc, char **argv)
     if (command->data && (command->generate || command->saves.n))
         return mi_fail("--data: --generate and --save are for one prompt");
     if (command->mean_from && !command->data) return mi_fail("--mean-from is for --data");
+    int steers = 0;
+    for (int i = 0; i < command->edits.n; i++) steers |= !strcmp(command->edits.at[i].op, "steer");
+    if (command->align && !steers) return mi_fail("--align is for --steer");
     if (command->json && command->tsv) return mi_fail("--tsv: there is --json already");
     if ((command->temp >= 0 || command->top_p >= 0) && !command->generate)
         return mi_fail("--temp and --top-p are for --generate");
@@ -4101,7 +4123,8 @@ static int parse_command(Command *command, int argc, char **argv)
 typedef struct {
     int *tokens, n;
     char label[64];
-    int  spaced;                        /* a space was put before the text to make it one token */
+    int  spaced;                        /* 1: a space was put before the text to make it one token;
+                                         * -1: it was not, but that would be a token too */
 } TokenSet;
 
 typedef struct { int *tokens, n; } Prompt;
@@ -4218,7 +4241,7 @@ static int encode_prompt(const Experiment *x, const char *flag, const char *text
 {
     char  *input = NULL;
     size_t n = strlen(text);
-    if (!strcmp(text, "-")) {
+    if (!strcmp(text, "-") && is_choice("the prompt|--source", flag)) {
         FILE *memory = open_memstream(&input, &n);
         if (!memory) return mi_fail("out of memory");
         for (int c; (c = getchar()) != EOF;) putc(c, memory);
@@ -4233,7 +4256,7 @@ static int encode_prompt(const Experiment *x, const char *flag, const char *text
         count = mi_fail("out of memory");
     if (count >= 0) mi_encode(x->tokenizer, text, n, prompt->tokens + bos, count);
     free(input);
-    if (count < 0) return -1;
+    if (count < 0) return mi_fail_in(flag);
     if (bos && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
         return mi_fail("--bos: the model has no token <|endoftext|>");
     prompt->n = (int)count + bos;
@@ -4300,9 +4323,11 @@ static int read_source(Experiment *x)
     if (c->data && !patches(c) && !c->mean_from) return 0;  /* a column that is not needed */
     int same = c->source && !strcmp(c->source, "same");
     int status = c->source_tokens ? parse_ids(x, "--source-tokens", c->source_tokens, &x->donor)
-               : !same ? encode_prompt(x, "--source", c->source, &x->donor)
-               : c->tokens ? parse_ids(x, "--tokens", c->tokens, &x->donor)
-               : encode_prompt(x, "the prompt", c->prompt ? c->prompt : DEFAULT_PROMPT, &x->donor);
+               : !same ? encode_prompt(x, "--source", c->source, &x->donor) : 0;
+    if (same && (x->donor.tokens = malloc(x->prompt.n * sizeof(int)))) {
+        memcpy(x->donor.tokens, x->prompt.tokens, x->prompt.n * sizeof(int));
+        x->donor.n = x->prompt.n;
+    } else if (same) return mi_fail("out of memory");
     if (status < 0 || x->donor.n == x->prompt.n) return status;
     char ours[700], theirs[700];
     list_tokens(x, &x->prompt, ours, sizeof ours);
@@ -4327,10 +4352,12 @@ static int parse_answer(const Experiment *x, const char *flag, const char *text,
     }
     if (n == 0 || n > 200) return mi_fail("%s: expected a token", flag);
     int64_t pieces = mi_encode(x->tokenizer, text, n, tokens, 16);
-    if (pieces == 1) return tokens[0];
+    if (pieces < 0) return mi_fail_in(flag);
     snprintf(spaced, sizeof spaced, " %.*s", (int)n, text);
-    if (mi_encode(x->tokenizer, spaced, n + 1, &row, 1) == 1) return set->spaced = 1, row;
-    if (pieces < 0) return -1;
+    int also = *text != ' ' && mi_encode(x->tokenizer, spaced, n + 1, &row, 1) == 1;
+    if (also) set->spaced = pieces == 1 ? -1 : 1;
+    if (pieces == 1) return tokens[0];
+    if (also) return row;
     Prompt list = { tokens, (int)(pieces < 16 ? pieces : 16) };
     char   shown[700];
     list_tokens(x, &list, shown, sizeof shown);
@@ -4344,7 +4371,8 @@ static int parse_token_set(const Experiment *x, const char *flag, const char *te
     if (!text) return 0;
     set->tokens = malloc((strlen(text) + 101) * sizeof(int));
     if (!set->tokens) return mi_fail("out of memory");
-    if (sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 && n == 5 && !text[5] && low <= high) {
+    if (isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 && n == 5 &&
+        isdigit((unsigned char)text[3]) && !text[5] && low <= high) {
         for (int i = low; i <= high; i++) {
             char digits[16];
             snprintf(digits, sizeof digits, "%02d", i);
@@ -4357,8 +4385,10 @@ static int parse_token_set(const Experiment *x, const char *flag, const char *te
         size_t length = strcspn(start, "|");
         char   label[64];
         int    row = parse_answer(x, flag, start, length, set);
+        int    known = 0;
         if (row < 0) return -1;
-        set->tokens[set->n++] = row;
+        for (int i = 0; i < set->n; i++) known |= set->tokens[i] == row;
+        if (!known) set->tokens[set->n++] = row;
         size_t used = strlen(set->label);
         snprintf(set->label + used, sizeof set->label - used, "%s%s", used ? "|" : "",
                  token_label(x, row, label, 40));
@@ -4520,6 +4550,47 @@ static int read_sweep(Experiment *x, int which)
     return status;
 }
 
+/* SITES=FILE with exactly one address (a range is one); it goes to *address. */
+static int one_address(const Experiment *x, const char *flag, const char *text, Address *address)
+{
+    const char *equals = find_value(text);
+    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, flag, text, text,
+                 equals ? equals : text + strlen(text), NULL, 0 };
+    if (!equals || !equals[1]) return fail_at(&p, text + strlen(text), "expected =FILE.npy");
+    int status = parse_list(&p);
+    if (status == 0 && p.n_found != 1)
+        status = fail_at(&p, text, "expected one address a file; a range like L*H* is one");
+    if (status == 0 && p.found[0].has_key)
+        status = fail_at(&p, text, "scores and pattern are saved with all their keys");
+    if (status == 0 && address) *address = p.found[0];
+    free(p.found);
+    return status;
+}
+
+/* The direction of a --steer or --project, as far as the command line goes. */
+static int check_direction(const Experiment *x, const Request *request)
+{
+    const char *texts[2] = { request->toward, request->away }, *file = request->direction;
+    int         front = x->command->align && !strcmp(x->command->align, "front");
+    for (int i = 0; i < 2; i++) {
+        Prompt prompt = {0};
+        int    status = texts[i] ? encode_prompt(x, i ? "--away" : "--toward", texts[i], &prompt) : 0;
+        free(prompt.tokens);
+        if (status < 0) return -1;
+        if (front && prompt.n > x->prompt.n)
+            return mi_fail("--align front: %s has %d tokens, the prompt only %d", i ? "--away"
+                           : "--toward", prompt.n, x->prompt.n);
+    }
+    if (!file) return 0;
+    if (!strncmp(file, "random:", 7)) {
+        size_t digits = strspn(file + 7, "0123456789");
+        if (digits < 1 || digits > 18 || file[7 + digits])
+            return mi_fail("--direction: expected a whole number after random:");
+    } else if (texts[0] || texts[1])
+        return mi_fail("--direction: there is a direction already, --toward or --away");
+    return 0;
+}
+
 static int read_edits(Experiment *x)
 {
     const Requests *edits = &x->command->edits;
@@ -4531,6 +4602,7 @@ static int read_edits(Experiment *x)
         const Request *request = &edits->at[i];
         int first = x->edits.n, steers = !strcmp(request->op, "steer");
         if (request->each && read_sweep(x, i) < 0) return -1;
+        if (!strcmp(request->op, "set") && one_address(x, "--set", request->argument, NULL) < 0) return -1;
         if (!request->each &&
             mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
                            request->op, request->argument) < 0)
@@ -4548,9 +4620,7 @@ static int read_edits(Experiment *x)
         if (!request->toward && !request->away && !request->direction)
             return mi_fail("--%s needs a direction: --toward TEXT, --away TEXT, or --direction",
                            request->op);
-        if (request->direction && strncmp(request->direction, "random:", 7) &&
-            (request->toward || request->away))
-            return mi_fail("--direction: there is a direction already, --toward or --away");
+        if (check_direction(x, request) < 0) return -1;
     }
     int patched = patches(x->command);
     if (patched && !x->donor.n)
@@ -4574,6 +4644,7 @@ static int read_heads(Experiment *x)
         int keys = SITES[a->site].width == MI_KEYS;
         if (!keys && (a->unit != HEAD || a->site != MI_z))
             return fail_at(&x->heads, a->text, "expected heads, as in L5H3, or L5H3.scores");
+        if (a->has_key) return fail_at(&x->heads, a->text, "the picture has all keys; leave out the :");
         if (!keys) a->site = MI_pattern;
         if (a->unit == WHOLE_ROW) a->index = (Range){ 0, x->model->shape.n_head - 1, 1 };
     }
@@ -4617,19 +4688,14 @@ static int read_saves(Experiment *x)
     for (int i = 0; i < saves->n; i++, x->n_saves++) {
         const char *text = saves->at[i].argument, *equals = find_value(text);
         Save       *save = &x->saves[i];
-        Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--save", text, text,
-                     equals ? equals : text + strlen(text), NULL, 0 };
         save->output.path = equals ? equals + 1 : "";
-        if (!equals || !equals[1]) return fail_at(&p, p.end, "expected =FILE.npy");
-        if ((save->logits = p.end - p.at == 6 && take(&p, "logits"))) continue;
-        int status = parse_list(&p);
-        if (p.n_found) save->address = p.found[0];
-        if (status == 0 && p.n_found != 1)
-            status = fail_at(&p, text, "expected one address a file; a range like L*H* is one");
-        if (status == 0 && save->address.has_key)
-            status = fail_at(&p, text, "scores and pattern are saved with all their keys");
-        free(p.found);
-        if (status < 0) return -1;
+        save->logits = equals && equals[1] && equals - text == 6 && !strncmp(text, "logits", 6);
+        if (!save->logits && one_address(x, "--save", text, &save->address) < 0) return -1;
+        for (int j = 0; j < i; j++)
+            if (!strcmp(x->saves[j].output.path, save->output.path))
+                return mi_fail("--save: two of them write to %s", save->output.path);
+        if (x->command->svg && !strcmp(x->command->svg, save->output.path))
+            return mi_fail("--save: --svg writes to %s too", save->output.path);
     }
     return 0;
 }
@@ -4731,9 +4797,6 @@ static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, 
         if (request->away && !(away = run_text(x, "--away", request->away, keep, pad))) status = -1;
         if (front) rows = max_int(toward ? toward->n_rows : 1, away ? away->n_rows : 1);
     }
-    if (status == 0 && rows > x->prompt.n)
-        status = mi_fail("--align front: the texts have %d tokens, the prompt only %d", rows,
-                         x->prompt.n);
     for (int i = first; i < last && status == 0; i++) {
         MiEdit *edit = &edits->at[i];
         float  *v = new_constant(edits, rows * edit->count);
@@ -4780,15 +4843,13 @@ static void shape_of(const Experiment *x, const Address *a, Array *array)
 static int bind_file(Experiment *x, int which)
 {
     const char *text = x->command->edits.at[which].argument, *path = find_value(text) + 1;
-    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--set", text, text, path - 1,
-                 NULL, 0 };
-    Array array = {0}, want = {0};
-    char  have_text[64], want_text[64];
-    int   status = parse_list(&p);
-    if (status == 0 && p.n_found != 1) status = fail_at(&p, text, "expected one address a file");
+    Address address;
+    Array   array = {0}, want = {0};
+    char    have_text[64], want_text[64];
+    int     status = one_address(x, "--set", text, &address);
     if (status == 0) status = read_npy(path, &array);
     if (status == 0) {
-        shape_of(x, &p.found[0], &want);
+        shape_of(x, &address, &want);
         print_shape(want_text, sizeof want_text, &want);
         print_shape(have_text, sizeof have_text, &array);
         if (strcmp(want_text, have_text))
@@ -4805,7 +4866,6 @@ static int bind_file(Experiment *x, int which)
         values += (size_t)T * edit->value_stride;
     }
     free(array.values);
-    free(p.found);
     return status;
 }
 
@@ -5288,8 +5348,30 @@ static int sample(const Command *c, const float *logits, Choice *choices, int V,
     return choices[n - 1].token;
 }
 
-/* Continue the prompt; the text goes to out as it is made. */
-static int generate(const Experiment *x, const MiEdits *edits, FILE *out)
+/* Text on its way to a terminal: characters are put together from tokens that cut them, and what
+ * could move the cursor becomes '?'. */
+typedef struct { FILE *out; char held[8]; int n; } Stream;
+
+static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
+{
+    for (int i = 0; i < n || (end && stream->n); ) {
+        if (i < n) stream->held[stream->n++] = bytes[i++];
+        int     length, lead = (unsigned char)stream->held[0];
+        int     want = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
+        int32_t code = utf8_decode((const uint8_t *)stream->held, stream->n, &length);
+        if (code < 0 && stream->n < want && !(end && i == n)) continue;
+        int control = code < 0 || (code < 32 && code != '\n' && code != '\t') ||
+                      (code >= 127 && code < 160);
+        if (control) fputc('?', stream->out);
+        else fwrite(stream->held, 1, length, stream->out);
+        stream->n -= length;
+        memmove(stream->held, stream->held + length, stream->n);
+    }
+    fflush(stream->out);
+}
+
+/* Continue the prompt; the text goes to out as it is made, or to the stream. */
+static int generate(const Experiment *x, const MiEdits *edits, FILE *out, Stream *stream)
 {
     const Command *c = x->command;
     int       V = x->model->shape.n_vocab, status = 0;
@@ -5305,8 +5387,8 @@ static int generate(const Experiment *x, const MiEdits *edits, FILE *out)
         int next = sample(c, logits, choices, V, i);
         if (mi_id_of_row(x->tokenizer, next) == END_OF_TEXT) break;
         const char *bytes = mi_token_bytes(x->tokenizer, next, &length);
-        fwrite(bytes, 1, length, out);
-        if (out == stdout) fflush(out);
+        if (stream) stream_bytes(stream, bytes, length, 0);
+        else fwrite(bytes, 1, length, out);
         if (i + 1 < c->generate) status = mi_append(run, &next, 1);
     }
     if (!run) status = -1;
@@ -5320,7 +5402,7 @@ static int generate_text(const Experiment *x, Reading *reading, const MiEdits *e
 {
     FILE *memory = open_memstream(&reading->text, &reading->text_size);
     if (!memory) return mi_fail("out of memory");
-    int status = generate(x, edits, memory);
+    int status = generate(x, edits, memory, NULL);
     return fclose(memory) ? mi_fail("out of memory") : status;
 }
 
@@ -5400,9 +5482,12 @@ static void print_requests(const Experiment *x, const Screen *screen)
             fprintf(out, "   (mean of %d samples, seed %d)", x->samples, x->command->seed);
         fputc('\n', out);
     }
-    if (x->answer.spaced || x->versus.spaced)
-        fprintf(out, "  %sa space was put before the answer: only so is it one token%s\n",
-                color_of(screen, "dim"), color_of(screen, "off"));
+    int spaced = x->answer.spaced ? x->answer.spaced : x->versus.spaced;
+    if (spaced)
+        fprintf(out, "  %snote    %s%s\n", color_of(screen, "dim"), spaced > 0
+                ? "a space was put before the answer: only so is it one token"
+                : "the answer is the token without a space; with one, as after a word, it is another",
+                color_of(screen, "off"));
     fputc('\n', out);
 }
 
@@ -5477,8 +5562,10 @@ static void print_metric(const Experiment *x, const Screen *screen)
     if (!strcmp(x->metric, "prob")) largest = 1;
     for (int i = 0; i < x->n_readings; i++) {
         const Reading *reading = &x->readings[i];
-        fprintf(out, "     %s%-6s%s %+10.4f  ", color_of(screen, reading->name), reading->name,
-                color_of(screen, "off"), reading->metric);
+        int signs = is_choice("logit_diff|logit|logprob", x->metric);
+        fprintf(out, signs ? "     %s%-6s%s %+10.4f  " : "     %s%-6s%s %10.4g  ",
+                color_of(screen, reading->name), reading->name, color_of(screen, "off"),
+                reading->metric);
         print_bar(out, fabs(reading->metric) / largest, 40, color_of(screen, reading->name));
         fputc('\n', out);
     }
@@ -5568,6 +5655,12 @@ static void print_tsv(const Experiment *x, FILE *out)
                     x->readings[i].metric, x->readings[i].error, x->n_data, x->readings[i].hits);
     }
     for (int i = 0; i < x->n_grids; i++) tsv_grid(out, &x->grids[i]);
+    if (x->command->generate) fprintf(out, "run\ttext\n");
+    for (int i = 0; x->command->generate && i < (x->edited ? 2 : 1); i++) {
+        fprintf(out, "%s\t", x->readings[i].name);
+        tsv_text(out, x->readings[i].text);
+        fputc('\n', out);
+    }
     if (x->command->data || (x->n_grids && x->command->top == 0)) return;
     fprintf(out, "run\trank\tid\ttoken\tlogit\tprob\n");
     for (int i = 0; i < x->n_readings; i++)
@@ -5816,8 +5909,10 @@ static void print_plan(const Experiment *x, FILE *out)
 {
     const MiShape *s = &x->model->shape;
     int T = x->prompt.n, t0 = T, half = 2 * s->n_layer;
+    char file[512] = "";
+    append_visible(file, sizeof file, x->model->file, strlen(x->model->file));
     fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
-            x->model->file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+            file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
     for (int t = 0; t < T; t++) {
         char label[64];
         fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(x->tokenizer, x->prompt.tokens[t]),
@@ -6404,13 +6499,15 @@ static int stream_text(const Experiment *x, const Screen *screen)
         const char *name = i ? "edited" : "base";
         printf("  %s%s%s", color_of(screen, name), x->edits.n ? name : "", color_of(screen, "off"));
         printf("%s", x->edits.n ? "\n  " : "");
+        Stream stream = { .out = stdout };
         for (int t = 0; t < x->prompt.n; t++) {
             int         length;
             const char *bytes = mi_token_bytes(x->tokenizer, x->prompt.tokens[t], &length);
-            fwrite(bytes, 1, length, stdout);
+            stream_bytes(&stream, bytes, length, t + 1 == x->prompt.n);
         }
         printf("%s", color_of(screen, name));
-        if (generate(x, i ? &x->edits : NULL, stdout) < 0) return -1;
+        if (generate(x, i ? &x->edits : NULL, stdout, &stream) < 0) return -1;
+        stream_bytes(&stream, "", 0, 1);
         printf("%s\n\n", color_of(screen, "off"));
     }
     return 0;
@@ -6468,7 +6565,7 @@ static int run_command(Experiment *x, int argc, char **argv)
         if (run_all(x) < 0 || read_all(x) < 0) return fail(FAULT_OF_RUN);
         if (x->sweep.request >= 0 && run_sweep(x) < 0) return fail(FAULT_OF_RUN);
         if (make_grids(x) < 0) return fail(FAULT_OF_RUN);
-        if (c->generate && c->json &&
+        if (c->generate && (c->json || c->tsv) &&
             (generate_text(x, &x->readings[0], NULL) < 0 ||
              (x->edits.n && generate_text(x, &x->readings[1], &x->edits) < 0)))
             return fail(FAULT_OF_RUN);
@@ -6488,6 +6585,10 @@ int main(int argc, char **argv)
     else {
         status = run_command(&x, argc, argv);
         close_experiment(&x);
+    }
+    if (status == 0 && (fflush(stdout) || ferror(stdout))) {
+        mi_fail("cannot write: %s", strerror(errno));
+        status = fail(FAULT_OF_RUN);
     }
     free(command.traced);
     free(command.edits.at);

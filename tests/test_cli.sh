@@ -230,7 +230,7 @@ caret 7 "after query" ABC --knockout L0H0@1:2
 caret 4 ".npy" ABC --set L0H0
 caret 5 ".npy" ABC --set L0H0=
 caret 4 ".npy" ABC --save L0H0
-caret 4 ".npy" ABC --save L0H0=
+caret 5 ".npy" ABC --save L0H0=
 caret 0 "one address" ABC --save "L0H0,L0H1=$work/x.npy"
 caret 0 "one address" ABC --save "not:L0H1=$work/x.npy"
 caret 0 "one address" ABC --set "L0H0,L0H1=$golden/x.npy"
