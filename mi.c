@@ -2854,7 +2854,8 @@ static int find_text(const Parser *p, const char *text, size_t n, int space, Ran
     memcpy(spaced + 1, text, n);
     for (int first = 0; first < p->n; first++)
         for (int last = first; last < p->n && last <= first + (int)n; last++)
-            if (tokens_spell(p, first, last, text, n) || (space && tokens_spell(p, first, last, spaced, n + 1)))
+            if (tokens_spell(p, first, last, text, n) ||
+                (space && tokens_spell(p, first, last, spaced, n + 1)))
                 if (found++ < most) matches[found - 1] = (Range){ first, last, 0 };
     free(spaced);
     return found;
@@ -3028,7 +3029,8 @@ static int parse_float(const char *text, float *value)
     errno = 0;
     double number = strtod(text, &end);
     *value = (float)number;
-    return *text && !strpbrk(text, "xX") && !isspace((unsigned char)*text) && !*end && isfinite(number) && isfinite(*value);
+    return *text && !strpbrk(text, "xX") && !isspace((unsigned char)*text) && !*end &&
+           isfinite(number) && isfinite(*value);
 }
 
 /* "0.1", or "3s": so many standard deviations of all entries of wte. */
@@ -3069,7 +3071,8 @@ static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edi
                                              MI_FROM_CALLER };
         int kind = 0;
         while (value && kind < 4 && strcmp(value, kinds[kind])) kind++;
-        if (kind == 4) return fail_at(p, where, "an ablation is =zero, =tlzero, =mean or =resample");
+        if (kind == 4)
+            return fail_at(p, where, "an ablation is =zero, =tlzero, =mean or =resample");
         if (kind && keys)
             return fail_at(p, where, "scores and pattern have no =%s: their rows differ in length",
                            value);
@@ -3112,9 +3115,11 @@ static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edi
         for (int i = 0; i < p->n_found; i++) {
             MiSite site = p->found[i].site;
             const char *text = p->found[i].text;
-            if (p->found[i].unit == HEAD && site != MI_z && site != MI_scores) text = strchr(text, '.');
+            if (p->found[i].unit == HEAD && site != MI_z && site != MI_scores)
+                text = strchr(text, '.');
             if (p->found[i].unit != HEAD || !p->found[i].has_key || text != p->found[i].text)
-                return fail_at(p, text ? text : p->found[i].text, "a knockout is an attention edge of a head: "
+                return fail_at(p, text ? text : p->found[i].text,
+                               "a knockout is an attention edge of a head: "
                                "L5H3@QUERY:KEY");
             p->found[i].site = MI_scores;
         }
@@ -3446,7 +3451,8 @@ static void print_grid(const Screen *screen, const Grid *grid)
     fprintf(out, "  %s\n", grid->title);
     for (int first = 0; first < grid->n_cols; first += per_panel) {
         int last = min_int(first + per_panel, grid->n_cols);
-        for (int line = 0; line < 2; line++) print_header(out, grid, first, last, label, width, line);
+        for (int line = 0; line < 2; line++)
+            print_header(out, grid, first, last, label, width, line);
         for (int r = 0; r < grid->n_rows; r++) {
             fputs("  ", out);
             print_padded(out, grid->row[r], label);
@@ -3526,8 +3532,9 @@ static void svg_color_bar(FILE *out, const Grid *grid, double limit)
     for (int i = 0; i < STEPS; i++) {
         double share = 1 - (double)i / (STEPS - 1);
         Color  c = heat(grid->diverging ? 2 * share - 1 : share);
-        fprintf(out, "<rect x=\"%d\" y=\"%d\" width=\"14\" height=\"%d\" fill=\"#%02x%02x%02x\"/>\n",
-                x, SVG_TOP + i * HEIGHT, HEIGHT, c.r, c.g, c.b);
+        fprintf(out,
+                "<rect x=\"%d\" y=\"%d\" width=\"14\" height=\"%d\" fill=\"#%02x%02x%02x\"/>\n", x,
+                SVG_TOP + i * HEIGHT, HEIGHT, c.r, c.g, c.b);
     }
     snprintf(text, sizeof text, "%.3g", limit);
     svg_label(out, x + 20, SVG_TOP + 8, "start", "", text);
@@ -3559,9 +3566,10 @@ static void svg_grid(FILE *out, const Grid *grid, int top)
             Color color = heat(pale ? 0 : grid->diverging ? value / limit : fabs(value) / limit);
             if (grid->word) snprintf(number, sizeof number, "%s", grid->word[i]);
             else short_number(number, sizeof number, value, grid->diverging);
-            fprintf(out, "<g><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" "
-                    "fill=\"#%02x%02x%02x\"/><title>", SVG_LEFT + c * width, y, width - 1, SVG_ROW - 1,
-                    color.r, color.g, color.b);
+            fprintf(out,
+                    "<g><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" "
+                    "fill=\"#%02x%02x%02x\"/><title>",
+                    SVG_LEFT + c * width, y, width - 1, SVG_ROW - 1, color.r, color.g, color.b);
             xml_text(out, grid->row[r]);
             fputs(" | ", out);
             xml_text(out, grid->col[c]);
@@ -3586,9 +3594,11 @@ static void print_svg(FILE *out, const Grid *grids, int n)
         width = max_int(width, svg_width(&grids[i]));
         height += svg_height(&grids[i]);
     }
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 "
+    fprintf(out,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 "
             "%d %d\" font-family=\"Helvetica,Arial,sans-serif\" font-size=\"12\">\n"
-            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", width, height, width, height);
+            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
+            width, height, width, height);
     for (int i = 0, top = 0; i < n; top += svg_height(&grids[i++])) svg_grid(out, &grids[i], top);
     fputs("</svg>\n", out);
 }
@@ -3797,8 +3807,8 @@ typedef struct {
 
 #define FIELD(name) offsetof(Command, name)
 static const Option OPTIONS[] = {
-    { HEADING, 0, "Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\"",
-      0, 0, 0, NULL },
+    { HEADING, 0, "Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\"", 0,
+      0, 0, NULL },
     { TEXT, 'm', "model", "FILE", FIELD(model), 0, 0,
       "a GPT-2 in .safetensors ($MI_MODEL, or tiny)" },
     { TEXT, 0, "tokenizer", "FILE", FIELD(tokenizer), 0, 0, "the tokenizer.bin to use" },
@@ -3832,17 +3842,18 @@ static const Option OPTIONS[] = {
     { REQUEST, 0, "set", "SITES=FILE.npy", FIELD(edits), 0, 0, "write back what --save wrote" },
     { MODIFIER, 0, "toward", "TEXT", offsetof(Request, toward), 0, 0,
       "the direction: the site's value after TEXT ..." },
-    { MODIFIER, 0, "away", "TEXT", offsetof(Request, away), 0, 0, "... minus its value after TEXT" },
+    { MODIFIER, 0, "away", "TEXT", offsetof(Request, away), 0, 0,
+      "... minus its value after TEXT" },
     { MODIFIER, 0, "direction", "FILE.npy|random:SEED", offsetof(Request, direction), 0, 0,
       "the direction from a file, or random (of the same norm)" },
     { CHOICE, 0, "align", "last|front", FIELD(align), 0, 0,
       "front: steer position by position from the first token" },
-    { EACH, 0, "each", NULL, 0, 0, 0,
-      "sweep the one before: a run per cell of its ranges" },
+    { EACH, 0, "each", NULL, 0, 0, 0, "sweep the one before: a run per cell of its ranges" },
     { TEXT, 0, "trace", "TEXT", FIELD(trace), 0, 0,
       "causal trace: noise on TEXT, then each state restored" },
     { CHOICE, 0, "kind", "resid|mlp|attn", FIELD(kind), 0, 0, "what --trace restores (resid)" },
-    { INTEGER, 0, "window", "N", FIELD(window), 1, 1000, "layers at a time, for mlp and attn (10)" },
+    { INTEGER, 0, "window", "N", FIELD(window), 1, 1000,
+      "layers at a time, for mlp and attn (10)" },
     { INTEGER, 0, "samples", "N", FIELD(samples), 1, 10000, "average over N draws of noise (10)" },
     { INTEGER, 0, "seed", "N", FIELD(seed), 0, INT_MAX, "of noise and sampling (0)" },
 
@@ -3867,7 +3878,8 @@ static const Option OPTIONS[] = {
     { FLAG, 0, "provenance", NULL, FIELD(provenance), 0, 0, "the model's sha256 in the JSON" },
 
     { HEADING, 0, "Information", "mi --ablate L5H3 --explain", 0, 0, 0, NULL },
-    { FLAG, 0, "explain", NULL, FIELD(explain), 0, 0, "show tokens, resolved edits and memory; stop" },
+    { FLAG, 0, "explain", NULL, FIELD(explain), 0, 0,
+      "show tokens, resolved edits and memory; stop" },
     { FLAG, 0, "sites", NULL, FIELD(sites), 0, 0, "list the sites" },
     { FLAG, 'h', "help", NULL, FIELD(help), 0, 0, "this text" },
     { FLAG, 0, "version", NULL, FIELD(version), 0, 0, "the version" },
@@ -3891,9 +3903,10 @@ static void print_help(FILE *out)
         if (strlen(left) >= 32) fprintf(out, "%s\n%32s%s\n", left, "", o->help);
         else fprintf(out, "%-32s%s\n", left, o->help);
     }
-    fprintf(out, "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
-                 "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
-                 "Without PROMPT, a built-in one is used: who got the drink?\n");
+    fprintf(out,
+            "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
+            "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
+            "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
 
 static void print_sites(FILE *out)
@@ -3904,7 +3917,8 @@ static void print_sites(FILE *out)
         char tl[64], *slot;
         snprintf(tl, sizeof tl, "%s", SITES[i].tl_name ? SITES[i].tl_name : "-");
         if ((slot = strstr(tl, "%d"))) slot[0] = 'l', memmove(slot + 1, slot + 2, strlen(slot + 1));
-        fprintf(out, "%-11s %-5s %-33s %s\n", SITES[i].name, widths[SITES[i].width], tl, SITES[i].what);
+        fprintf(out, "%-11s %-5s %-33s %s\n", SITES[i].name, widths[SITES[i].width], tl,
+                SITES[i].what);
     }
 }
 
@@ -3942,8 +3956,9 @@ static int set_number(char *field, const Option *o, const char *value)
     errno = 0;
     double number = strtod(value, &end);
     int    whole = o->kind == INTEGER;
-    if (!*value || *end || isspace((unsigned char)*value) || strpbrk(value, "xX") || !(number >= o->low) ||
-        !(number <= o->high) || (whole && strspn(value, "0123456789") != strlen(value)))
+    if (!*value || *end || isspace((unsigned char)*value) || strpbrk(value, "xX") ||
+        !(number >= o->low) || !(number <= o->high) ||
+        (whole && strspn(value, "0123456789") != strlen(value)))
         return mi_fail("--%s: \"%.100s\" is not a %snumber from %d to %d", o->name, value,
                        whole ? "whole " : "", o->low, o->high);
     if (whole) *(int *)field = (int)number;
@@ -3957,7 +3972,8 @@ static int set_modifier(Command *command, const Option *o, const char *value)
         Request *request = &command->edits.at[i];
         if (strcmp(request->op, "steer") && strcmp(request->op, "project")) continue;
         const char **field = (const char **)((char *)request + o->field);
-        if (*field) return mi_fail("--%s: the --%s before it has one already", o->name, request->op);
+        if (*field)
+            return mi_fail("--%s: the --%s before it has one already", o->name, request->op);
         *field = value;
         return 0;
     }
@@ -4040,7 +4056,8 @@ static int add_trace(Command *command)
     int window = !strcmp(kind, "resid") ? 0 : command->window ? command->window : 10;
     if (add_request(&command->edits, (Request){ .op = "noise", .argument = command->traced }) < 0)
         return -1;
-    if (add_request(&command->edits, (Request){ .op = "patch", .argument = sites, .window = window }))
+    if (add_request(&command->edits,
+                    (Request){ .op = "patch", .argument = sites, .window = window }))
         return -1;
     return set_each(command);
 }
@@ -4110,7 +4127,8 @@ static int parse_command(Command *command, int argc, char **argv)
     if (command->svg && !pictures)
         return mi_fail("--svg: there is no picture to draw; --each, --lens, --attn and --loss make "
                        "one");
-    if (command->generate && sweeps(command)) return mi_fail("--each and --generate exclude each other");
+    if (command->generate && sweeps(command))
+        return mi_fail("--each and --generate exclude each other");
     if (command->top < 0) command->top = command->generate || pictures ? 0 : 10;
     return 0;
 }
@@ -4312,7 +4330,8 @@ static void list_tokens(const Experiment *x, const Prompt *prompt, char *out, si
     char label[64];
     out[0] = 0;
     for (int t = 0; t < prompt->n && strlen(out) + 80 < size; t++)
-        sprintf(out + strlen(out), "%s%s", t ? "|" : "", token_label(x, prompt->tokens[t], label, 64));
+        sprintf(out + strlen(out), "%s%s", t ? "|" : "",
+                token_label(x, prompt->tokens[t], label, 64));
 }
 
 /* The unedited donor of --patch: another prompt of the same number of tokens. */
@@ -4371,8 +4390,8 @@ static int parse_token_set(const Experiment *x, const char *flag, const char *te
     if (!text) return 0;
     set->tokens = malloc((strlen(text) + 101) * sizeof(int));
     if (!set->tokens) return mi_fail("out of memory");
-    if (isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 && n == 5 &&
-        isdigit((unsigned char)text[3]) && !text[5] && low <= high) {
+    if (isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 &&
+        n == 5 && isdigit((unsigned char)text[3]) && !text[5] && low <= high) {
         for (int i = low; i <= high; i++) {
             char digits[16];
             snprintf(digits, sizeof digits, "%02d", i);
@@ -4487,7 +4506,8 @@ static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiE
 {
     Sweep *sweep = &x->sweep;
     Range  axes[4] = { a->layer, a->index, a->pos, a->key };
-    int    n[4], last = -1, rows[4] = {0}, cols[4] = {0}, window = x->command->edits.at[sweep->request].window;
+    int n[4], last = -1, rows[4] = { 0 }, cols[4] = { 0 },
+              window = x->command->edits.at[sweep->request].window;
     for (int i = 0; i < 4; i++) {
         axes[i].many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
         n[i] = size_of(axes[i]);
@@ -4514,11 +4534,13 @@ static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiE
         Address single = *a;
         single.layer = now[0], single.index = now[1], single.pos = now[2], single.key = now[3];
         int r = first_row + i / n_cols, c = i % n_cols, l = now[0].lo;
-        if (list && last < 0) snprintf(row[r], 40, "%.*s", (int)min_int((int)strcspn(a->text, ",="), 39), a->text);
+        if (list && last < 0)
+            snprintf(row[r], 40, "%.*s", (int)min_int((int)strcspn(a->text, ",="), 39), a->text);
         else cell_label(x, a, now, rows, row[r]);
         cell_label(x, a, now, cols, sweep->col[c]);
-        if (window) single.layer = (Range){ max_int(0, l - window / 2),
-                                            min_int(x->model->shape.n_layer, l + (window + 1) / 2) - 1, 0 };
+        if (window)
+            single.layer = (Range){ max_int(0, l - window / 2),
+                                    min_int(x->model->shape.n_layer, l + (window + 1) / 2) - 1, 0 };
         cell[r * n_cols + c] = single.key.lo > single.pos.hi ? -1 : add_cell(x, p, &single, edit);
         if (cell[r * n_cols + c] < -1) return -1;
     }
@@ -4544,7 +4566,8 @@ static int read_sweep(Experiment *x, int which)
     for (int i = 0; i < p.n_found && status == 0; i++)
         status = add_cells(x, &p, &p.found[i], &edit, p.n_found > 1);
     if (status == 0 && x->sweep.n_cells < 2)
-        status = fail_at(&p, text, "--each sweeps what is written with several values: L*H*, L5H3@*, "
+        status = fail_at(&p, text,
+                         "--each sweeps what is written with several values: L*H*, L5H3@*, "
                          "a list");
     free(p.found);
     return status;
@@ -4574,7 +4597,7 @@ static int check_direction(const Experiment *x, const Request *request)
     int         front = x->command->align && !strcmp(x->command->align, "front");
     for (int i = 0; i < 2; i++) {
         Prompt prompt = {0};
-        int    status = texts[i] ? encode_prompt(x, i ? "--away" : "--toward", texts[i], &prompt) : 0;
+        int status = texts[i] ? encode_prompt(x, i ? "--away" : "--toward", texts[i], &prompt) : 0;
         free(prompt.tokens);
         if (status < 0) return -1;
         if (front && prompt.n > x->prompt.n)
@@ -4602,7 +4625,8 @@ static int read_edits(Experiment *x)
         const Request *request = &edits->at[i];
         int first = x->edits.n, steers = !strcmp(request->op, "steer");
         if (request->each && read_sweep(x, i) < 0) return -1;
-        if (!strcmp(request->op, "set") && one_address(x, "--set", request->argument, NULL) < 0) return -1;
+        if (!strcmp(request->op, "set") && one_address(x, "--set", request->argument, NULL) < 0)
+            return -1;
         if (!request->each &&
             mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
                            request->op, request->argument) < 0)
@@ -4614,7 +4638,8 @@ static int read_edits(Experiment *x)
         x->first_edit[i + 1] = x->edits.n;
         noise |= !strcmp(request->op, "noise");
         const char *value = find_value(request->argument);
-        if (!x->command->data && !strcmp(request->op, "ablate") && value && !strcmp(value, "=resample"))
+        if (!x->command->data && !strcmp(request->op, "ablate") && value &&
+            !strcmp(value, "=resample"))
             return mi_fail("--ablate =resample takes another row's value: it needs --data");
         if (!steers && strcmp(request->op, "project")) continue;
         if (!request->toward && !request->away && !request->direction)
@@ -4644,7 +4669,8 @@ static int read_heads(Experiment *x)
         int keys = SITES[a->site].width == MI_KEYS;
         if (!keys && (a->unit != HEAD || a->site != MI_z))
             return fail_at(&x->heads, a->text, "expected heads, as in L5H3, or L5H3.scores");
-        if (a->has_key) return fail_at(&x->heads, a->text, "the picture has all keys; leave out the :");
+        if (a->has_key)
+            return fail_at(&x->heads, a->text, "the picture has all keys; leave out the :");
         if (!keys) a->site = MI_pattern;
         if (a->unit == WHOLE_ROW) a->index = (Range){ 0, x->model->shape.n_head - 1, 1 };
     }
@@ -4711,7 +4737,8 @@ static int open_outputs(Experiment *x)
 /* ---- Running ---- */
 
 /* The run of a text that a direction is taken from; with front, padded with spaces to n tokens. */
-static MiRun *run_text(const Experiment *x, const char *flag, const char *text, uint64_t keep, int n)
+static MiRun *run_text(const Experiment *x, const char *flag, const char *text, uint64_t keep,
+                       int n)
 {
     Prompt    prompt = {0};
     MiOptions options = { .keep = keep, .threads = x->command->threads };
@@ -4761,7 +4788,8 @@ static int direction_row(const Experiment *x, const Request *request, const MiEd
         v[i] = normal_at(&noise, 0, i);
         drawn += v[i] * v[i];
     }
-    for (int i = 0; i < edit->count; i++) v[i] *= (float)((toward || away ? norm : 1) / sqrt(drawn));
+    for (int i = 0; i < edit->count; i++)
+        v[i] *= (float)((toward || away ? norm : 1) / sqrt(drawn));
     return 0;
 }
 
@@ -4807,7 +4835,8 @@ static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, 
         if (status < 0) break;
         double norm = sqrt(x->base->kernel->dot(v, v, rows * edit->count));
         if (!(norm > 0) || !isfinite(norm)) {
-            status = mi_fail("--%s: the direction is %s", request->op, norm > 0 ? "infinite" : "zero");
+            status =
+                mi_fail("--%s: the direction is %s", request->op, norm > 0 ? "infinite" : "zero");
             break;
         }
         for (int j = 0; j < edit->count && edit->op == MI_PROJECT; j++) v[j] /= (float)norm;
@@ -5037,9 +5066,11 @@ static int read_run(Experiment *x, const char *name, const MiRun *run, const Pro
             reading->logits[i] += logits[i] / S;
             reading->prob[i] += (float)exp(logits[i] - log_sum) / S;
         }
-        reading->metric += (strcmp(x->metric, "loss")
-                            ? metric_of(x, logits, s || run != x->base ? x->readings[0].logits : logits)
-                            : mean_loss(x, run, s, prompt)) / S;
+        reading->metric +=
+            (strcmp(x->metric, "loss")
+                 ? metric_of(x, logits, s || run != x->base ? x->readings[0].logits : logits)
+                 : mean_loss(x, run, s, prompt)) /
+            S;
     }
     free(logits);
     if (status == 0) reading->n_top = mi_top(reading->prob, V, k, reading->top);
@@ -5168,7 +5199,8 @@ static int lens_grids(Experiment *x)
     int    metric = x->answer.n && strcmp(x->metric, "kl") && strcmp(x->metric, "loss");
     float *logits = malloc(V * sizeof *logits);
     if (x->command->data && !metric)
-        return free(logits), mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
+        return free(logits),
+               mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
     Grid  *words = next_grid(x, points, T, 1), *depth = NULL;
     if (metric && words) depth = next_grid(x, points, 1, 0), words = depth ? depth - 1 : NULL;
     if (!logits || !words) return free(logits), mi_fail("out of memory");
@@ -5207,8 +5239,10 @@ static int attn_grids(Experiment *x)
             for (int head = a->index.lo; head <= a->index.hi; head++) {
                 Grid *grid = next_grid(x, a->pos.hi - a->pos.lo + 1, x->prompt.n, 0);
                 if (!grid) return -1;
-                snprintf(grid->title, sizeof grid->title, "%s of L%dH%d%s: row = who looks, column = "
-                         "at whom", SITES[a->site].name, layer, head, x->edited ? ", edited" : "");
+                snprintf(grid->title, sizeof grid->title,
+                         "%s of L%dH%d%s: row = who looks, column = "
+                         "at whom",
+                         SITES[a->site].name, layer, head, x->edited ? ", edited" : "");
                 grid->diverging = a->site == MI_scores;
                 if (a->site == MI_pattern) grid->limit = 1;
                 for (int t = 0; t < x->prompt.n; t++) pos_label(x, t, grid->col[t]);
@@ -5484,10 +5518,12 @@ static void print_requests(const Experiment *x, const Screen *screen)
     }
     int spaced = x->answer.spaced ? x->answer.spaced : x->versus.spaced;
     if (spaced)
-        fprintf(out, "  %snote    %s%s\n", color_of(screen, "dim"), spaced > 0
+        fprintf(
+            out, "  %snote    %s%s\n", color_of(screen, "dim"),
+            spaced > 0
                 ? "a space was put before the answer: only so is it one token"
                 : "the answer is the token without a space; with one, as after a word, it is another",
-                color_of(screen, "off"));
+            color_of(screen, "off"));
     fputc('\n', out);
 }
 
@@ -5538,7 +5574,8 @@ static const char *metric_title(const Experiment *x, char *title, size_t size)
 static void print_verdict(const Experiment *x, FILE *out)
 {
     double base = x->readings[0].metric, edited = x->edited ? x->readings[1].metric : 0;
-    if (!x->edited || x->sweep.request >= 0 || strcmp(x->metric, "logit_diff") || base < 0.05) return;
+    if (!x->edited || x->sweep.request >= 0 || strcmp(x->metric, "logit_diff") || base < 0.05)
+        return;
     double lost = 100 * (1 - edited / base);
     if (edited < 0)
         fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
@@ -5574,7 +5611,8 @@ static void print_metric(const Experiment *x, const Screen *screen)
         double range = x->readings[2].metric - x->readings[0].metric;
         double moved = x->readings[1].metric - x->readings[0].metric;
         if (fabs(range) >= 1e-6)
-            fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n", moved / range);
+            fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n",
+                    moved / range);
     }
     fputc('\n', out);
 }
@@ -5606,7 +5644,8 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
         for (int side = 0; side < 2 && value; side++) {
             int top[SHOWN];
             for (int i = 0; i < n; i++)
-                value[i] = isfinite(grid->value[i]) ? (float)(side ? -1 : 1) * (float)grid->value[i] : -INFINITY;
+                value[i] = isfinite(grid->value[i]) ? (float)(side ? -1 : 1) * (float)grid->value[i]
+                                                    : -INFINITY;
             for (int i = 0, found = mi_top(value, n, SHOWN, top); i < found; i++)
                 fprintf(out, "    %-14s %-14s %+9.4f\n", grid->row[top[i] / grid->n_cols],
                         grid->col[top[i] % grid->n_cols], grid->value[top[i]]);
@@ -5625,7 +5664,9 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
     }
     if (x->source && !x->n_data && fabs(x->readings[x->n_readings - 1].metric -
                           x->readings[x->edited ? 1 : 0].metric) < 1e-6)
-        fprintf(out, "  The source's metric is that of the run it is patched into: nothing to restore.\n\n");
+        fprintf(
+            out,
+            "  The source's metric is that of the run it is patched into: nothing to restore.\n\n");
     free(order);
 }
 
@@ -5697,7 +5738,8 @@ static void json_field(FILE *out, const char *name, double value)
 static void tl_name(const MiEdit *edit, char *name, size_t size)
 {
     const char *pattern = SITES[edit->site].tl_name, *slot = pattern ? strstr(pattern, "%d") : NULL;
-    if (slot) snprintf(name, size, "%.*s%d%s", (int)(slot - pattern), pattern, edit->layer, slot + 2);
+    if (slot)
+        snprintf(name, size, "%.*s%d%s", (int)(slot - pattern), pattern, edit->layer, slot + 2);
     else snprintf(name, size, "%s", pattern ? pattern : "");
 }
 
@@ -5711,7 +5753,8 @@ static void json_edits(FILE *out, const Experiment *x)
         int  last_column = edit->first + edit->count - 1;
         char name[64];
         while (x->first_edit[which + 1] <= i) which++;
-        fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "", x->command->edits.at[which].op);
+        fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "",
+                x->command->edits.at[which].op);
         if (SITES[edit->site].place == MI_BLOCK) fprintf(out, "L%d.", edit->layer);
         fprintf(out, "%s\",\"tl\":", SITES[edit->site].name);
         tl_name(edit, name, sizeof name);
@@ -5850,7 +5893,8 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
     const Command *c = x->command;
     const MiShape *s = &x->model->shape;
     fprintf(out, "{\"version\":\"%s\",\"argv\":[", MI_VERSION);
-    for (int i = 0; i < argc; i++) fputs(i ? "," : "", out), json_text(out, argv[i], strlen(argv[i]));
+    for (int i = 0; i < argc; i++)
+        fputs(i ? "," : "", out), json_text(out, argv[i], strlen(argv[i]));
     fputs("],\n \"model\":{\"file\":", out);
     json_text(out, x->model->file, strlen(x->model->file));
     if (c->provenance) {
@@ -5858,9 +5902,10 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
         sha256(x->model->map, x->model->map_size, digest);
         fprintf(out, ",\"sha256\":\"%s\"", digest);
     }
-    fprintf(out, ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
-                 " \"seed\":%d,\"samples\":%d", s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab,
-            c->seed, x->samples);
+    fprintf(out,
+            ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
+            " \"seed\":%d,\"samples\":%d",
+            s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab, c->seed, x->samples);
     if (c->data) return json_data(out, x), 0;
     fputs(",\n \"tokens\":[", out);
     for (int t = 0; t < x->prompt.n; t++) {
@@ -5927,8 +5972,8 @@ static void print_plan(const Experiment *x, FILE *out)
             const MiEdit *e = &x->edits.at[j];
             int last = min_int(e->pos_end, T) - 1, last_column = e->first + e->count - 1;
             tl_name(e, name, sizeof name);
-            fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", e->layer, SITES[e->site].name,
-                    *name ? name : "(not in TransformerLens)", e->pos, last,
+            fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", e->layer,
+                    SITES[e->site].name, *name ? name : "(not in TransformerLens)", e->pos, last,
                     e->head < 0 ? "columns" : "keys", e->first,
                     e->head < 0 ? last_column : min_int(last_column, last));
             if (e->head >= 0) fprintf(out, " of head %d", e->head);
@@ -5937,7 +5982,8 @@ static void print_plan(const Experiment *x, FILE *out)
             half = min_int(half, half_of(x->model, e->site, e->layer));
         }
     }
-    double trunk = run_megabytes(x->model, T, T, sites_shown(x) | sites_read(&x->edits, 0) | ALWAYS_KEPT);
+    double trunk =
+        run_megabytes(x->model, T, T, sites_shown(x) | sites_read(&x->edits, 0) | ALWAYS_KEPT);
     double fork = run_megabytes(x->model, (T - t0) * x->samples, T, sites_shown(x));
     if (x->edits.n)
         fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
@@ -6028,7 +6074,8 @@ static char *fill_in(const Table *table, int row, const char *argument)
         size_t n = strspn(c + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
         int    found = (*c == '@' || *c == ':') && !quoted && n ? column(table, c + 1, n) : -1;
         if (found < 0) continue;
-        const char *value = table->cell[row * table->n_cols + found], *number = value + (*value == '-');
+        const char *value = table->cell[row * table->n_cols + found],
+                   *number = value + (*value == '-');
         int index = *number && strspn(number, "0123456789") == strlen(number);
         const char *hash = strrchr(value, '#');
         if (hash && strspn(hash + 1, "0123456789") != strlen(hash + 1)) hash = NULL;
@@ -6078,7 +6125,7 @@ static void free_row(Experiment *y, Command *command)
 typedef struct {
     Table   table;
     int     aligned, n;                                 /* all rows have n tokens */
-    double **sum;                                       /* [edits] of the rows' sums [n or 1, count] */
+    double **sum; /* [edits] of the rows' sums [n or 1, count] */
     long    *count;                                     /* [edits] */
     int     n_edits;
     int    *partner;                                    /* [rows] */
@@ -6196,8 +6243,9 @@ static int share_partner(const Experiment *x, const Data *data, int row, Experim
         MiEdit *edit = edit_of(y, j);
         if (edit->from != MI_FROM_CALLER || edit->op != MI_SET || edit->value) continue;
         if (!data->aligned || data->table.n_rows < 3)
-            return mi_fail("%s: =resample needs at least two rows, all of the same number of tokens",
-                           data->table.file);
+            return mi_fail(
+                "%s: =resample needs at least two rows, all of the same number of tokens",
+                data->table.file);
         if (!y->other) {
             Experiment z;
             Command    command;
@@ -6383,7 +6431,8 @@ static int run_data(Experiment *x)
     }
     for (int r = 0; r < n && status == 0; r++) {
         status = run_row(x, &data, &results, r);
-        if (isatty(2) && n > 20) fprintf(stderr, "\r  row %d of %d%s", r + 1, n, r + 1 < n ? "" : "\r\033[K");
+        if (isatty(2) && n > 20)
+            fprintf(stderr, "\r  row %d of %d%s", r + 1, n, r + 1 < n ? "" : "\r\033[K");
     }
     x->n_data = n;
     x->aligned = data.aligned;
@@ -6427,8 +6476,8 @@ static void print_data(const Experiment *x, const Screen *screen)
     for (int i = 0; i < x->n_readings; i++) largest = fmax(largest, fabs(x->readings[i].metric));
     for (int i = 0; i < x->n_readings; i++) {
         const Reading *reading = &x->readings[i];
-        fprintf(out, "     %s%-6s%s %+9.4f ± %-8.2g", color_of(screen, reading->name), reading->name,
-                color_of(screen, "off"), reading->metric, reading->error);
+        fprintf(out, "     %s%-6s%s %+9.4f ± %-8.2g", color_of(screen, reading->name),
+                reading->name, color_of(screen, "off"), reading->metric, reading->error);
         if (x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
         print_bar(out, fabs(reading->metric) / largest, 28, color_of(screen, reading->name));
         fputc('\n', out);
@@ -6516,7 +6565,8 @@ static int stream_text(const Experiment *x, const Screen *screen)
 static int window_columns(void)
 {
     struct winsize window;
-    if (isatty(1) && ioctl(1, TIOCGWINSZ, &window) == 0 && window.ws_col >= 40) return window.ws_col;
+    if (isatty(1) && ioctl(1, TIOCGWINSZ, &window) == 0 && window.ws_col >= 40)
+        return window.ws_col;
     return 80;
 }
 
@@ -6554,7 +6604,8 @@ static int run_command(Experiment *x, int argc, char **argv)
     const Command *c = x->command;
     if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
     if (c->data && !c->explain) {
-        if ((c->svg && open_output(&x->svg, c->svg) < 0) || run_data(x) < 0) return fail(FAULT_OF_RUN);
+        if ((c->svg && open_output(&x->svg, c->svg) < 0) || run_data(x) < 0)
+            return fail(FAULT_OF_RUN);
         return report(x, argc, argv) < 0 ? fail(FAULT_OF_RUN) : 0;
     }
     if (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0 ||

@@ -424,6 +424,28 @@ static const char *edit_touches_only_its_cone(World *w)
     return NULL;
 }
 
+/* Edits element by element do not mind being cut into pieces of columns and rows. (They do where a
+ * compiler rounds the tail of a loop otherwise than its body.) */
+static const char *edit_is_its_pieces(World *w)
+{
+    MiEdit e = random_edit(w, below(w, MI_N_SITES), w->T);
+    if (e.op == MI_PROJECT) e.op = MI_ADD;
+    MiEdits *list = only(w, e), pieces = {0};
+    int row = e.pos + below(w, least(e.pos_end, w->T) - e.pos), column = below(w, e.count);
+    for (int i = 0; i < 4; i++) {
+        MiEdit piece = e;
+        if (i & 1) piece.first += column, piece.count -= column;
+        else piece.count = column;
+        if (i & 2) piece.pos = row;
+        else piece.pos_end = row;
+        if (piece.count == 0 || piece.pos == piece.pos_end) continue;
+        if (e.value) piece.value += (size_t)(piece.pos - e.pos) * e.value_stride
+                                    + (size_t)(piece.first - e.first);
+        add_edit(w, &pieces, piece);
+    }
+    return same(w, trunk(whole(w, &pieces)), trunk(whole(w, list)));
+}
+
 static const char *generation_is_whole_pass(World *w)
 {
     MiEdits list = {0}, own = {0};
@@ -597,6 +619,7 @@ static const struct {
     {"an edit outside the cone is an error", edit_outside_the_cone_is_an_error},
     {"fewer kept sites change nothing else", kept_sites_change_nothing},
     {"an edit touches only its light cone", edit_touches_only_its_cone},
+    {"an edit == its pieces", edit_is_its_pieces},
     {"generation == whole pass", generation_is_whole_pass},
     {"zeroing assigns", zeroing_assigns},
     {"zero weights are not skipped", zero_weights_are_not_skipped},
