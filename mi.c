@@ -15,13 +15,15 @@
  *
  * One block, with the names of its sites (l = layer; TransformerLens uses the same names):
  *
- *     resid_pre ──┬──────────────────────────────────────────────────────────┐
- *                 └─ ln1_scale ─ ln1 ─┬─ q ─┬─ scores ─ pattern ─┐            │
- *                                     ├─ k ─┘                    ├─ z ─ attn_out
- *                                     └─ v ─────────────────────┘            │
- *     resid_mid ──┬─────────────────────────── = resid_pre + attn_out ────────┤
- *                 └─ ln2_scale ─ ln2 ─ mlp_pre ─ mlp_post ─ mlp_out           │
- *     resid_post ──────────────────────────── = resid_mid + mlp_out ──────────┘
+ *     resid_pre ── ln1_scale ─ ln1 ─┬─ q ─┬─ scores ─ pattern ─┬─ z ─ attn_out ─┐
+ *         │                         ├─ k ─┘                    │                │
+ *         │                         └─ v ──────────────────────┘                │
+ *         + <───────────────────────────────────────────────────────────────────┘
+ *         │
+ *     resid_mid ── ln2_scale ─ ln2 ─ mlp_pre ─ mlp_post ─ mlp_out ──────────────┐
+ *         + <───────────────────────────────────────────────────────────────────┘
+ *         │
+ *     resid_post
  *
  * below the first block: embed + pos_embed; above the last: ln_f_scale, ln_f, and the unembedding.
  *
