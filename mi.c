@@ -1562,22 +1562,19 @@ static const Kernels fast_kernels = {
 /* then the data. The file may come from anyone: nothing in it is believed before it is checked.  */
 /* ============================================================================================= */
 
-typedef struct {
-    const char *at, *end;
-    char       *text;                                   /* decoded strings go here, one by one */
-    const char *file;
-} Json;
+/* What is left of a JSON text, which ends with NUL. Strings are decoded where they stand. */
+typedef struct { char *at, *end; } Json;
 
-static int json_fail(const Json *json, const char *what)
+static int json_fail(const char *what)
 {
-    return mi_fail("%s: not a safetensors file: %s", json->file, what);
+    return mi_fail("not a safetensors file: %s", what);
 }
 
 /* The next character that is not white space, without taking it; 0 at the end. */
 static char json_peek(Json *json)
 {
-    while (json->at < json->end && *json->at && strchr(" \t\r\n", *json->at)) json->at++;
-    return json->at < json->end ? *json->at : 0;
+    json->at += strspn(json->at, " \t\r\n");
+    return *json->at;
 }
 
 static int json_take(Json *json, char expected)
@@ -1587,60 +1584,58 @@ static int json_take(Json *json, char expected)
     return 1;
 }
 
+/* uXXXX -> its code; -1 if it is not that. */
 static int json_hex(Json *json)
 {
     int value = 0;
-    if (json->end - json->at < 4) return -1;
+    if (*json->at != 'u') return -1;
     for (int i = 0; i < 4; i++) {
-        char c = *json->at++;
+        char c = *++json->at;
         if (!isxdigit((unsigned char)c)) return -1;
         value = value * 16 + (isdigit((unsigned char)c) ? c - '0' : (c | 32) - 'a' + 10);
     }
+    json->at++;
     return value;
 }
 
-/* \uXXXX, or a surrogate pair of them, as UTF-8. */
-static int json_unicode(Json *json)
+/* uXXXX, or a surrogate pair uXXXX\uXXXX, as UTF-8. */
+static int json_unicode(Json *json, char **out)
 {
     int c = json_hex(json);
-    if (c >= 0xD800 && c < 0xDC00 && json->end - json->at >= 6 && json->at[0] == '\\' &&
-        json->at[1] == 'u') {
-        json->at += 2;
+    if (c >= 0xD800 && c < 0xDC00 && *json->at == '\\') {
+        json->at++;
         int low = json_hex(json);
         c = low >= 0xDC00 && low < 0xE000 ? 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00) : -1;
     }
     if (c < 0 || (c >= 0xD800 && c < 0xE000)) return -1;
-    if (c > 0 && c < 0x80) *json->text++ = (char)c;     /* 0 takes two bytes: it ends no string */
-    else {
-        int tail = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-        *json->text++ = (char)((0xF00 >> tail & 0xFF) | c >> 6 * tail);
-        while (tail--) *json->text++ = (char)(0x80 | (c >> 6 * tail & 0x3F));
-    }
+    int tail = c > 0 && c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    *(*out)++ = (char)(tail ? (0xF00 >> tail & 0xFF) | c >> 6 * tail : c);
+    while (tail--)                                      /* 0 takes two bytes: it ends no string */
+        *(*out)++ = (char)(0x80 | (c >> 6 * tail & 0x3F));
     return 0;
 }
 
-/* "..." -> its text, ended by NUL; NULL if malformed. Never longer than its JSON. */
+/* "..." -> its text, ended by NUL, which is never longer than its JSON; NULL if malformed. */
 static const char *json_string(Json *json)
 {
-    const char *start = json->text;
-    if (!json_take(json, '"')) return json_fail(json, "expected a string in the header"), NULL;
-    while (json->at < json->end && *json->at != '"') {
-        unsigned char c = (unsigned char)*json->at++;
-        if (c < 0x20) return json_fail(json, "control character in a string of the header"), NULL;
-        if (c != '\\') {
-            *json->text++ = (char)c;
+    static const char names[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
+    if (!json_take(json, '"')) return json_fail("expected a string in the header"), NULL;
+    char *start = json->at, *out = start;
+    while (*json->at != '"') {
+        if (json->at == json->end) return json_fail("unterminated string in the header"), NULL;
+        if ((unsigned char)*json->at < 0x20)
+            return json_fail("control character in a string of the header"), NULL;
+        if (*json->at != '\\') {
+            *out++ = *json->at++;
             continue;
         }
-        static const char names[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
-        char escape = json->at < json->end ? *json->at++ : 0;
-        const char *known = escape ? strchr(names, escape) : NULL;
-        if (known) *json->text++ = meaning[known - names];
-        else if (escape != 'u' || json_unicode(json) < 0)
-            return json_fail(json, "malformed escape in a string of the header"), NULL;
+        const char *known = *++json->at ? strchr(names, *json->at) : NULL;
+        if (known) *out++ = meaning[known - names], json->at++;
+        else if (json_unicode(json, &out) < 0)
+            return json_fail("malformed escape in a string of the header"), NULL;
     }
-    if (json->at == json->end) return json_fail(json, "unterminated string in the header"), NULL;
     json->at++;
-    *json->text++ = 0;
+    *out = 0;
     return start;
 }
 
@@ -1648,18 +1643,14 @@ static const char *json_string(Json *json)
 static int json_integer(Json *json, int64_t *value)
 {
     if (!isdigit((unsigned char)json_peek(json)))
-        return json_fail(json, "expected a non-negative integer in the header");
-    if (*json->at == '0' && json->end - json->at > 1 && isdigit((unsigned char)json->at[1]))
-        return json_fail(json, "a number of the header starts with 0");
-    *value = 0;
-    while (json->at < json->end && isdigit((unsigned char)*json->at)) {
-        int digit = *json->at++ - '0';
-        if (*value > (INT64_MAX - digit) / 10)
-            return json_fail(json, "an integer of the header is too large");
-        *value = *value * 10 + digit;
-    }
+        return json_fail("expected a non-negative integer in the header");
+    if (*json->at == '0' && isdigit((unsigned char)json->at[1]))
+        return json_fail("a number of the header starts with 0");
+    errno = 0;
+    *value = strtoll(json->at, &json->at, 10);
+    if (errno) return json_fail("an integer of the header is too large");
     if (json->at < json->end && strchr(".eE", *json->at))
-        return json_fail(json, "expected a whole number in the header");
+        return json_fail("expected a whole number in the header");
     return 0;
 }
 
@@ -1667,58 +1658,49 @@ static int json_integer(Json *json, int64_t *value)
 static int json_integers(Json *json, int64_t *list, int most)
 {
     int n = 0;
-    if (!json_take(json, '[')) return json_fail(json, "expected a list in the header");
+    if (!json_take(json, '[')) return json_fail("expected a list in the header");
     if (json_take(json, ']')) return 0;
     do {
-        if (n == most) return json_fail(json, "a list of the header is too long");
+        if (n == most) return json_fail("a list of the header is too long");
         if (json_integer(json, &list[n++]) < 0) return -1;
     } while (json_take(json, ','));
-    return json_take(json, ']') ? n : json_fail(json, "malformed list in the header");
+    return json_take(json, ']') ? n : json_fail("malformed list in the header");
 }
 
 /* Pass over any value: what is nested deeper than `depth` is refused. */
 static int json_skip(Json *json, int depth)
 {
-    char c = json_peek(json);
-    if (c == '"') {
-        char *text = json->text;
-        const char *string = json_string(json);
-        json->text = text;
-        return string ? 0 : -1;
-    }
+    char c = json_peek(json), *start = json->at;
+    if (c == '"') return json_string(json) ? 0 : -1;
     if (c == '{' || c == '[') {
-        if (depth == 0) return json_fail(json, "the header is nested too deeply");
+        if (depth == 0) return json_fail("the header is nested too deeply");
         char close = c == '{' ? '}' : ']';
         json->at++;
         if (json_take(json, close)) return 0;
         do {
             if (c == '{' && (json_skip(json, 0) < 0 || !json_take(json, ':')))
-                return json_fail(json, "malformed object in the header");
+                return json_fail("malformed object in the header");
             if (json_skip(json, depth - 1) < 0) return -1;
         } while (json_take(json, ','));
-        return json_take(json, close) ? 0 : json_fail(json, "malformed value in the header");
+        return json_take(json, close) ? 0 : json_fail("malformed value in the header");
     }
-    const char *start = json->at;
-    while (json->at < json->end && (isalnum((unsigned char)*json->at) || strchr("+-.", *json->at)))
-        if (!*json->at++) break;
-    return json->at > start ? 0 : json_fail(json, "malformed value in the header");
+    while (isalnum((unsigned char)*json->at) || (*json->at && strchr("+-.", *json->at))) json->at++;
+    return json->at > start ? 0 : json_fail("malformed value in the header");
 }
 
 enum { MOST_DIMS = 8 };
 typedef struct {
-    const char *name;
-    char        dtype[8];
+    const char *name, *dtype;
     int         n_dims;
     int64_t     shape[MOST_DIMS], range[2];             /* bytes range[0] .. range[1]-1 of the data */
 } Tensor;
 
 typedef struct {
-    const char *file;
+    char       *text;                                   /* a copy, which names and dtypes lie in */
     const char *data;
-    int64_t     data_size;
+    int64_t     text_size, data_size;
     Tensor     *tensors;
     int         n_tensors;
-    char       *text;                                   /* memory of the names */
     int         has_metadata;
     const char *n_head;                                 /* of __metadata__, or NULL */
 } Header;
@@ -1738,53 +1720,46 @@ static int element_size(const char *dtype)
 /* {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]} */
 static int read_tensor(Json *json, Tensor *tensor)
 {
-    int seen = 0;
-    if (!json_take(json, '{')) return json_fail(json, "expected a tensor in the header");
+    static const char *const fields[] = { "dtype", "shape", "data_offsets" };
+    int seen = 0, n = 0;
+    if (!json_take(json, '{')) return json_fail("expected a tensor in the header");
     do {
         const char *key = json_string(json);
         if (!key) return -1;
-        int field = !strcmp(key, "dtype") ? 1 : !strcmp(key, "shape") ? 2
-                  : !strcmp(key, "data_offsets") ? 4 : 0;
-        if (!json_take(json, ':') || (seen & field))
-            return json_fail(json, "malformed tensor in the header");
-        seen |= field;
-        if (field == 0 && json_skip(json, 4) < 0) return -1;
-        if (field == 1) {
-            const char *dtype = json_string(json);
-            if (!dtype) return -1;
-            snprintf(tensor->dtype, sizeof tensor->dtype, "%s", dtype);
-        }
-        if (field == 2 && (tensor->n_dims = json_integers(json, tensor->shape, MOST_DIMS)) < 0)
+        int field = 0;
+        while (field < 3 && strcmp(key, fields[field])) field++;
+        if (!json_take(json, ':') || (field < 3 && seen >> field & 1))
+            return json_fail("malformed tensor in the header");
+        seen |= 1 << field;
+        if (field == 0 && !(tensor->dtype = json_string(json))) return -1;
+        if (field == 1 && (n = tensor->n_dims = json_integers(json, tensor->shape, MOST_DIMS)) < 0)
             return -1;
-        if (field == 4) {
-            int n = json_integers(json, tensor->range, 2);
-            if (n < 0) return -1;
-            if (n != 2) return json_fail(json, "data_offsets are not two numbers");
-        }
+        if (field == 2 && (n = json_integers(json, tensor->range, 2)) != 2)
+            return n < 0 ? -1 : json_fail("data_offsets are not two numbers");
+        if (field == 3 && json_skip(json, 4) < 0) return -1;
     } while (json_take(json, ','));
-    if (!json_take(json, '}') || seen != 7)
-        return json_fail(json, "a tensor needs dtype, shape and data_offsets");
+    if (!json_take(json, '}') || (seen & 7) != 7)
+        return json_fail("a tensor needs dtype, shape and data_offsets");
     return 0;
 }
 
 /* Does the tensor lie within the data, and is it as large as its shape says? */
-static int check_tensor(const Header *header, const Tensor *tensor)
+static int check_tensor(const Tensor *tensor, int64_t data_size)
 {
     int64_t size = element_size(tensor->dtype), bytes = tensor->range[1] - tensor->range[0];
-    if (bytes < 0 || tensor->range[1] > header->data_size)
-        return mi_fail("%s: tensor %.80s lies at bytes %lld to %lld of %lld: the file is truncated "
-                       "or its header is wrong", header->file, tensor->name,
-                       (long long)tensor->range[0], (long long)tensor->range[1],
-                       (long long)header->data_size);
+    if (bytes < 0 || tensor->range[1] > data_size)
+        return mi_fail("tensor %.80s lies at bytes %lld to %lld of %lld: the file is truncated or "
+                       "its header is wrong", tensor->name, (long long)tensor->range[0],
+                       (long long)tensor->range[1], (long long)data_size);
     if (size == 0) return 0;                            /* a type we never read */
     for (int i = 0; i < tensor->n_dims; i++) {
         if (tensor->shape[i] && size > INT64_MAX / tensor->shape[i])
-            return mi_fail("%s: the shape of tensor %.80s is too large", header->file, tensor->name);
+            return mi_fail("the shape of tensor %.80s is too large", tensor->name);
         size *= tensor->shape[i];
     }
     if (size != bytes)
-        return mi_fail("%s: tensor %.80s has %lld bytes; its shape and type say %lld", header->file,
-                       tensor->name, (long long)bytes, (long long)size);
+        return mi_fail("tensor %.80s has %lld bytes; its shape and type say %lld", tensor->name,
+                       (long long)bytes, (long long)size);
     return 0;
 }
 
@@ -1795,94 +1770,89 @@ static int by_name(const void *a, const void *b)
 
 static int by_offset(const void *a, const void *b)
 {
-    const Tensor *x = a, *y = b;
-    if (x->range[0] != y->range[0]) return x->range[0] < y->range[0] ? -1 : 1;
-    return (x->range[1] > y->range[1]) - (x->range[1] < y->range[1]);
+    const int64_t *x = ((const Tensor *)a)->range, *y = ((const Tensor *)b)->range;
+    return x[0] != y[0] ? (x[0] > y[0]) - (x[0] < y[0]) : (x[1] > y[1]) - (x[1] < y[1]);
 }
 
 /* No two tensors share bytes or a name. Leaves them sorted by name. */
-static int check_tensors(Header *header)
+static int check_tensors(Tensor *tensors, int n)
 {
-    Tensor *tensors = header->tensors;
-    int     n = header->n_tensors;
     if (n == 0) return 0;
     qsort(tensors, n, sizeof *tensors, by_offset);
     for (int i = 1; i < n; i++)
         if (tensors[i].range[0] < tensors[i - 1].range[1])
-            return mi_fail("%s: tensors %.80s and %.80s overlap", header->file,
-                           tensors[i - 1].name, tensors[i].name);
+            return mi_fail("tensors %.80s and %.80s overlap", tensors[i - 1].name,
+                           tensors[i].name);
     qsort(tensors, n, sizeof *tensors, by_name);
     for (int i = 1; i < n; i++)
         if (!strcmp(tensors[i].name, tensors[i - 1].name))
-            return mi_fail("%s: tensor %.80s appears twice", header->file, tensors[i].name);
+            return mi_fail("tensor %.80s appears twice", tensors[i].name);
     return 0;
 }
 
 /* {"n_head":"4", ...}: strings by name */
 static int read_metadata(Json *json, Header *header)
 {
-    if (!json_take(json, '{')) return json_fail(json, "__metadata__ is not an object");
+    if (header->has_metadata++) return json_fail("__metadata__ appears twice");
+    if (!json_take(json, '{')) return json_fail("__metadata__ is not an object");
     if (json_take(json, '}')) return 0;
     do {
         const char *key = json_string(json);
         if (!key) return -1;
-        if (!json_take(json, ':')) return json_fail(json, "malformed __metadata__");
+        if (!json_take(json, ':')) return json_fail("malformed __metadata__");
         const char *value = json_string(json);
         if (!value) return -1;
         if (strcmp(key, "n_head")) continue;
-        if (header->n_head) return json_fail(json, "n_head appears twice");
+        if (header->n_head) return json_fail("n_head appears twice");
         header->n_head = value;
     } while (json_take(json, ','));
-    return json_take(json, '}') ? 0 : json_fail(json, "malformed __metadata__");
+    return json_take(json, '}') ? 0 : json_fail("malformed __metadata__");
 }
 
-/* The whole header: one object of tensors by name, and __metadata__. */
-static int read_header(Header *header, const char *text, size_t size)
+/* One member of the header: a tensor by its name, or __metadata__. */
+static int read_member(Json *json, Header *header)
 {
-    header->text = malloc(size + 1);
-    if (!header->text) return mi_fail("out of memory");
-    Json json = { text, text + size, header->text, header->file };
-    if (!json_take(&json, '{')) return json_fail(&json, "its header is not a JSON object");
+    const char *name = json_string(json);
+    if (!name) return -1;
+    if (!json_take(json, ':')) return json_fail("malformed header");
+    if (!strcmp(name, "__metadata__")) return read_metadata(json, header);
+    Tensor *list = grow(header->tensors, header->n_tensors, sizeof *list);
+    if (!list) return -1;
+    header->tensors = list;
+    Tensor *tensor = &list[header->n_tensors++];
+    *tensor = (Tensor){ .name = name };
+    return read_tensor(json, tensor) < 0 ? -1 : check_tensor(tensor, header->data_size);
+}
+
+static int read_header(Header *header)
+{
+    Json json = { header->text, header->text + header->text_size };
+    if (!json_take(&json, '{')) return json_fail("its header is not a JSON object");
     if (!json_take(&json, '}')) {
         do {
-            const char *name = json_string(&json);
-            if (!name) return -1;
-            if (!json_take(&json, ':')) return json_fail(&json, "malformed header");
-            if (!strcmp(name, "__metadata__")) {
-                if (header->has_metadata++) return json_fail(&json, "__metadata__ appears twice");
-                if (read_metadata(&json, header) < 0) return -1;
-                continue;
-            }
-            Tensor *bigger = grow(header->tensors, header->n_tensors, sizeof *bigger);
-            if (!bigger) return -1;
-            header->tensors = bigger;
-            Tensor *tensor = &bigger[header->n_tensors];
-            *tensor = (Tensor){ .name = name };
-            if (read_tensor(&json, tensor) < 0 || check_tensor(header, tensor) < 0) return -1;
-            header->n_tensors++;
+            if (read_member(&json, header) < 0) return -1;
         } while (json_take(&json, ','));
-        if (!json_take(&json, '}')) return json_fail(&json, "malformed header");
+        if (!json_take(&json, '}')) return json_fail("malformed header");
     }
     if (json_peek(&json) || json.at != json.end)
-        return json_fail(&json, "text after the end of its header");
-    return check_tensors(header);
+        return json_fail("text after the end of its header");
+    return check_tensors(header->tensors, header->n_tensors);
 }
 
 /* A tensor by name, with or without the "transformer." that some files put before it. */
 static const Tensor *find_tensor(const Header *header, const char *name)
 {
-    static const char *const prefixes[] = { "", "transformer." };
+    char full[128];
+    snprintf(full, sizeof full, "transformer.%s", name);
     for (int i = 0; i < 2 && header->n_tensors; i++) {
-        char full[128];
-        snprintf(full, sizeof full, "%s%s", prefixes[i], name);
-        Tensor key = { .name = full };
+        Tensor key = { .name = i ? full : name };
         const Tensor *found = bsearch(&key, header->tensors, header->n_tensors, sizeof key, by_name);
         if (found) return found;
     }
     return NULL;
 }
 
-/* F16 or BF16 -> F32, exactly. A half is sign, 5 bits of exponent, 10 of fraction. */
+/* F16 -> F32, exactly: sign, 5 bits of exponent, 10 of fraction. */
 static float half_to_float(uint16_t half)
 {
     int   exponent = half >> 10 & 31, fraction = half & 1023;
@@ -1892,6 +1862,7 @@ static float half_to_float(uint16_t half)
     return half & 0x8000 ? -value : value;
 }
 
+/* n numbers of type F16 or BF16 -> F32, which live as long as the model. */
 static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
 {
     float **list = grow(model->converted, model->n_converted, sizeof *list);
@@ -1899,37 +1870,15 @@ static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
     model->converted = list;
     float *values = malloc((size_t)n * sizeof *values + 1);
     if (!values) return mi_fail("out of memory"), NULL;
-    model->converted[model->n_converted++] = values;
+    list[model->n_converted++] = values;
     for (int64_t i = 0; i < n; i++) {
         uint16_t bits;
         memcpy(&bits, data + 2 * i, 2);
-        uint32_t wide = (uint32_t)bits << 16;
+        uint32_t wide = (uint32_t)bits << 16;           /* BF16 is the upper half of F32 */
         if (bf16) memcpy(&values[i], &wide, 4);
         else values[i] = half_to_float(bits);
     }
     return values;
-}
-
-/* Check a tensor's shape and hand out its weights: in place if F32, else converted. */
-static const weight *take_tensor(MiModel *model, const Header *header, const char *name,
-                                 int n_dims, int64_t rows, int64_t columns)
-{
-    const Tensor *tensor = find_tensor(header, name);
-    if (!tensor) return mi_fail("%s: tensor %s is missing", header->file, name), NULL;
-    int64_t last = n_dims == 2 ? columns : rows;
-    if (tensor->n_dims != n_dims || tensor->shape[0] != rows || tensor->shape[n_dims - 1] != last) {
-        char want[48];
-        snprintf(want, sizeof want, n_dims == 2 ? "[%lld,%lld]" : "[%lld]", (long long)rows,
-                 (long long)columns);
-        return mi_fail("%s: tensor %s should have the shape %s", header->file, name, want), NULL;
-    }
-    const char *data = header->data + tensor->range[0];
-    if (!strcmp(tensor->dtype, "F32")) return (const weight *)data;
-    int bf16 = !strcmp(tensor->dtype, "BF16");
-    if (!bf16 && strcmp(tensor->dtype, "F16"))
-        return mi_fail("%s: tensor %s has type %s; F32, F16 and BF16 can be read", header->file,
-                       name, tensor->dtype), NULL;
-    return convert(model, data, rows * (n_dims == 2 ? columns : 1), bf16);
 }
 
 /* What a letter of MI_TENSORS' shapes stands for. */
@@ -1942,6 +1891,30 @@ static int64_t dimension(const MiShape *shape, char letter)
     case 'F': return shape->d_mlp;
     default:  return shape->d_model;
     }
+}
+
+/* Check a tensor's shape and hand out its weights: in place if F32, else converted. */
+static const weight *take_tensor(MiModel *model, const Header *header, const char *name,
+                                 const char *shape)
+{
+    const Tensor *tensor = find_tensor(header, name);
+    int       n_dims = (int)strlen(shape);
+    long long rows = dimension(&model->shape, shape[0]);
+    long long columns = n_dims == 2 ? dimension(&model->shape, shape[1]) : 1;
+    if (!tensor) return mi_fail("tensor %s is missing", name), NULL;
+    if (tensor->n_dims != n_dims || tensor->shape[0] != rows ||
+        (n_dims == 2 && tensor->shape[1] != columns)) {
+        char want[48];
+        snprintf(want, sizeof want, n_dims == 2 ? "[%lld,%lld]" : "[%lld]", rows, columns);
+        return mi_fail("tensor %s should have the shape %s", name, want), NULL;
+    }
+    const char *data = header->data + tensor->range[0];
+    if (!strcmp(tensor->dtype, "F32")) return (const weight *)data;
+    int bf16 = !strcmp(tensor->dtype, "BF16");
+    if (!bf16 && strcmp(tensor->dtype, "F16"))
+        return mi_fail("tensor %s has type %.7s; F32, F16 and BF16 can be read", name,
+                       tensor->dtype), NULL;
+    return convert(model, data, rows * columns, bf16);
 }
 
 /* The tensors of GPT-2: where each goes, its name and shape. One table for loading and checking;
@@ -1959,34 +1932,33 @@ static const TensorField block_tensors[] = {
 #undef X
 };
 
-static int take_field(MiModel *model, const Header *header, void *owner, const TensorField *field,
-                      const char *prefix)
+/* n tensors -> the fields of their owner, the model or one of its blocks. */
+static int take_fields(MiModel *model, const Header *header, void *owner, const char *prefix,
+                       const TensorField *fields, size_t n)
 {
-    char name[96];
-    snprintf(name, sizeof name, "%s%s", prefix, field->name);
-    const MiShape *shape = &model->shape;
-    const weight *data = take_tensor(model, header, name, (int)strlen(field->shape),
-                                     dimension(shape, field->shape[0]),
-                                     dimension(shape, field->shape[1]));
-    if (!data) return -1;
-    memcpy((char *)owner + field->field, &data, sizeof data);
+    for (size_t i = 0; i < n; i++) {
+        char name[96];
+        snprintf(name, sizeof name, "%s%s", prefix, fields[i].name);
+        const weight *data = take_tensor(model, header, name, fields[i].shape);
+        if (!data) return -1;
+        memcpy((char *)owner + fields[i].field, &data, sizeof data);
+    }
     return 0;
 }
 
 /* L, D, V and n_ctx follow from the tensors that are there. */
 static int find_shape(MiModel *model, const Header *header)
 {
+    enum { MOST = 1 << 24 };
     const Tensor *wte = find_tensor(header, "wte.weight"), *wpe = find_tensor(header, "wpe.weight");
     if (!wte || !wpe)
-        return mi_fail("%s: tensor %s is missing: not a GPT-2", header->file,
-                       wte ? "wpe.weight" : "wte.weight");
+        return mi_fail("tensor %s is missing: not a GPT-2", wte ? "wpe.weight" : "wte.weight");
     if (wte->n_dims != 2 || wpe->n_dims != 2)
-        return mi_fail("%s: wte.weight and wpe.weight should have two dimensions", header->file);
-    enum { MOST = 1 << 24 };
-    int64_t V = wte->shape[0], D = wte->shape[1], n_ctx = wpe->shape[0], layers = 0;
+        return mi_fail("wte.weight and wpe.weight should have two dimensions");
+    long long V = wte->shape[0], D = wte->shape[1], n_ctx = wpe->shape[0], layers = 0;
     if (V < 1 || D < 1 || n_ctx < 1 || V > MOST || D > MOST / 64 || n_ctx > MOST)
-        return mi_fail("%s: a vocabulary of %lld, %lld dimensions and a context of %lld are not a "
-                       "GPT-2", header->file, (long long)V, (long long)D, (long long)n_ctx);
+        return mi_fail("a vocabulary of %lld, %lld dimensions and a context of %lld are not a "
+                       "GPT-2", V, D, n_ctx);
     for (int i = 0; i < header->n_tensors; i++) {
         const char *name = header->tensors[i].name;
         if (!strncmp(name, "transformer.", 12)) name += 12;
@@ -1995,10 +1967,9 @@ static int find_shape(MiModel *model, const Header *header)
         long long layer = strtoll(name + 2, &end, 10);  /* an absurd one becomes the largest */
         if (*end == '.' && layer >= layers) layers = layer < INT_MAX ? layer + 1 : INT_MAX;
     }
-    if (layers < 1) return mi_fail("%s: it has no layers (h.0.ln_1.weight ...)", header->file);
+    if (layers < 1) return mi_fail("it has no layers (h.0.ln_1.weight ...)");
     if (layers > header->n_tensors)
-        return mi_fail("%s: layers are missing below the highest, h.%lld", header->file,
-                       (long long)layers - 1);
+        return mi_fail("layers are missing below the highest, h.%lld", layers - 1);
     model->shape = (MiShape){ .n_layer = (int)layers, .d_model = (int)D, .d_mlp = 4 * (int)D,
                               .n_ctx = (int)n_ctx, .n_vocab = (int)V };
     return 0;
@@ -2014,31 +1985,27 @@ static char *read_text(const char *path, size_t most)
     return text;
 }
 
-/* n_head of the config.json beside the model: "" if there is none. */
-static int config_n_head(const char *file, char *value, size_t size)
+/* n_head of the config.json beside the model, as it is written there; "" if there is none. */
+static void config_n_head(const char *file, char value[32])
 {
     const char *slash = strrchr(file, '/');
-    char path[4096];
+    char path[4096], raw[32];
     snprintf(path, sizeof path, "%.*sconfig.json", slash ? (int)(slash + 1 - file) : 0, file);
     char *text = read_text(path, 1 << 20);
     value[0] = 0;
-    if (!text) return 0;
-    char *strings = malloc(strlen(text) + 1);
-    Json json = { text, text + strlen(text), strings, path };
-    int  status = strings ? 0 : mi_fail("out of memory");
-    if (status == 0 && json_take(&json, '{') && !json_take(&json, '}'))
+    if (!text) return;
+    Json json = { text, text + strlen(text) };
+    if (json_take(&json, '{') && !json_take(&json, '}'))
         do {
             const char *key = json_string(&json);
             if (!key || !json_take(&json, ':')) break;
             json_peek(&json);
             const char *start = json.at;
+            snprintf(raw, sizeof raw, "%.31s", start);
             if (json_skip(&json, 32) < 0) break;
-            if (!strcmp(key, "n_head"))
-                snprintf(value, size, "%.*s", (int)(json.at - start), start);
+            if (!strcmp(key, "n_head")) snprintf(value, 32, "%.*s", (int)(json.at - start), raw);
         } while (json_take(&json, ','));
-    free(strings);
     free(text);
-    return status;
 }
 
 /* The number of heads is in no tensor's shape: it stands in the metadata, or in config.json, or
@@ -2046,15 +2013,15 @@ static int config_n_head(const char *file, char *value, size_t size)
 static int find_heads(MiModel *model, const Header *header)
 {
     MiShape *shape = &model->shape;
-    char     beside[32], *end;
-    if (!header->n_head && config_n_head(header->file, beside, sizeof beside) < 0) return -1;
+    char     beside[32] = "", *end;
+    if (!header->n_head) config_n_head(model->file, beside);
     const char *text = header->n_head ? header->n_head : beside;
     errno = 0;
     long heads = *text ? strtol(text, &end, 10) : shape->d_model / 64;
     if ((*text && (*end || errno || !isdigit((unsigned char)*text))) || heads < 1 ||
         heads > shape->d_model || shape->d_model % heads)
-        return mi_fail("%s: n_head %.20s%s does not divide its %d dimensions", header->file,
-                       *text ? text : "", *text ? "" : "(none given; D/64)", shape->d_model);
+        return mi_fail("n_head %.20s does not divide its %d dimensions",
+                       *text ? text : "(none given; D/64)", shape->d_model);
     shape->n_head = (int)heads;
     shape->d_head = shape->d_model / (int)heads;
     return 0;
@@ -2064,18 +2031,17 @@ static int find_heads(MiModel *model, const Header *header)
 static int take_vocab_ids(MiModel *model, const Header *header)
 {
     const Tensor *tensor = find_tensor(header, "vocab_ids");
-    if (!tensor) return 0;
     int V = model->shape.n_vocab;
+    if (!tensor) return 0;
     if (strcmp(tensor->dtype, "I32") || tensor->n_dims != 1 || tensor->shape[0] != V)
-        return mi_fail("%s: vocab_ids should be %d numbers of type I32", header->file, V);
-    model->vocab_ids = malloc(V * sizeof *model->vocab_ids);
-    if (!model->vocab_ids) return mi_fail("out of memory");
-    memcpy(model->vocab_ids, header->data + tensor->range[0], V * sizeof *model->vocab_ids);
+        return mi_fail("vocab_ids should be %d numbers of type I32", V);
+    int *ids = model->vocab_ids = malloc(V * sizeof *ids);
+    if (!ids) return mi_fail("out of memory");
+    memcpy(ids, header->data + tensor->range[0], V * sizeof *ids);
     for (int i = 0; i < V; i++)
-        if (model->vocab_ids[i] < 0 || model->vocab_ids[i] > 50256 ||
-            (i && model->vocab_ids[i] <= model->vocab_ids[i - 1]))
-            return mi_fail("%s: vocab_ids should be ascending GPT-2 ids, 0 to 50256; number %d is "
-                           "%d", header->file, i, model->vocab_ids[i]);
+        if (ids[i] < 0 || ids[i] > 50256 || (i && ids[i] <= ids[i - 1]))
+            return mi_fail("vocab_ids should be ascending GPT-2 ids, 0 to 50256; number %d is %d",
+                           i, ids[i]);
     return 0;
 }
 
@@ -2085,18 +2051,17 @@ static int take_weights(MiModel *model, const Header *header)
     MiShape *shape = &model->shape;
     model->block = calloc(shape->n_layer, sizeof *model->block);
     if (!model->block) return mi_fail("out of memory");
-    for (size_t i = 0; i < sizeof model_tensors / sizeof *model_tensors; i++)
-        if (take_field(model, header, model, &model_tensors[i], "") < 0) return -1;
+    if (take_fields(model, header, model, "", model_tensors,
+                    sizeof model_tensors / sizeof *model_tensors) < 0) return -1;
     for (int l = 0; l < shape->n_layer; l++) {
         char prefix[16];
         snprintf(prefix, sizeof prefix, "h.%d.", l);
-        for (size_t i = 0; i < sizeof block_tensors / sizeof *block_tensors; i++)
-            if (take_field(model, header, &model->block[l], &block_tensors[i], prefix) < 0) return -1;
+        if (take_fields(model, header, &model->block[l], prefix, block_tensors,
+                        sizeof block_tensors / sizeof *block_tensors) < 0) return -1;
     }
     model->W_U = model->wte;
     if (find_tensor(header, "lm_head.weight")) {
-        const weight *own = take_tensor(model, header, "lm_head.weight", 2, shape->n_vocab,
-                                        shape->d_model);
+        const weight *own = take_tensor(model, header, "lm_head.weight", "VD");
         if (!own) return -1;
         size_t bytes = (size_t)shape->n_vocab * shape->d_model * sizeof(float);
         if (memcmp(own, model->wte, bytes)) model->W_U = own;
@@ -2105,46 +2070,49 @@ static int take_weights(MiModel *model, const Header *header)
 }
 
 /* Map the file and find its header and its data. */
-static int map_file(MiModel *model, Header *header, uint64_t *header_size)
+static int map_file(MiModel *model, Header *header)
 {
-    int         descriptor = open(header->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    struct stat info;
-    if (descriptor < 0) return mi_fail("%s: %s", header->file, strerror(errno));
+    int         descriptor = open(model->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    struct stat info = { 0 };
+    if (descriptor < 0) return mi_fail("%s", strerror(errno));
     if (fstat(descriptor, &info) < 0 || !S_ISREG(info.st_mode) || info.st_size < 8) {
         close(descriptor);
-        return mi_fail("%s: %s", header->file, S_ISDIR(info.st_mode) ? "is a directory"
+        return mi_fail(S_ISDIR(info.st_mode) ? "is a directory"
                        : "too short for a safetensors file");
     }
-    model->map_size = (size_t)info.st_size;
-    model->map = mmap(NULL, model->map_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    size_t size = (size_t)info.st_size;
+    const unsigned char *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
     close(descriptor);
-    if (model->map == MAP_FAILED) {
-        model->map = NULL;
-        return mi_fail("%s: cannot be mapped: %s", header->file, strerror(errno));
-    }
-    const unsigned char *bytes = model->map;
-    for (int i = 7; i >= 0; i--) *header_size = *header_size << 8 | bytes[i];
-    if (*header_size > model->map_size - 8)
-        return mi_fail("%s: not a safetensors file, or truncated: its header should have %llu "
-                       "bytes", header->file, (unsigned long long)*header_size);
-    header->data = (const char *)bytes + 8 + *header_size;
-    header->data_size = (int64_t)(model->map_size - 8 - *header_size);
+    if (bytes == MAP_FAILED) return mi_fail("cannot be mapped: %s", strerror(errno));
+    model->map = (void *)bytes;
+    model->map_size = size;
+    uint64_t header_size = 0;
+    for (int i = 7; i >= 0; i--) header_size = header_size << 8 | bytes[i];
+    if (header_size > size - 8)
+        return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
+                       (unsigned long long)header_size);
+    header->text = malloc(header_size + 1);
+    if (!header->text) return mi_fail("out of memory");
+    memcpy(header->text, bytes + 8, header_size);
+    header->text[header_size] = 0;
+    header->text_size = (int64_t)header_size;
+    header->data = (const char *)bytes + 8 + header_size;
+    header->data_size = (int64_t)(size - 8 - header_size);
     return 0;
 }
 
 MiModel *mi_open(const char *path)
 {
     MiModel *model = calloc(1, sizeof *model);
-    Header   header = { .file = path };
-    uint64_t header_size = 0;
+    Header   header = { 0 };
     if (!model) return mi_fail("out of memory"), NULL;
     model->file = strdup(path);
-    int ok = model->file && map_file(model, &header, &header_size) == 0 &&
-             read_header(&header, (const char *)model->map + 8, header_size) == 0 &&
+    int ok = model->file && map_file(model, &header) == 0 && read_header(&header) == 0 &&
              take_weights(model, &header) == 0;
     free(header.tensors);
     free(header.text);
     if (ok) return model;
+    mi_fail_in(path);
     mi_close(model);
     return NULL;
 }
