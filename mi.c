@@ -2165,7 +2165,6 @@ enum {
 struct MiTokenizer {
     uint8_t  file[TOKENIZER_SIZE];      /* tokenizer.bin as it was read */
     size_t   file_size;
-    const char *path;                   /* for messages while it is read */
     uint8_t  class_of[N_CODE_POINTS];
     uint32_t place_of[N_IDS];           /* where in the file the token's length byte is */
     int32_t  slots[N_SLOTS];            /* hash table, bytes -> 1 + id; 0 is empty */
@@ -2192,8 +2191,7 @@ static uint32_t find_slot(const MiTokenizer *tokenizer, const uint8_t *bytes, in
     for (slot %= N_SLOTS; tokenizer->slots[slot]; slot = (slot + 1) % N_SLOTS) {
         int length;
         const uint8_t *token = bytes_of_id(tokenizer, tokenizer->slots[slot] - 1, &length);
-        if (length == n && memcmp(token, bytes, (size_t)n) == 0)
-            break;
+        if (length == n && memcmp(token, bytes, (size_t)n) == 0) break;
     }
     return slot;
 }
@@ -2212,11 +2210,10 @@ static int read_ranges(MiTokenizer *tokenizer, const uint8_t *range, uint32_t n,
     for (uint32_t i = 0; i < n; i++, range += 8) {
         uint32_t first = read_u32(range), last = read_u32(range + 4);
         if (first < lowest || last < first || last >= N_CODE_POINTS)
-            return mi_fail("%s: U+%04X to U+%04X is out of order or no range", tokenizer->path,
-                           first, last);
+            return mi_fail("U+%04X to U+%04X is out of order or no range", first, last);
         for (uint32_t code = first; code <= last; code++) {
             if (tokenizer->class_of[code] != OTHER)
-                return mi_fail("%s: U+%04X is in two classes", tokenizer->path, code);
+                return mi_fail("U+%04X is in two classes", code);
             tokenizer->class_of[code] = (uint8_t)class;
         }
         lowest = last + 1;
@@ -2232,21 +2229,19 @@ static int read_tokens(MiTokenizer *tokenizer, size_t at)
         size_t left = tokenizer->file_size - at;
         int length = left > 0 ? tokenizer->file[at] : 0;
         if (left < 1 + (size_t)length)
-            return mi_fail("%s: it ends within token %d", tokenizer->path, id);
+            return mi_fail("it ends within token %d", id);
         if (id < 256 ? length != 1 : length < 2)
-            return mi_fail("%s: token %d cannot be %d bytes long", tokenizer->path, id, length);
+            return mi_fail("token %d cannot be %d bytes long", id, length);
         tokenizer->place_of[id] = (uint32_t)at;
         int32_t *slot = tokenizer->slots + find_slot(tokenizer, tokenizer->file + at + 1, length);
         if (*slot)
-            return mi_fail("%s: tokens %d and %d are the same", tokenizer->path, *slot - 1, id);
+            return mi_fail("tokens %d and %d are the same", *slot - 1, id);
         if (id < 256)
             tokenizer->id_of_byte[tokenizer->file[at + 1]] = id;
         *slot = 1 + id;
         at += 1 + (size_t)length;
     }
-    if (at != tokenizer->file_size)
-        return mi_fail("%s: it goes on after its last token", tokenizer->path);
-    return 0;
+    return at == tokenizer->file_size ? 0 : mi_fail("it goes on after its last token");
 }
 
 static int read_tokenizer(MiTokenizer *tokenizer)
@@ -2254,14 +2249,13 @@ static int read_tokenizer(MiTokenizer *tokenizer)
     const uint8_t *header = tokenizer->file;
     size_t at = 24, size = tokenizer->file_size;
     if (size < at || size == TOKENIZER_SIZE || memcmp(header, "MITOKEN1", 8) != 0)
-        return mi_fail("%s: not a tokenizer file", tokenizer->path);
+        return mi_fail("not a tokenizer file");
     if (read_u32(header + 20) != N_IDS)
-        return mi_fail("%s: it says %u tokens, GPT-2 has %d", tokenizer->path,
-                       read_u32(header + 20), N_IDS);
+        return mi_fail("it says %u tokens, GPT-2 has %d", read_u32(header + 20), N_IDS);
     for (int class = LETTER; class <= SPACE; class++) {
         uint32_t n_ranges = read_u32(header + 4 + 4 * class);
         if (n_ranges > (size - at) / 8)
-            return mi_fail("%s: it ends within its character ranges", tokenizer->path);
+            return mi_fail("it ends within its character ranges");
         if (read_ranges(tokenizer, header + at, n_ranges, class) < 0)
             return -1;
         at += 8 * (size_t)n_ranges;
@@ -2342,8 +2336,7 @@ static uint64_t heap_pop(Encoding *e)
     size_t i = 0;
     for (size_t child; (child = 2 * i + 1) < e->n_heap; i = child) {
         child += child + 1 < e->n_heap && e->heap[child + 1] < e->heap[child];
-        if (e->heap[child] >= key)
-            break;
+        if (e->heap[child] >= key) break;
         e->heap[i] = e->heap[child];
     }
     e->heap[i] = key;
@@ -2355,8 +2348,7 @@ static void push_pair(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *
                       int left)
 {
     int right = left + e->part[left].length;
-    if (right >= n)
-        return;
+    if (right >= n) return;
     int length = right - left + e->part[right].length;
     int id = tokenizer->slots[find_slot(tokenizer, bytes + left, length)] - 1;
     if (id >= 0 && id < e->below && (!e->row_of_id || e->row_of_id[id] >= 0))
@@ -2385,8 +2377,7 @@ static int merge_word(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *
         Part *part = &e->part[left];
         int right = left + part->length;
         bytes_of_id(tokenizer, id, &length);
-        if (right >= n || part->length + e->part[right].length != length)
-            continue;
+        if (right >= n || part->length + e->part[right].length != length) continue;
         e->part[right].length = 0;
         *part = (Part){length, part->previous, id};
         if (left + length < n)
@@ -2410,8 +2401,7 @@ static int check_closed(const MiTokenizer *tokenizer, const int32_t *vocab_ids, 
     for (int row = 256; row < n_vocab - 1 && status == 0; row++) {
         int n, id = e.below = vocab_ids[row];
         const uint8_t *bytes = bytes_of_id(tokenizer, id, &n);
-        if ((status = merge_word(tokenizer, &e, bytes, n)) < 0)
-            break;
+        if ((status = merge_word(tokenizer, &e, bytes, n)) < 0) break;
         const Part *left = e.part, *right = left + left->length;
         if (left->length == n || left->length + right->length != n)
             status = mi_fail("tokenizer: token %d is not the merge of two others", id);
@@ -2430,8 +2420,7 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
     if (n_vocab < 1 || (vocab_ids && (n_vocab < 257 || n_vocab > N_IDS)))
         return mi_fail("a vocabulary cannot have %d tokens", n_vocab);
     tokenizer->n_rows = n_vocab < N_IDS ? n_vocab : N_IDS;
-    for (int id = 0; id < N_IDS; id++)
-        tokenizer->row_of_id[id] = -1;
+    for (int id = 0; id < N_IDS; id++) tokenizer->row_of_id[id] = -1;
     for (int row = 0, lowest = 0; row < tokenizer->n_rows; row++) {
         int id = vocab_ids ? vocab_ids[row] : row;
         if (id < lowest || id >= N_IDS)
@@ -2440,8 +2429,7 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
         tokenizer->row_of_id[id] = row;
         lowest = id + 1;
     }
-    if (!vocab_ids)
-        return 0;
+    if (!vocab_ids) return 0;
     if (vocab_ids[255] != 255 || vocab_ids[n_vocab - 1] != END_OF_TEXT)
         return mi_fail("vocab_ids: must contain the bytes, 0-255, and the end of text, %d",
                        END_OF_TEXT);
@@ -2475,23 +2463,16 @@ void mi_tokenizer_close(MiTokenizer *tokenizer)
 static MiTokenizer *tokenizer_open(const char *path)
 {
     FILE *file = fopen(path, "rb");
-    if (!file) {
-        mi_fail("%s: %s", path, strerror(errno));
-        return NULL;
-    }
+    if (!file) return mi_fail("%s: %s", path, strerror(errno)), NULL;
     MiTokenizer *tokenizer = calloc(1, sizeof *tokenizer);
-    int status = tokenizer ? 0 : mi_fail("%s: out of memory", path);
+    int status = tokenizer ? 0 : mi_fail("out of memory");
     if (tokenizer) {
-        tokenizer->path = path;
         tokenizer->file_size = fread(tokenizer->file, 1, TOKENIZER_SIZE, file);
-        status = ferror(file) ? mi_fail("%s: %s", path, strerror(errno))
-                              : read_tokenizer(tokenizer);
+        status = ferror(file) ? mi_fail("%s", strerror(errno)) : read_tokenizer(tokenizer);
     }
     fclose(file);
-    if (status == 0)
-        status = tokenizer_use_vocab(tokenizer, NULL, N_IDS);
-    if (status == 0)
-        return tokenizer;
+    if (status == 0 && tokenizer_use_vocab(tokenizer, NULL, N_IDS) == 0) return tokenizer;
+    mi_fail_in(path);
     free(tokenizer);
     return NULL;
 }
@@ -2508,8 +2489,7 @@ static void add_row(Encoding *e, int row)
 /* bytes [n] of one word -> rows. Only a model of fewer than 256 rows can lack a byte. */
 static int encode_word(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *bytes, int n)
 {
-    if (merge_word(tokenizer, e, bytes, n) < 0)
-        return -1;
+    if (merge_word(tokenizer, e, bytes, n) < 0) return -1;
     for (int i = 0; i < n; i += e->part[i].length) {
         int row = tokenizer->row_of_id[e->part[i].id];
         if (row < 0)
@@ -2526,8 +2506,7 @@ static size_t find_end_of_text(const MiTokenizer *tokenizer, const uint8_t *text
     int length;
     const uint8_t *token = bytes_of_id(tokenizer, END_OF_TEXT, &length);
     for (; at + (size_t)length <= n && tokenizer->row_of_id[END_OF_TEXT] >= 0; at++)
-        if (memcmp(text + at, token, (size_t)length) == 0)
-            return at;
+        if (memcmp(text + at, token, (size_t)length) == 0) return at;
     return n;
 }
 
@@ -2540,18 +2519,20 @@ int64_t mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int 
 {
     const uint8_t *bytes = (const uint8_t *)text;
     Encoding e = {.row_of_id = tokenizer->row_of_id, .below = N_IDS, .rows = tokens, .cap = cap};
-    int length, status = n > INT32_MAX ? mi_fail("a text of %zu bytes is too long", n) : 0;
+    if (n > INT32_MAX) return mi_fail("a text of %zu bytes is too long", n);
+    size_t at = 0, stop = find_end_of_text(tokenizer, bytes, n, 0);
+    int length, status = 0;
     bytes_of_id(tokenizer, END_OF_TEXT, &length);
-    for (size_t at = 0; status == 0 && at < n;) {
-        size_t stop = find_end_of_text(tokenizer, bytes, n, at);
-        while (status == 0 && at < stop) {
+    while (status == 0 && at < n) {
+        if (at < stop) {
             size_t end = word_end(tokenizer, bytes, stop, at);
             status = encode_word(tokenizer, &e, bytes + at, (int)(end - at));
             at = end;
-        }
-        if (stop < n)
+        } else {
             add_row(&e, tokenizer->row_of_id[END_OF_TEXT]);
-        at = stop < n ? stop + (size_t)length : n;
+            at += (size_t)length;
+            stop = find_end_of_text(tokenizer, bytes, n, at);
+        }
     }
     free(e.heap);
     return status < 0 ? -1 : e.n_rows;
@@ -2622,11 +2603,10 @@ static int fail_at(const Parser *p, const char *where, const char *format, ...)
     va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
     va_end(args);
-    size_t length = strlen(p->argument), shift = 0, before = where - p->argument;
-    if (before > 50) shift = before - 50;               /* show the culprit, not a long start */
-    while (shift && (p->argument[shift] & 0xC0) == 0x80) shift--;
-    size_t shown = length - shift > 100 ? 100 : length - shift;
-    append_visible(quoted, sizeof quoted, p->argument + shift, shown);
+    size_t before = where - p->argument, shift = before > 50 ? before - 50 : 0;
+    while (shift && (p->argument[shift] & 0xC0) == 0x80) shift--;   /* not within a character */
+    append_visible(quoted, sizeof quoted, p->argument + shift,
+                   strnlen(p->argument + shift, 100));  /* show the culprit, not a long start */
     mi_fail("%s: %s", p->flag, why);
     size_t used = strlen(error_text);
     snprintf(error_text + used, sizeof error_text - used, "\n    %s%s\n    %*s^",
@@ -2656,42 +2636,25 @@ static int take_number(Parser *p, int *number)
 /* "*", "3" or "0-3" of `count` things called `what`. */
 static int parse_range(Parser *p, const char *what, int count, Range *range)
 {
-    const char *start = p->at;
-    if (take(p, "*")) {
-        *range = (Range){ 0, count - 1, 1 };
-        return 0;
-    }
+    const char *start = p->at, *last = start;
+    *range = (Range){ 0, count - 1, 1 };
+    if (take(p, "*")) return 0;
     if (!take_number(p, &range->lo))
         return fail_at(p, p->at, "expected a %s: a number 0-%d, a range like 0-%d, or *", what,
                        count - 1, count - 1);
     range->hi = range->lo;
-    range->many = 0;
-    const char *second = start;
-    if (p->at < p->end && *p->at == '-') {
-        second = ++p->at;
-        range->many = 1;
+    range->many = take(p, "-");
+    if (range->many) {
+        last = p->at;
         if (!take_number(p, &range->hi))
             return fail_at(p, p->at, "expected the last %s of the range", what);
         if (range->hi < range->lo)
             return fail_at(p, start, "the range of %ss runs backwards", what);
     }
-    if (range->hi >= count)
-        return fail_at(p, range->lo >= count ? start : second,
-                       "%s %d does not exist; this model has %ss 0-%d", what,
-                       range->lo >= count ? range->lo : range->hi, what, count - 1);
-    return 0;
-}
-
-static int find_site(const char *name, size_t n, MiPlace place, int head_only)
-{
-    for (int site = 0; site < MI_N_SITES; site++) {
-        MiWidth width = SITES[site].width;
-        if (strlen(SITES[site].name) == n && !strncmp(SITES[site].name, name, n) &&
-            SITES[site].place == place &&
-            (!head_only || width == MI_HEADS || width == MI_KEYS))
-            return site;
-    }
-    return -1;
+    if (range->hi < count) return 0;
+    int first_bad = range->lo >= count;
+    return fail_at(p, first_bad ? start : last, "%s %d does not exist; this model has %ss 0-%d",
+                   what, first_bad ? range->lo : range->hi, what, count - 1);
 }
 
 /* The letters, digits and underscores at the cursor. */
@@ -2702,28 +2665,16 @@ static size_t word_length(const Parser *p)
     return n;
 }
 
-/* ".NAME" of a site; without one the default. */
-static int parse_site_name(Parser *p, Address *address)
+/* The site whose name stands at the cursor, or -1. */
+static int find_site(const Parser *p)
 {
-    int head = address->unit == HEAD;
-    if (!take(p, ".")) {
-        if (address->unit != WHOLE_ROW) return 0;
-        return fail_at(p, p->at, "expected H (a head), N (a neuron) or a site such as .resid_pre "
-                       "after the layer");
-    }
-    int site = find_site(p->at, word_length(p), MI_BLOCK, head);
-    if (site < 0)
-        return fail_at(p, p->at, head ? "a head has the sites z, q, k, v, scores and pattern"
-                       : "no such site in a layer; mi --sites lists them");
-    p->at += word_length(p);
-    address->site = site;
-    if (address->unit == NEURON && SITES[site].width != MI_D_MLP)
-        return fail_at(p, p->at - strlen(SITES[site].name), "a neuron has the sites mlp_post and "
-                       "mlp_pre");
-    return 0;
+    size_t n = word_length(p);
+    for (int site = 0; site < MI_N_SITES; site++)
+        if (strlen(SITES[site].name) == n && !strncmp(SITES[site].name, p->at, n)) return site;
+    return -1;
 }
 
-/* "L0-3H*.z", "L5N7", "L5.mlp_out" */
+/* "0-3H*.z", "5N7", "5.mlp_out": what follows the L. Heads and neurons have a default site. */
 static int parse_layered(Parser *p, Address *address)
 {
     const MiShape *shape = &p->model->shape;
@@ -2737,34 +2688,43 @@ static int parse_layered(Parser *p, Address *address)
         address->site = MI_mlp_post;
         if (parse_range(p, "neuron", shape->d_mlp, &address->index) < 0) return -1;
     }
-    return parse_site_name(p, address);
+    if (!take(p, "."))
+        return address->unit != WHOLE_ROW ? 0
+               : fail_at(p, p->at, "expected H (a head), N (a neuron) or a site such as "
+                         ".resid_pre after the layer");
+    int     site = find_site(p);
+    MiWidth width = site < 0 ? MI_ONE : SITES[site].width;
+    if (address->unit == HEAD && width != MI_HEADS && width != MI_KEYS)
+        return fail_at(p, p->at, "a head has the sites z, q, k, v, scores and pattern");
+    if (site < 0 || SITES[site].place != MI_BLOCK)
+        return fail_at(p, p->at, "no such site in a layer; mi --sites lists them");
+    if (address->unit == NEURON && width != MI_D_MLP)
+        return fail_at(p, p->at, "a neuron has the sites mlp_post and mlp_pre");
+    address->site = site;
+    p->at += word_length(p);
+    return 0;
 }
 
 /* blocks.5.attn.hook_z, hook_embed ...: names of TransformerLens, as they are. 1 if it was one. */
 static int parse_tl_name(Parser *p, Address *address)
 {
-    int longest = 0;
+    Parser after = *p;
+    int    layer = 0, in_block = take(&after, "blocks.") && take_number(&after, &layer);
     for (int site = 0; site < MI_N_SITES; site++) {
         const char *name = SITES[site].tl_name, *slot = name ? strstr(name, "%d") : NULL;
-        Parser q = *p;
-        int layer = 0;
-        if (!name) continue;
-        if (slot) {
-            char before[32];
-            snprintf(before, sizeof before, "%.*s", (int)(slot - name), name);
-            if (!take(&q, before) || !take_number(&q, &layer)) continue;
-        }
-        if (!take(&q, slot ? slot + 2 : name) || word_length(&q) || q.at - p->at <= longest)
+        Parser q = in_block ? after : *p;
+        if (!name || (slot != NULL) != in_block || !take(&q, slot ? slot + 2 : name) ||
+            word_length(&q))
             continue;
-        longest = (int)(q.at - p->at);
+        if (layer >= n_layers_of(p->model, site))
+            return fail_at(p, p->at + 7, "layer %d does not exist; this model has layers 0-%d",
+                           layer, p->model->shape.n_layer - 1);
         address->site = site;
         address->layer = (Range){ layer, layer, 0 };
+        p->at = q.at;
+        return 1;
     }
-    if (longest && address->layer.lo >= n_layers_of(p->model, address->site))
-        return fail_at(p, p->at + 7, "layer %d does not exist; this model has layers 0-%d",
-                       address->layer.lo, p->model->shape.n_layer - 1);
-    p->at += longest;
-    return longest > 0;
+    return 0;
 }
 
 static int parse_site(Parser *p, Address *address)
@@ -2775,18 +2735,16 @@ static int parse_site(Parser *p, Address *address)
     };
     const MiShape *shape = &p->model->shape;
     size_t         n = word_length(p);
-    *address = (Address){ .text = p->at, .unit = WHOLE_ROW };
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
         if (n == strlen(groups[i].word) && take(p, groups[i].word)) {
             address->site = groups[i].site;
             address->unit = groups[i].unit;
             address->layer = (Range){ 0, shape->n_layer - 1, 1 };
-            address->index = (Range){ 0, shape->n_head - 1, 1 };
+            if (address->unit == HEAD) address->index = (Range){ 0, shape->n_head - 1, 1 };
             return 0;
         }
-    int site = find_site(p->at, n, MI_ENTRY, 0);
-    if (site < 0) site = find_site(p->at, n, MI_FINAL, 0);
-    if (site >= 0) {
+    int site = find_site(p);
+    if (site >= 0 && SITES[site].place != MI_BLOCK) {
         address->site = site;
         p->at += n;
         return 0;
@@ -2798,74 +2756,58 @@ static int parse_site(Parser *p, Address *address)
                    "embed; mi --sites lists the sites");
 }
 
-/* Do the tokens first..last spell text [n]? */
-static int tokens_spell(const Parser *p, int first, int last, const char *text, size_t n)
+/* The last of the tokens that from `first` on spell text [n]; -1 if they do not. With space, they
+ * must have one more before it. */
+static int last_spelling(const Parser *p, int first, int space, const char *text, size_t n)
 {
-    for (int t = first; t <= last; t++) {
+    for (int t = first; t < p->n; t++, space = 0) {
         int         length;
         const char *bytes = mi_token_bytes(p->tokenizer, p->tokens[t], &length);
-        if ((size_t)length > n || memcmp(bytes, text, length)) return 0;
+        if (space && (length == 0 || *bytes != ' ')) return -1;
+        length -= space;
+        if ((size_t)length > n || memcmp(bytes + space, text, length)) return -1;
         text += length;
-        n -= length;
+        if ((n -= length) == 0) return t;
     }
-    return n == 0;
+    return -1;
 }
 
-/* All runs of tokens that spell text, with or without a space before it. */
-static int find_text(const Parser *p, const char *text, size_t n, int space, Range *matches,
-                     int most)
-{
-    char *spaced = malloc(n + 2);
-    int   found = 0;
-    if (!spaced) return 0;
-    spaced[0] = ' ';
-    memcpy(spaced + 1, text, n);
-    for (int first = 0; first < p->n; first++)
-        for (int last = first; last < p->n && last <= first + (int)n; last++)
-            if (tokens_spell(p, first, last, text, n) ||
-                (space && tokens_spell(p, first, last, spaced, n + 1)))
-                if (found++ < most) matches[found - 1] = (Range){ first, last, 0 };
-    free(spaced);
-    return found;
-}
-
-/* @"TEXT" or @word, with #n to choose among several matches (#1 is the first). */
+/* @"TEXT" or @word, which may have a space before it, with #n to choose among several matches. */
 static int parse_text_position(Parser *p, Range *pos)
 {
     const char *start = p->at, *text = p->at;
-    int         quoted = take(p, "\""), number = 1;
+    int         quoted = take(p, "\""), number = 1, found = 0;
     size_t      n = 0;
     if (quoted) {
         text = p->at;
         while (p->at + n < p->end && p->at[n] != '"') n++;
         if (p->at + n == p->end) return fail_at(p, start, "the quote is not closed");
-        p->at += n + 1;
-    } else {
+    } else
         while (p->at + n < p->end && !strchr(",:#=", p->at[n])) n++;
-        p->at += n;
-    }
+    p->at += n + quoted;
     if (n == 0) return fail_at(p, start, "expected a position: a number, a range, *, or text");
     if (!p->tokenizer) return fail_at(p, start, "text positions need a tokenizer");
-    Range matches[16];
-    int   found = find_text(p, text, n, !quoted, matches, 16), chosen = take(p, "#");
+    int         chosen = take(p, "#");
     const char *digits = p->at;
     if (chosen && (!take_number(p, &number) || number < 1))
         return fail_at(p, digits, "expected a number after #: #1 is the first match");
-    if (found == 0) {
-        const char *as_token = quoted ? "no run of whole tokens of the prompt spells this text"
-                                      : "this is not a position, and no token of the prompt";
-        return fail_at(p, text, "%s; mi PROMPT --explain shows the tokens", as_token);
-    }
-    if (!chosen && found > 1) {
-        char list[128] = "";
-        for (int i = 0; i < min_int(found, 8); i++)
-            snprintf(list + strlen(list), sizeof list - strlen(list), " #%d at %d", i + 1,
-                     matches[i].lo);
+    char list[128] = "";
+    for (int first = 0; first < p->n; first++)
+        for (int space = 0; space <= !quoted; space++) {
+            int last = last_spelling(p, first, space, text, n);
+            if (last < 0) continue;
+            if (++found == number) *pos = (Range){ first, last, 0 };
+            if (found <= 8) snprintf(list + strlen(list), sizeof list - strlen(list),
+                                     " #%d at %d", found, first);
+        }
+    if (found == 0)
+        return fail_at(p, text, "%s; mi PROMPT --explain shows the tokens", quoted
+                       ? "no run of whole tokens of the prompt spells this text"
+                       : "this is not a position, and no token of the prompt");
+    if (!chosen && found > 1)
         return fail_at(p, text, "this text stands %d times in the prompt:%s", found, list);
-    }
-    if (number > min_int(found, 16))
+    if (number > found)
         return fail_at(p, digits, "this text stands only %d times in the prompt", found);
-    *pos = matches[number - 1];
     return 0;
 }
 
@@ -2900,70 +2842,65 @@ static int parse_position(Parser *p, Range *pos)
     return 0;
 }
 
-/* SITE[@POS[:KEY]] -> one more address */
-static int parse_address(Parser *p)
+static int add_address(Parser *p, const Address *address)
 {
     Address *list = grow(p->found, p->n_found, sizeof *list);
     if (!list) return -1;
     p->found = list;
-    Address *address = &list[p->n_found];
-    if (parse_site(p, address) < 0) return -1;
-    const char *pos = p->at, *key = NULL;
-    address->pos = (Range){ 0, p->n - 1, 0 };
-    address->key = (Range){ 0, p->n - 1, 0 };
-    address->has_pos = take(p, "@");
-    if (address->has_pos && parse_position(p, &address->pos) < 0) return -1;
-    if (address->has_pos && (address->has_key = take(p, ":"))) {
-        key = p->at;
-        if (parse_position(p, &address->key) < 0) return -1;
-    }
-    int edges = SITES[address->site].width == MI_KEYS;
-    if (key && !edges && strcmp(p->flag, "--knockout"))
-        return fail_at(p, key, "only scores and pattern have keys (@query:key); %s has one value "
-                       "a position", SITES[address->site].name);
-    if (address->key.lo > address->pos.hi)
-        return fail_at(p, key, "key %d comes after query %d: no position looks ahead",
-                       address->key.lo, address->pos.hi);
-    if (p->at < p->end && *p->at != ',')
-        return fail_at(p, p->at, address->has_pos ? "expected , or the end after the position"
-                       : pos == p->at ? "expected @POSITION, a comma or the end after the site"
-                       : "expected , or the end");
-    p->n_found++;
+    list[p->n_found++] = *address;
     return 0;
+}
+
+/* SITE[@POS[:KEY]] -> one more address */
+static int parse_address(Parser *p)
+{
+    Address a = { .text = p->at, .pos = { 0, p->n - 1, 0 }, .key = { 0, p->n - 1, 0 } };
+    if (parse_site(p, &a) < 0) return -1;
+    const char *site_end = p->at;
+    a.has_pos = take(p, "@");
+    if (a.has_pos && parse_position(p, &a.pos) < 0) return -1;
+    a.has_key = a.has_pos && take(p, ":");
+    const char *key = p->at;
+    if (a.has_key && parse_position(p, &a.key) < 0) return -1;
+    if (a.has_key && SITES[a.site].width != MI_KEYS && strcmp(p->flag, "--knockout"))
+        return fail_at(p, key, "only scores and pattern have keys (@query:key); %s has one value "
+                       "a position", SITES[a.site].name);
+    if (a.key.lo > a.pos.hi)
+        return fail_at(p, key, "key %d comes after query %d: no position looks ahead", a.key.lo,
+                       a.pos.hi);
+    if (p->at < p->end && *p->at != ',')
+        return fail_at(p, p->at, a.has_pos ? "expected , or the end after the position"
+                       : site_end == p->at ? "expected @POSITION, a comma or the end after the site"
+                       : "expected , or the end");
+    return add_address(p, &a);
 }
 
 /* not:LIST -> all units of the list's kind that it does not name, one address a unit. */
 static int complement(Parser *p, const char *start)
 {
-    Address first = p->found[0];
-    int     L = n_layers_of(p->model, first.site);
-    int     units = first.unit == HEAD ? p->model->shape.n_head
-                  : first.unit == NEURON ? p->model->shape.d_mlp : 1;
-    unsigned char *named = calloc(L, units);
-    if (!named) return mi_fail("out of memory");
-    for (int i = 0; i < p->n_found; i++) {
+    Address one = p->found[0];
+    int     listed = p->n_found, units = one.unit == HEAD ? p->model->shape.n_head
+                                       : one.unit == NEURON ? p->model->shape.d_mlp : 1;
+    for (int i = 0; i < listed; i++) {
         const Address *a = &p->found[i];
-        if (a->site != first.site || a->unit != first.unit || a->pos.lo != first.pos.lo ||
-            a->pos.hi != first.pos.hi || a->has_key) {
-            free(named);
+        if (a->site != one.site || a->unit != one.unit || a->pos.lo != one.pos.lo ||
+            a->pos.hi != one.pos.hi || a->has_key)
             return fail_at(p, a->text, "not: needs units of one kind at the same positions");
+    }
+    for (int l = 0; l < n_layers_of(p->model, one.site); l++)
+        for (int u = 0; u < units; u++) {
+            int named = 0;
+            for (int i = 0; i < listed && !named; i++) {
+                const Address *a = &p->found[i];
+                named = a->layer.lo <= l && l <= a->layer.hi && a->index.lo <= u &&
+                        u <= a->index.hi;
+            }
+            one.layer = (Range){ l, l, 0 };
+            one.index = (Range){ u, u, 0 };
+            if (!named && add_address(p, &one) < 0) return -1;
         }
-        for (int l = a->layer.lo; l <= a->layer.hi; l++)
-            for (int u = a->unit == WHOLE_ROW ? 0 : a->index.lo;
-                 u <= (a->unit == WHOLE_ROW ? 0 : a->index.hi); u++)
-                named[l * units + u] = 1;
-    }
-    p->n_found = 0;
-    for (int i = 0; i < L * units; i++) {
-        if (named[i]) continue;
-        Address *list = grow(p->found, p->n_found, sizeof *list);
-        if (!list) return free(named), -1;
-        p->found = list;
-        list[p->n_found] = first;
-        list[p->n_found].layer = (Range){ i / units, i / units, 0 };
-        list[p->n_found++].index = (Range){ i % units, i % units, 0 };
-    }
-    free(named);
+    p->n_found -= listed;
+    memmove(p->found, p->found + listed, p->n_found * sizeof *p->found);
     return p->n_found ? 0 : fail_at(p, start, "nothing is left: the list names every unit");
 }
 
@@ -3005,7 +2942,7 @@ static int parse_float(const char *text, float *value)
 static int parse_noise(const MiModel *model, const char *value, float *amount)
 {
     char   number[64];
-    size_t n = value ? strlen(value) : 0;
+    size_t n = strlen(value);
     if (n == 0 || n >= sizeof number) return 0;
     int deviations = value[n - 1] == 's';
     snprintf(number, sizeof number, "%.*s", (int)n - deviations, value);
@@ -3021,80 +2958,87 @@ static int parse_noise(const MiModel *model, const char *value, float *amount)
     return 1;
 }
 
+/* What each --OP puts into its edits, and what has to stand behind the = of its argument. */
+typedef enum { NO_VALUE, KIND, FACTOR, MAYBE_FACTOR, SIZE, FILE_NAME } Value;
+
+static const struct { const char *name; MiOp op; MiFrom from; Value value; const char *otherwise; }
+OPS[] = {
+    { "ablate",   MI_SET,     MI_FROM_VALUE,  KIND,
+      "an ablation is =zero, =tlzero, =mean or =resample" },
+    { "patch",    MI_MIX,     MI_FROM_SOURCE, MAYBE_FACTOR,
+      "expected a number: 1 patches, 0.5 goes half way" },
+    { "freeze",   MI_SET,     MI_FROM_BASE,   NO_VALUE, "--freeze takes no value" },
+    { "scale",    MI_SCALE,   MI_FROM_VALUE,  FACTOR, "expected a factor, as in L5H3=2" },
+    { "noise",    MI_NOISE,   MI_FROM_VALUE,  SIZE,
+      "expected a size, as in embed=0.1, or 3s for 3 standard deviations of the embedding" },
+    { "steer",    MI_ADD,     MI_FROM_CALLER, FACTOR, "expected a factor, as in L3.resid_pre=4" },
+    { "project",  MI_PROJECT, MI_FROM_CALLER, NO_VALUE, "--project takes no value" },
+    { "set",      MI_SET,     MI_FROM_CALLER, FILE_NAME, "expected =FILE.npy" },
+    { "knockout", MI_SET,     MI_FROM_VALUE,  NO_VALUE, "--knockout takes no value" },
+};
+
+/* A knockout sets the scores of edges to -infinity: all its addresses are edges of heads. */
+static int aim_knockout(Parser *p)
+{
+    for (int i = 0; i < p->n_found; i++) {
+        Address *a = &p->found[i];
+        int      other = a->unit == HEAD && a->site != MI_z && a->site != MI_scores;
+        if (a->unit != HEAD || !a->has_key || other)
+            return fail_at(p, other ? strchr(a->text, '.') : a->text,
+                           "a knockout is an attention edge of a head: L5H3@QUERY:KEY");
+        a->site = MI_scores;
+    }
+    return 0;
+}
+
+/* "=VALUE" of one kind -> where the edit's values come from, or its amount. 1 if it is right. */
+static int read_value(const MiModel *model, const char *value, Value kind, MiEdit *edit)
+{
+    static const struct { const char *name; MiFrom from; } kinds[] = {
+        { "zero", MI_FROM_VALUE }, { "tlzero", MI_FROM_TLZERO }, { "mean", MI_FROM_MEAN },
+        { "resample", MI_FROM_CALLER },
+    };
+    switch (kind) {
+    case NO_VALUE:     return !value;
+    case FACTOR:       return value && parse_float(value, &edit->amount);
+    case MAYBE_FACTOR: return parse_float(value ? value : "1", &edit->amount);
+    case SIZE:         return value && parse_noise(model, value, &edit->amount);
+    case FILE_NAME:    return value && *value;
+    case KIND:
+        for (int i = 0; value && i < 4; i++)
+            if (!strcmp(value, kinds[i].name)) return edit->from = kinds[i].from, 1;
+    }
+    return !value;                                      /* the default is zero */
+}
+
 /* What an op does with its "=VALUE": the edit that all its addresses share. */
 static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edit)
 {
-    const char *where = value ? value : p->argument + strlen(p->argument);
-    int keys = 0, sigma = -1;
-    const char *edges = NULL;
-    for (int i = 0; i < p->n_found; i++) {
-        keys |= SITES[p->found[i].site].width == MI_KEYS;
-        if (keys && !edges) edges = p->found[i].text;
-        if (SITES[p->found[i].site].width == MI_ONE) sigma = i;
+    enum { N_OPS = sizeof OPS / sizeof *OPS };
+    const char    *where = value ? value : p->argument + strlen(p->argument);
+    const Address *edges = NULL, *sigma = NULL;         /* sites that not every op can edit */
+    int            i = 0, ablate = !strcmp(op, "ablate");
+    while (i < N_OPS && strcmp(op, OPS[i].name)) i++;
+    if (i == N_OPS) return mi_fail("no such intervention: %s", op);
+    for (Address *a = p->found; a < p->found + p->n_found; a++) {
+        if (SITES[a->site].width == MI_KEYS && !edges) edges = a;
+        if (SITES[a->site].width == MI_ONE) sigma = a;
     }
-    *edit = (MiEdit){ .op = MI_SET, .head = -1 };
-    if (!strcmp(op, "ablate")) {
-        static const char *const kinds[] = { "zero", "tlzero", "mean", "resample" };
-        static const MiFrom      froms[] = { MI_FROM_VALUE, MI_FROM_TLZERO, MI_FROM_MEAN,
-                                             MI_FROM_CALLER };
-        int kind = 0;
-        while (value && kind < 4 && strcmp(value, kinds[kind])) kind++;
-        if (kind == 4)
-            return fail_at(p, where, "an ablation is =zero, =tlzero, =mean or =resample");
-        if (kind && keys)
-            return fail_at(p, where, "scores and pattern have no =%s: their rows differ in length",
-                           value);
-        if (kind < 2 && sigma >= 0)
-            return fail_at(p, p->found[sigma].text, "LayerNorm divides by this: it cannot be zero");
-        edit->from = froms[kind];
-    } else if (!strcmp(op, "patch")) {
-        edit->from = MI_FROM_SOURCE;
-        edit->amount = 1;
-        if (value && !parse_float(value, &edit->amount))
-            return fail_at(p, where, "expected a number: 1 patches, 0.5 goes half way");
-        if (edit->amount != 1) edit->op = MI_MIX;
-    } else if (!strcmp(op, "freeze")) {
-        if (value) return fail_at(p, where - 1, "--freeze takes no value");
-        edit->from = MI_FROM_BASE;
-    } else if (!strcmp(op, "scale")) {
-        edit->op = MI_SCALE;
-        if (!value || !parse_float(value, &edit->amount))
-            return fail_at(p, where, "expected a factor, as in L5H3=2");
-    } else if (!strcmp(op, "noise")) {
-        edit->op = MI_NOISE;
-        if (!parse_noise(p->model, value, &edit->amount))
-            return fail_at(p, where, "expected a size, as in embed=0.1, or 3s for 3 standard "
-                           "deviations of the embedding");
-    } else if (!strcmp(op, "steer") || !strcmp(op, "project")) {
-        int project = !strcmp(op, "project");
-        edit->op = project ? MI_PROJECT : MI_ADD;
-        edit->from = MI_FROM_CALLER;
-        if (keys) return fail_at(p, edges, "the rows of scores and pattern differ in length: they "
-                                 "have no direction");
-        if (project && value) return fail_at(p, where - 1, "--project takes no value");
-        if (!project && (!value || !parse_float(value, &edit->amount)))
-            return fail_at(p, where, "expected a factor, as in L3.resid_pre=4");
-    } else if (!strcmp(op, "set")) {
-        edit->from = MI_FROM_CALLER;
-        if (!value || !*value) return fail_at(p, where, "expected =FILE.npy");
-    } else if (!strcmp(op, "knockout")) {
-        if (value) return fail_at(p, where - 1, "--knockout takes no value");
-        edit->amount = -INFINITY;
-        for (int i = 0; i < p->n_found; i++) {
-            MiSite site = p->found[i].site;
-            const char *text = p->found[i].text;
-            if (p->found[i].unit == HEAD && site != MI_z && site != MI_scores)
-                text = strchr(text, '.');
-            if (p->found[i].unit != HEAD || !p->found[i].has_key || text != p->found[i].text)
-                return fail_at(p, text ? text : p->found[i].text,
-                               "a knockout is an attention edge of a head: "
-                               "L5H3@QUERY:KEY");
-            p->found[i].site = MI_scores;
-        }
-    } else {
-        return mi_fail("no such intervention: %s", op);
-    }
-    return 0;
+    *edit = (MiEdit){ .op = OPS[i].op, .from = OPS[i].from, .head = -1 };
+    if (edges && (edit->op == MI_ADD || edit->op == MI_PROJECT))
+        return fail_at(p, edges->text, "the rows of scores and pattern differ in length: they have "
+                       "no direction");
+    if (!read_value(p->model, value, OPS[i].value, edit))
+        return fail_at(p, where - (OPS[i].value == NO_VALUE), "%s", OPS[i].otherwise);
+    if (edit->op == MI_MIX && edit->amount == 1) edit->op = MI_SET;
+    if (ablate && edges && edit->from != MI_FROM_VALUE)
+        return fail_at(p, where, "scores and pattern have no =%s: their rows differ in length",
+                       value);
+    if (ablate && sigma && (edit->from == MI_FROM_VALUE || edit->from == MI_FROM_TLZERO))
+        return fail_at(p, sigma->text, "LayerNorm divides by this: it cannot be zero");
+    if (strcmp(op, "knockout")) return 0;
+    edit->amount = -INFINITY;
+    return aim_knockout(p);
 }
 
 static int add_edit(MiEdits *edits, const MiEdit *edit)
@@ -3109,11 +3053,11 @@ static int add_edit(MiEdits *edits, const MiEdit *edit)
 /* One address -> its edits: one a layer, or one a head where heads do not lie side by side. */
 static int expand(MiEdits *edits, const Parser *p, const Address *address, MiEdit edit)
 {
-    int keys = SITES[address->site].width == MI_KEYS;
-    int whole = address->unit == WHOLE_ROW;
-    int unit = address->unit == HEAD ? p->model->shape.d_head : 1;
-    int first_head = whole ? 0 : address->index.lo;
-    int last_head = !keys ? first_head : whole ? p->model->shape.n_head - 1 : address->index.hi;
+    const MiShape *shape = &p->model->shape;
+    int   keys = SITES[address->site].width == MI_KEYS, whole = address->unit == WHOLE_ROW;
+    int   unit = address->unit == HEAD ? shape->d_head : 1;
+    Range heads = !keys ? (Range){ -1, -1, 0 }
+                : whole ? (Range){ 0, shape->n_head - 1, 0 } : address->index;
     /* A patch or a frozen value exists for the prompt's rows only; other edits without a position
      * also cover what is generated later. */
     int bound = address->has_pos || edit.from == MI_FROM_BASE || edit.from == MI_FROM_SOURCE ||
@@ -3121,20 +3065,13 @@ static int expand(MiEdits *edits, const Parser *p, const Address *address, MiEdi
     edit.site = address->site;
     edit.pos = address->pos.lo;
     edit.pos_end = bound ? address->pos.hi + 1 : INT_MAX;
+    edit.first = keys ? address->key.lo : address->index.lo * unit;
+    edit.count = keys ? (address->has_key ? address->key.hi + 1 : shape->n_ctx) - edit.first
+               : whole ? width_of(p->model, edit.site, 0)
+               : (address->index.hi - address->index.lo + 1) * unit;
     for (edit.layer = address->layer.lo; edit.layer <= address->layer.hi; edit.layer++)
-        for (int head = first_head; head <= last_head; head++) {
-            if (keys) {
-                edit.head = head;
-                edit.first = address->key.lo;
-                edit.count = (address->has_key ? address->key.hi + 1 : p->model->shape.n_ctx) -
-                             edit.first;
-            } else {
-                edit.first = whole ? 0 : address->index.lo * unit;
-                edit.count = whole ? width_of(p->model, edit.site, 0)
-                                   : (address->index.hi - address->index.lo + 1) * unit;
-            }
+        for (edit.head = heads.lo; edit.head <= heads.hi; edit.head++)
             if (add_edit(edits, &edit) < 0) return -1;
-        }
     return 0;
 }
 
@@ -3172,24 +3109,16 @@ static float *new_constant(MiEdits *edits, int n)
  * later weights: z and v become b_V + beta W_V, a LayerNorm's output becomes its beta, else 0. */
 static void tlzero_row(const MiModel *model, const MiEdit *edit, float *row)
 {
-    const Block *w = &model->block[edit->layer];
-    int          D = model->shape.d_model;
+    const Block  *w = &model->block[edit->layer];
+    const weight *beta = edit->site == MI_ln1 ? w->ln1_beta : edit->site == MI_ln2 ? w->ln2_beta
+                       : edit->site == MI_ln_f ? model->ln_f_beta : NULL;
+    int D = model->shape.d_model, is_value = edit->site == MI_z || edit->site == MI_v;
     for (int i = 0; i < edit->count; i++) {
-        int c = edit->first + i;
-        switch (edit->site) {
-        case MI_z:
-        case MI_v: {
-            double sum = w->b_QKV[2 * D + c];
-            for (int j = 0; j < D; j++)
-                sum += (double)w->ln1_beta[j] * w->W_QKV[(size_t)j * 3 * D + 2 * D + c];
-            row[i] = (float)sum;
-            break;
-        }
-        case MI_ln1:  row[i] = w->ln1_beta[c]; break;
-        case MI_ln2:  row[i] = w->ln2_beta[c]; break;
-        case MI_ln_f: row[i] = model->ln_f_beta[c]; break;
-        default:      row[i] = 0;
-        }
+        int    c = edit->first + i;
+        double sum = is_value ? w->b_QKV[2 * D + c] : beta ? beta[c] : 0;
+        for (int j = 0; j < D && is_value; j++)
+            sum += (double)w->ln1_beta[j] * w->W_QKV[(size_t)j * 3 * D + 2 * D + c];
+        row[i] = (float)sum;
     }
 }
 
@@ -3212,9 +3141,9 @@ static int mean_row(const MiRun *base, const MiEdit *edit, float *row)
 int mi_edits_bind(MiEdits *edits, const MiRun *base, const MiRun *source)
 {
     for (int i = 0; i < edits->n; i++) {
-        MiEdit *edit = &edits->at[i];
+        MiEdit      *edit = &edits->at[i];
         const MiRun *donor = edit->from == MI_FROM_SOURCE ? source : base;
-        const char *site = SITES[edit->site].name;
+        const char  *site = SITES[edit->site].name;
         if (edit->from == MI_FROM_VALUE || (edit->from == MI_FROM_CALLER && edit->value)) continue;
         if (edit->from == MI_FROM_CALLER) return mi_fail("an edit of %s needs its value", site);
         if (!donor)
@@ -3232,9 +3161,9 @@ int mi_edits_bind(MiEdits *edits, const MiRun *base, const MiRun *source)
         if (edit->pos_end > donor->n_rows)
             return mi_fail("an edit of %s reads position %d of a run of %d", site,
                            edit->pos_end - 1, donor->n_rows);
-        int keys = SITES[edit->site].width == MI_KEYS;
-        const float *x = keys ? mi_head(donor, 0, edit->site, edit->layer, edit->head, edit->pos)
-                              : mi_site(donor, 0, edit->site, edit->layer, edit->pos);
+        const float *x = SITES[edit->site].width == MI_KEYS
+                       ? mi_head(donor, 0, edit->site, edit->layer, edit->head, edit->pos)
+                       : mi_site(donor, 0, edit->site, edit->layer, edit->pos);
         if (!x) return -1;
         edit->value = x + edit->first;
         edit->value_stride = width_of(donor->model, edit->site, donor->key_stride);
