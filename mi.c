@@ -1925,23 +1925,25 @@ static const TensorField model_tensors[] = {
 #define X(field, name, shape) { offsetof(MiModel, field), name, shape },
     MI_MODEL_TENSORS(X)
 #undef X
+    { 0 },
 };
 static const TensorField block_tensors[] = {
 #define X(field, name, shape) { offsetof(Block, field), name, shape },
     MI_BLOCK_TENSORS(X)
 #undef X
+    { 0 },
 };
 
-/* n tensors -> the fields of their owner, the model or one of its blocks. */
+/* The tensors of one table -> the fields of their owner, the model or one of its blocks. */
 static int take_fields(MiModel *model, const Header *header, void *owner, const char *prefix,
-                       const TensorField *fields, size_t n)
+                       const TensorField *field)
 {
-    for (size_t i = 0; i < n; i++) {
+    for (; field->name; field++) {
         char name[96];
-        snprintf(name, sizeof name, "%s%s", prefix, fields[i].name);
-        const weight *data = take_tensor(model, header, name, fields[i].shape);
+        snprintf(name, sizeof name, "%s%s", prefix, field->name);
+        const weight *data = take_tensor(model, header, name, field->shape);
         if (!data) return -1;
-        memcpy((char *)owner + fields[i].field, &data, sizeof data);
+        memcpy((char *)owner + field->field, &data, sizeof data);
     }
     return 0;
 }
@@ -2051,13 +2053,11 @@ static int take_weights(MiModel *model, const Header *header)
     MiShape *shape = &model->shape;
     model->block = calloc(shape->n_layer, sizeof *model->block);
     if (!model->block) return mi_fail("out of memory");
-    if (take_fields(model, header, model, "", model_tensors,
-                    sizeof model_tensors / sizeof *model_tensors) < 0) return -1;
+    if (take_fields(model, header, model, "", model_tensors) < 0) return -1;
     for (int l = 0; l < shape->n_layer; l++) {
         char prefix[16];
         snprintf(prefix, sizeof prefix, "h.%d.", l);
-        if (take_fields(model, header, &model->block[l], prefix, block_tensors,
-                        sizeof block_tensors / sizeof *block_tensors) < 0) return -1;
+        if (take_fields(model, header, &model->block[l], prefix, block_tensors) < 0) return -1;
     }
     model->W_U = model->wte;
     if (find_tensor(header, "lm_head.weight")) {
@@ -2256,8 +2256,7 @@ static int read_tokenizer(MiTokenizer *tokenizer)
         uint32_t n_ranges = read_u32(header + 4 + 4 * class);
         if (n_ranges > (size - at) / 8)
             return mi_fail("it ends within its character ranges");
-        if (read_ranges(tokenizer, header + at, n_ranges, class) < 0)
-            return -1;
+        if (read_ranges(tokenizer, header + at, n_ranges, class) < 0) return -1;
         at += 8 * (size_t)n_ranges;
     }
     return read_tokens(tokenizer, at);
@@ -2363,14 +2362,12 @@ static int merge_word(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *
         free(e->heap);
         e->capacity = n < 256 ? 256 : (size_t)n;
         e->heap = calloc(e->capacity, 3 * sizeof *e->heap + sizeof *e->part);
-        if (!e->heap)
-            return mi_fail("out of memory for a word of %d bytes", n);
+        if (!e->heap) return mi_fail("out of memory for a word of %d bytes", n);
         e->part = (Part *)(e->heap + 3 * e->capacity);
     }
     for (int i = 0; i < n; i++)
         e->part[i] = (Part){1, i - 1, tokenizer->id_of_byte[bytes[i]]};
-    for (int i = 0; i < n; i++)
-        push_pair(tokenizer, e, bytes, n, i);
+    for (int i = 0; i < n; i++) push_pair(tokenizer, e, bytes, n, i);
     while (e->n_heap > 0) {
         uint64_t key = heap_pop(e);
         int id = (int)(key >> 32), left = (int)(key & 0xFFFFFFFF), length;
@@ -2380,11 +2377,9 @@ static int merge_word(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *
         if (right >= n || part->length + e->part[right].length != length) continue;
         e->part[right].length = 0;
         *part = (Part){length, part->previous, id};
-        if (left + length < n)
-            e->part[left + length].previous = left;
+        if (left + length < n) e->part[left + length].previous = left;
         push_pair(tokenizer, e, bytes, n, left);
-        if (left > 0)
-            push_pair(tokenizer, e, bytes, n, part->previous);
+        if (left > 0) push_pair(tokenizer, e, bytes, n, part->previous);
     }
     return 0;
 }
@@ -2927,27 +2922,20 @@ static const char *find_value(const char *argument)
     return equals;
 }
 
-/* A finite number; nothing may follow it. */
-static int parse_float(const char *text, float *value)
+/* A finite number and then exactly this suffix. */
+static int parse_float(const char *text, const char *suffix, float *value)
 {
-    char *end;
-    errno = 0;
+    char  *end;
     double number = strtod(text, &end);
     *value = (float)number;
-    return *text && !strpbrk(text, "xX") && !isspace((unsigned char)*text) && !*end &&
-           isfinite(number) && isfinite(*value);
+    return end > text && !strpbrk(text, "xX") && !isspace((unsigned char)*text) &&
+           !strcmp(end, suffix) && isfinite(number) && isfinite(*value);
 }
 
 /* "0.1", or "3s": so many standard deviations of all entries of wte. */
 static int parse_noise(const MiModel *model, const char *value, float *amount)
 {
-    char   number[64];
-    size_t n = strlen(value);
-    if (n == 0 || n >= sizeof number) return 0;
-    int deviations = value[n - 1] == 's';
-    snprintf(number, sizeof number, "%.*s", (int)n - deviations, value);
-    if (!parse_float(number, amount)) return 0;
-    if (!deviations) return 1;
+    if (!parse_float(value, "s", amount)) return parse_float(value, "", amount);
     double sum = 0, squares = 0;
     size_t entries = (size_t)model->shape.n_vocab * model->shape.d_model;
     for (size_t i = 0; i < entries; i++) {
@@ -3000,8 +2988,8 @@ static int read_value(const MiModel *model, const char *value, Value kind, MiEdi
     };
     switch (kind) {
     case NO_VALUE:     return !value;
-    case FACTOR:       return value && parse_float(value, &edit->amount);
-    case MAYBE_FACTOR: return parse_float(value ? value : "1", &edit->amount);
+    case FACTOR:       return value && parse_float(value, "", &edit->amount);
+    case MAYBE_FACTOR: return parse_float(value ? value : "1", "", &edit->amount);
     case SIZE:         return value && parse_noise(model, value, &edit->amount);
     case FILE_NAME:    return value && *value;
     case KIND:
