@@ -1692,7 +1692,7 @@ enum { MOST_DIMS = 8 };
 typedef struct {
     const char *name, *dtype;
     int         n_dims;
-    int64_t     shape[MOST_DIMS], range[2];             /* bytes range[0] .. range[1]-1 of the data */
+    int64_t     shape[MOST_DIMS], range[2];             /* range: its first byte and its end */
 } Tensor;
 
 typedef struct {
@@ -1846,7 +1846,7 @@ static const Tensor *find_tensor(const Header *header, const char *name)
     snprintf(full, sizeof full, "transformer.%s", name);
     for (int i = 0; i < 2 && header->n_tensors; i++) {
         Tensor key = { .name = i ? full : name };
-        const Tensor *found = bsearch(&key, header->tensors, header->n_tensors, sizeof key, by_name);
+        Tensor *found = bsearch(&key, header->tensors, header->n_tensors, sizeof key, by_name);
         if (found) return found;
     }
     return NULL;
@@ -2560,7 +2560,7 @@ typedef enum { WHOLE_ROW, HEAD, NEURON } Unit;
 typedef struct {                        /* one element of a list of addresses */
     MiSite site;
     Unit   unit;
-    Range  layer, index, pos, key;      /* index: which heads or neurons; key: of a pattern's edge */
+    Range  layer, index, pos, key;      /* index: which heads or neurons; key: of an edge */
     int    has_pos, has_key;
     const char *text;                   /* where it stands in the argument */
 } Address;
