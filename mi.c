@@ -1438,6 +1438,7 @@ static void one_row(float *y, const float *x, int in, const weight *W, size_t st
     for (; i + 4 <= in; i += 4, W += 4 * stride) {
         vec x0 = all(x[i]), x1 = all(x[i + 1]), x2 = all(x[i + 2]), x3 = all(x[i + 3]);
         for (int c = 0; c < whole; c += VEC) {
+            for (int k = 0; k < 4; k++) __builtin_prefetch(W + (16 + k) * stride + c, 0, 2);
             vec sum = fma_vec(x0, load(W + c), load(y + c));
             sum = fma_vec(x1, load(W + stride + c), sum);
             sum = fma_vec(x2, load(W + 2 * stride + c), sum);
