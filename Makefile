@@ -1,35 +1,58 @@
 # make              the program ./mi
-# make test         everything that can be tested without network and without Python
+# make test         every test; needs only a C compiler and make
+# make check-docs   the commands of README.md and walkthrough.md print what stands there
+# make gpt2         download the real GPT-2 (124M), 548 MB
 # make clean
 #
-# make CC=clang, make OPENMP= (without threads), make ARCH= (for any machine of this kind)
+# make CC=clang, make OPENMP= (without threads), make ARCH= (for any processor of this kind),
+# make BUILD=folder (another place for the tests and the program that they use)
 
 CC      ?= cc
 ARCH    ?= -march=native
 CFLAGS  ?= -O3
-WARN     = -Wall -Wextra -std=gnu11
 OPENMP  ?= $(shell echo 'int main(void){return 0;}' | \
              $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
 BUILD   ?= build
-FLAGS    = $(CFLAGS) $(ARCH) $(OPENMP) $(WARN)
+FLAGS    = $(CFLAGS) $(ARCH) $(OPENMP) -Wall -Wextra -std=gnu11 $(if $(OPENMP),,-Wno-unknown-pragmas)
 
-TESTS    = $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+TESTS    = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
 WHITEBOX = $(shell grep -l 'include "../mi.c"' tests/test_*.c)
 
 mi: mi.c mi.h
 	$(CC) $(FLAGS) mi.c -o $@ -lm
 
+$(BUILD)/mi: mi.c mi.h tokenizer.bin tiny.safetensors
+	@mkdir -p $(BUILD)
+	$(CC) $(FLAGS) mi.c -o $@ -lm
+	@cp tokenizer.bin tiny.safetensors $(BUILD)
+
 $(BUILD)/mi.o: mi.c mi.h
 	@mkdir -p $(BUILD)
 	$(CC) $(FLAGS) -DMI_NO_MAIN -c mi.c -o $@
 
-$(BUILD)/%: tests/%.c $(wildcard tests/*.h) mi.c mi.h $(BUILD)/mi.o
+$(BUILD)/test_%: tests/test_%.c $(wildcard tests/*.h) mi.c mi.h $(BUILD)/mi.o
 	$(CC) $(FLAGS) -DMI_NO_MAIN -I. $< $(if $(filter $<,$(WHITEBOX)),,$(BUILD)/mi.o) -o $@ -lm
 
-test: mi $(TESTS:%=$(BUILD)/%)
-	@MI=./mi sh tests/run.sh $(TESTS:%=$(BUILD)/%) $(wildcard tests/test_*.sh)
+test: $(BUILD)/mi $(TESTS)
+	@MI=$(BUILD)/mi sh tests/run.sh $(TESTS) $(wildcard tests/test_*.sh)
+
+check-docs: $(BUILD)/mi
+	@MI=$(BUILD)/mi sh tests/test_docs.sh
+
+# The real weights, as OpenAI published them, from Hugging Face. An interrupted download goes on
+# where it stopped; what arrives is checked before it gets its name.
+GPT2_REVISION = 607a30d783dfa663caf39e06633721c8d4cfcd7e
+GPT2_URL     ?= https://huggingface.co/openai-community/gpt2/resolve/$(GPT2_REVISION)/model.safetensors
+GPT2_SHA256  ?= 248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707
+GPT2_BYTES   ?= 548105171
+
+gpt2: gpt2.safetensors
+	@echo 'Now: ./mi -m gpt2.safetensors --ablate L9H9'
+
+gpt2.safetensors:
+	@sh train/fetch.sh '$(GPT2_URL)' $(GPT2_BYTES) $(GPT2_SHA256) $@
 
 clean:
-	rm -rf mi build
+	rm -rf mi build build-*
 
-.PHONY: test clean
+.PHONY: test check-docs gpt2 clean

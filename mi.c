@@ -43,8 +43,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
@@ -325,16 +327,19 @@ static void naive_gelu(float *y, const float *x, int n)
     }
 }
 
-/* The keys or values that a row can see, head by head: below t0 they are the trunk's, from t0 on
- * the lane's own. Key j of head h lies at (j < t0 ? below : own) + j D + h d. */
+/* The keys or values that a row can see. Key j is below[j] of the trunk for j < t0, then own[j -
+ * t0], and the last one (the row that is read) may lie apart. Rows are `stride` floats long. */
 typedef struct {
-    const float *below, *own;
-    int          t0, stride;
+    const float *below, *own, *last;
+    int          t0, n, stride;
 } Keys;
 
 static inline const float *key_at(const Keys *keys, int j, int column)
 {
-    return (j < keys->t0 ? keys->below : keys->own) + (ptrdiff_t)j * keys->stride + column;
+    const float *key = j < keys->t0 ? keys->below + (size_t)j * keys->stride
+                     : j + 1 < keys->n ? keys->own + (size_t)(j - keys->t0) * keys->stride
+                     : keys->last;
+    return key + column;
 }
 
 /* scores_j = q.k_j / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n], its rows `stride` apart
@@ -388,11 +393,12 @@ static const Kernels fast_kernels;
 
 /* One experiment of a run. A trunk is a run with one lane that owns all rows (trunk NULL, t0 0). A
  * lane of a fork owns positions t0..n_pos-1; rows below t0, and layers below the fork's first
- * half-layer, are its trunk's. */
+ * half-layer, are its trunk's. Position t0 + i lies in row first_row + i, but the last one in
+ * last_row: when it alone is read, the last rows of all lanes lie side by side. */
 typedef struct {
     const MiRun   *trunk;
     int            t0, n_pos;
-    int            first_row;                           /* the row of position t0 */
+    int            first_row, last_row;
     const MiEdit **edits;                               /* in the order in which they apply */
     int            n_edits;
 } Lane;
@@ -402,6 +408,7 @@ struct MiRun {
     const Kernels *kernel;
     int            threads;
     int            half;                                /* the first half-layer that it computes */
+    int            first_read;                          /* rows before it are not read at the end */
     int            n_rows, capacity;
     Lane          *lanes;
     int            n_lanes;
@@ -431,11 +438,17 @@ static inline const float *finished(const MiRun *run, MiSite site, int layer, in
     return at(run->lanes[run->row_lane[row]].trunk, site, layer, run->row_pos[row]);
 }
 
+static inline int row_of(const Lane *lane, int pos)
+{
+    return pos + 1 == lane->n_pos ? lane->last_row : lane->first_row + pos - lane->t0;
+}
+
 /* The keys (site k) or values (site v) that the rows of a lane look at. */
 static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 {
-    Keys keys = { .t0 = lane->t0, .stride = run->model->shape.d_model };
-    keys.own = at(run, site, layer, lane->first_row) - (ptrdiff_t)lane->t0 * keys.stride;
+    Keys keys = { .t0 = lane->t0, .n = lane->n_pos, .stride = run->model->shape.d_model };
+    keys.own = at(run, site, layer, lane->first_row);
+    keys.last = at(run, site, layer, lane->last_row);
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
     return keys;
 }
@@ -468,17 +481,28 @@ void mi_free(MiRun *run)
     free(run);
 }
 
+/* What trunks keep whatever is asked: a fork may start at any layer and reads these. */
+#define ALWAYS_KEPT (MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) | \
+                     MI_KEEP(resid_post))
+
+/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. */
+static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept)
+{
+    size_t layer = (size_t)width_of(model, site, key_stride) * rows;
+    return (layer * (is_kept ? n_layers_of(model, site) : 1) + 15) / 16 * 16;
+}
+
 /* Lay out all buffers in one block of memory. Pages that are never touched cost nothing. */
 static int allocate_sites(MiRun *run)
 {
     const MiModel *model = run->model;
     size_t total = 0, offset[MI_N_SITES];
     for (int site = 0; site < MI_N_SITES; site++) {
-        size_t rows = (size_t)width_of(model, site, run->key_stride) * run->capacity;
-        int    layers = kept(run, site) ? n_layers_of(model, site) : 1;
-        run->layer_stride[site] = layers > 1 ? rows : 0;
+        int is_kept = kept(run, site);
+        if (is_kept && n_layers_of(model, site) > 1)
+            run->layer_stride[site] = (size_t)width_of(model, site, run->key_stride) * run->capacity;
         offset[site] = total;
-        total += (rows * layers + 15) / 16 * 16;
+        total += site_floats(model, site, run->capacity, run->key_stride, is_kept);
     }
     run->memory_size = total * sizeof(float);
     void *memory = mmap(NULL, run->memory_size, PROT_READ | PROT_WRITE,
@@ -586,9 +610,7 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
     if (capacity > model->shape.n_ctx)
         return mi_fail("%d tokens do not fit: this model's context is %d", capacity,
                        model->shape.n_ctx), NULL;
-    uint64_t always = MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) |
-                      MI_KEEP(resid_post);
-    uint64_t keep = options->keep ? options->keep | always : MI_KEEP_ALL;
+    uint64_t keep = options->keep ? options->keep | ALWAYS_KEPT : MI_KEEP_ALL;
     MiRun *run = new_run(model, 1, capacity, capacity, keep, n_edits);
     if (!run) return NULL;
     run->threads = default_threads(options->threads);
@@ -615,20 +637,28 @@ int mi_append(MiRun *run, const int *tokens, int n)
         run->row_token[from + i] = tokens[i];
     }
     run->lanes[0].n_pos = run->n_rows = from + n;
+    run->lanes[0].last_row = from + n - 1;
     return mi_forward(run, from, from + n);
+}
+
+/* The positions of a lane: nothing that comes after the one that is read can change it. */
+static int positions_of(const MiLane *lane)
+{
+    return lane->read > 0 ? lane->read : lane->trunk->n_rows;
 }
 
 /* The cone of a lane's own edits: its first half-layer and its first row. */
 static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
 {
-    int n_pos = lane->trunk->n_rows;
+    int n_pos = positions_of(lane);
     *half = 2 * model->shape.n_layer;
     *t0 = n_pos - 1;
     for (int i = 0; i < lane->n_edits; i++) {
         const MiEdit *edit = &lane->edits[i];
         if (check_edit(model, edit) < 0) return -1;
+        if (edit->pos >= n_pos && lane->read) continue; /* outside the cone that is read */
         if (edit->pos >= n_pos)
-            return mi_fail("an edit of %s at position %d: the prompt ends at %d",
+            return mi_fail("an edit of %s at position %d: the last one that is read is %d",
                            SITES[edit->site].name, edit->pos, n_pos - 1);
         *half = min_int(*half, half_of(model, edit->site, edit->layer));
         *t0 = min_int(*t0, edit->pos);
@@ -647,10 +677,13 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
         int edit_half, edit_t0;
         if (lane->trunk->model != model) return mi_fail("lanes of a fork share one model");
         if (lane->trunk->lanes[0].trunk) return mi_fail("a fork cannot be a trunk");
+        if (lane->read < 0 || lane->read > lane->trunk->n_rows || !lane->read != !lanes[0].read)
+            return mi_fail("lane %d: either all lanes are read at one of their positions, or none",
+                           i);
         if (cone(model, lane, &edit_half, &edit_t0) < 0) return -1;
-        if (lane->t0 >= lane->trunk->n_rows)
-            return mi_fail("lane %d starts at position %d: the prompt ends at %d", i, lane->t0,
-                           lane->trunk->n_rows - 1);
+        if (lane->t0 >= positions_of(lane))
+            return mi_fail("lane %d starts at position %d: its last one is %d", i, lane->t0,
+                           positions_of(lane) - 1);
         if (lane->n_edits && (lane->t0 > edit_t0 || *half > edit_half))
             return mi_fail("lane %d has an edit outside its cone: it starts at half-layer %d, "
                            "position %d; the edit at half-layer %d, position %d", i, *half,
@@ -665,6 +698,29 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
     return 0;
 }
 
+/* Give the lanes of a fork their rows. Where only one position of each lane is read, these rows
+ * come last, side by side, so that the last layer can do without the others. */
+static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
+{
+    int apart = lanes[0].read > 0, last = fork->capacity - (apart ? fork->n_lanes : 0);
+    fork->first_read = apart ? last : 0;
+    for (int i = 0; i < fork->n_lanes; i++) {
+        Lane *lane = &fork->lanes[i];
+        *lane = (Lane){ .trunk = lanes[i].trunk, .t0 = t0[i], .n_pos = positions_of(&lanes[i]),
+                        .first_row = fork->n_rows };
+        int n = lane->n_pos - lane->t0;
+        fork->n_rows += apart ? n - 1 : n;
+        lane->last_row = apart ? last++ : fork->n_rows - 1;
+        for (int t = lane->t0; t < lane->n_pos; t++) {
+            int row = row_of(lane, t);
+            fork->row_lane[row] = i;
+            fork->row_pos[row] = t;
+            fork->row_token[row] = lane->trunk->row_token[t];
+        }
+    }
+    fork->n_rows = fork->capacity;
+}
+
 MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
@@ -673,8 +729,8 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 
     int rows = 0, keys = 0, n_edits = 0;
     for (int i = 0; i < n_lanes; i++) {
-        rows += lanes[i].trunk->n_rows - t0[i];
-        keys = max_int(keys, lanes[i].trunk->n_rows);
+        rows += positions_of(&lanes[i]) - t0[i];
+        keys = max_int(keys, positions_of(&lanes[i]));
         n_edits += lanes[i].trunk->lanes[0].n_edits + lanes[i].n_edits;
     }
     const MiRun *first = lanes[0].trunk;
@@ -683,20 +739,11 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
     fork->threads = first->threads;
     fork->kernel = first->kernel;
     fork->half = half;
-    const MiEdit **table = fork->edit_table;
-    for (int i = 0; i < n_lanes; i++) {
-        const MiRun *trunk = lanes[i].trunk;
-        Lane *lane = &fork->lanes[i];
-        *lane = (Lane){ .trunk = trunk, .t0 = t0[i], .n_pos = trunk->n_rows,
-                        .first_row = fork->n_rows };
-        table += lane_edits(fork, lane, table, lanes[i].edits, lanes[i].n_edits);
-        for (int t = t0[i]; t < trunk->n_rows; t++, fork->n_rows++) {
-            fork->row_lane[fork->n_rows] = i;
-            fork->row_pos[fork->n_rows] = t;
-            fork->row_token[fork->n_rows] = trunk->row_token[t];
-        }
-    }
+    lay_out_rows(fork, lanes, t0);
     free(t0);
+    const MiEdit **table = fork->edit_table;
+    for (int i = 0; i < n_lanes; i++)
+        table += lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
     if (mi_forward(fork, 0, fork->n_rows) == 0) return fork;
     mi_free(fork);
     return NULL;
@@ -775,16 +822,16 @@ static void edit_row(const MiRun *run, const MiEdit *edit, int layer, int row)
 static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
 {
     if (!run->edited[site * run->model->shape.n_layer + layer]) return;
-    for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++) {
-        int shift = lane->first_row - lane->t0;         /* row = position + shift */
+    for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++)
         for (int i = 0; i < lane->n_edits; i++) {
             const MiEdit *edit = lane->edits[i];
             if (edit->site != site || edit->layer != layer) continue;
-            int first = max_int(max_int(edit->pos, lane->t0) + shift, from);
-            int last = min_int(min_int(edit->pos_end, lane->n_pos) + shift, to);
-            for (int row = first; row < last; row++) edit_row(run, edit, layer, row);
+            int last = min_int(edit->pos_end, lane->n_pos);
+            for (int t = max_int(edit->pos, lane->t0); t < last; t++) {
+                int row = row_of(lane, t);
+                if (row >= from && row < to) edit_row(run, edit, layer, row);
+            }
         }
-    }
 }
 
 /* ============================================================================================= */
@@ -930,6 +977,12 @@ static void attention_z(MiRun *run, int l, int from, int to)
     hook(run, MI_z, l, from, to);
 }
 
+/* In the last layer, rows that nobody reads are needed only for their keys and values. */
+static int first_needed(const MiRun *run, int l, int from)
+{
+    return l + 1 == run->model->shape.n_layer ? max_int(from, run->first_read) : from;
+}
+
 /* Half-layer 2l: move information between positions. */
 static void attention(MiRun *run, int l, int from, int to)
 {
@@ -942,9 +995,10 @@ static void attention(MiRun *run, int l, int from, int to)
         add(run, MI_resid_pre, l, MI_resid_post, l - 1, NONE, from, to);
     }
     layernorm(run, MI_resid_pre, MI_ln1_scale, MI_ln1, l, w->ln1_gamma, w->ln1_beta, from, to);
-    linear(run, MI_ln1, MI_q, l, w->W_QKV, 3 * D, w->b_QKV, from, to);
     linear(run, MI_ln1, MI_k, l, w->W_QKV + D, 3 * D, w->b_QKV + D, from, to);
     linear(run, MI_ln1, MI_v, l, w->W_QKV + 2 * D, 3 * D, w->b_QKV + 2 * D, from, to);
+    from = first_needed(run, l, from);
+    linear(run, MI_ln1, MI_q, l, w->W_QKV, 3 * D, w->b_QKV, from, to);
     attention_scores(run, l, from, to);
     attention_pattern(run, l, from, to);
     attention_z(run, l, from, to);
@@ -966,6 +1020,7 @@ static void mlp(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
     const MiShape *shape = &run->model->shape;
+    from = first_needed(run, l, from);
     add(run, MI_resid_mid, l, MI_resid_pre, l, MI_attn_out, from, to);
     layernorm(run, MI_resid_mid, MI_ln2_scale, MI_ln2, l, w->ln2_gamma, w->ln2_beta, from, to);
     linear(run, MI_ln2, MI_mlp_pre, l, w->W_in, shape->d_mlp, w->b_in, from, to);
@@ -984,7 +1039,7 @@ int mi_forward(MiRun *run, int from, int to)
     for (int half = run->half; half < 2 * model->shape.n_layer; half++)
         half & 1 ? mlp(run, half / 2, from, to) : attention(run, half / 2, from, to);
     layernorm(run, MI_resid_post, MI_ln_f_scale, MI_ln_f, 0, model->ln_f_gamma, model->ln_f_beta,
-              from, to);
+              max_int(from, run->first_read), to);
     return 0;
 }
 
@@ -1000,7 +1055,7 @@ int mi_n_tokens(const MiRun *run, int lane)
 int mi_token(const MiRun *run, int lane, int pos)
 {
     const Lane *l = &run->lanes[lane];
-    return pos < l->t0 ? l->trunk->row_token[pos] : run->row_token[l->first_row + pos - l->t0];
+    return pos < l->t0 ? l->trunk->row_token[pos] : run->row_token[row_of(l, pos)];
 }
 
 /* Which run holds a site of a lane at a position, and in which row. NULL: nobody kept it. */
@@ -1011,10 +1066,14 @@ static const MiRun *holder(const MiRun *run, int lane, MiSite site, int layer, i
         return mi_fail("no such value: lane %d, site %d, layer %d, position %d", lane, (int)site,
                        layer, pos), NULL;
     const Lane *l = &run->lanes[lane];
-    *row = l->first_row + pos - l->t0;
+    *row = pos < l->t0 ? 0 : row_of(l, pos);
     if (pos < l->t0 || half_of(run->model, site, layer) < run->half) {
         run = l->trunk;
         *row = pos;
+    } else if (*row < run->first_read && !(site == MI_k || site == MI_v) &&
+               half_of(run->model, site, layer) >= 2 * run->model->shape.n_layer - 2) {
+        return mi_fail("%s of position %d was left out: only position %d of this lane is read",
+                       SITES[site].name, pos, l->n_pos - 1), NULL;
     }
     if (!kept(run, site))
         return mi_fail("%s was not kept by this run", SITES[site].name), NULL;
@@ -1062,6 +1121,29 @@ int mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n, 
     return 0;
 }
 
+/* logits of the logit lens: W_U LN_f(x) of any site of width D    -> [V] at one position
+ * LayerNorm's mean and sigma are those of x, or with `final` those of the end of the same run, so
+ * that the contributions of the layers between add up. */
+int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
+{
+    const MiModel *model = run->model;
+    const Kernels *kernel = run->kernel;
+    int D = model->shape.d_model;
+    if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
+    const float *x = mi_site(run, lane, site, layer, pos);
+    const float *end = mi_site(run, lane, MI_resid_post, model->shape.n_layer - 1, pos);
+    const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, pos);
+    float       *out = malloc(D * sizeof *out);
+    if (!x || !end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
+    float mean = kernel->sum(final ? end : x, D) / D;
+    float sigma = final ? *scale : sqrtf(kernel->squares(x, mean, D) / D + 1e-5f);
+    for (int i = 0; i < D; i++)
+        out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
+    kernel->unembed(logits, out, model->W_U, model->shape.n_vocab, D, run->threads);
+    free(out);
+    return 0;
+}
+
 /* The k highest of n, best first; equal ones in order of their index. Returns how many (<= n). */
 int mi_top(const float *logits, int n, int k, int *top)
 {
@@ -1086,6 +1168,95 @@ double mi_log_sum_exp(const float *logits, int n)
     if (!isfinite(max)) return max;
     for (int i = 0; i < n; i++) sum += exp(logits[i] - max);
     return max + log(sum);
+}
+
+/* ============================================================================================= */
+/* Sweeps: one experiment per cell                                                               */
+/* ============================================================================================= */
+
+/* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
+ * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Only if no
+ * held edit comes after at the same place, which would have changed what the trunk shows. */
+static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n_pos)
+{
+    const Lane *held = &trunk->lanes[0];
+    for (int i = 0; i < n; i++) {
+        const MiEdit *edit = &edits[i];
+        int last = min_int(edit->pos_end, n_pos), keys = SITES[edit->site].width == MI_KEYS;
+        if (edit->pos >= last) continue;
+        if ((edit->op != MI_SET && edit->op != MI_MIX) || !kept(trunk, edit->site)) return 0;
+        for (int j = 0; j < held->n_edits; j++)
+            if (held->edits[j]->site == edit->site && held->edits[j]->layer == edit->layer) return 0;
+        for (int t = edit->pos; t < last; t++) {
+            const float *x = at(trunk, edit->site, edit->layer, t) + edit->first;
+            const float *v = edit->value ? edit->value + (t - edit->pos) * edit->value_stride : NULL;
+            int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
+            if (keys) x += (size_t)edit->head * trunk->key_stride;
+            for (int c = 0; c < count; c++)
+                if (memcmp(&x[c], v ? &v[c] : &edit->amount, sizeof *x)) return 0;
+        }
+    }
+    return 1;
+}
+
+typedef struct { int cell, half, rows; } Job;           /* a cell that has to be computed */
+
+static int by_half(const void *a, const void *b)
+{
+    const Job *x = a, *y = b;
+    return x->half != y->half ? x->half - y->half : x->cell - y->cell;
+}
+
+/* The cells of a sweep in the order of their cones, without those that change nothing. */
+static int plan_sweep(const MiSweep *sweep, Job *jobs)
+{
+    int n = 0;
+    for (int cell = 0; cell < sweep->n_cells; cell++) {
+        int     first = sweep->first[cell], t0, half;
+        MiLane  lane = { sweep->trunk, sweep->edits + first, sweep->first[cell + 1] - first, -1,
+                         sweep->read };
+        int     n_pos = positions_of(&lane), touched = 0;
+        for (int i = 0; i < lane.n_edits; i++) touched |= lane.edits[i].pos < n_pos;
+        if (!touched || changes_nothing(sweep->trunk, lane.edits, lane.n_edits, n_pos)) continue;
+        if (cone(sweep->trunk->model, &lane, &half, &t0) < 0) return -1;
+        jobs[n++] = (Job){ cell, half, n_pos - t0 };
+    }
+    qsort(jobs, n, sizeof *jobs, by_half);
+    return n;
+}
+
+/* Run every cell as a lane, a few hundred rows to a fork, and measure each: values [n_cells].
+ * The rows of a fork go through each matrix product together; weights are read once for all. */
+int mi_sweep(const MiSweep *sweep, double *values)
+{
+    enum { ROWS = 512 };
+    Job    *jobs = malloc(max_int(sweep->n_cells, 1) * sizeof *jobs);
+    MiLane *lanes = malloc(ROWS * sizeof *lanes);
+    int     n = jobs && lanes ? plan_sweep(sweep, jobs) : mi_fail("out of memory");
+    int     status = n < 0 ? -1 : 0;
+    double  unchanged = status == 0 ? sweep->metric(sweep->context, sweep->trunk, 0) : 0;
+    for (int i = 0; i < sweep->n_cells; i++) values[i] = unchanged;
+    for (int done = 0; done < n && status == 0;) {
+        int n_lanes = 0, rows = 0;
+        while (done + n_lanes < n && n_lanes < ROWS &&
+               (n_lanes == 0 || rows + jobs[done + n_lanes].rows <= ROWS)) {
+            const Job *job = &jobs[done + n_lanes];
+            int first = sweep->first[job->cell];
+            rows += job->rows;
+            lanes[n_lanes++] = (MiLane){ sweep->trunk, sweep->edits + first,
+                                         sweep->first[job->cell + 1] - first, -1, sweep->read };
+        }
+        MiRun *fork = mi_fork(lanes, n_lanes, -1, MI_KEEP_NONE);
+        if (!fork) status = -1;
+        for (int i = 0; i < n_lanes && fork; i++)
+            values[jobs[done + i].cell] = sweep->metric(sweep->context, fork, i);
+        mi_free(fork);
+        done += n_lanes;
+        if (sweep->progress) sweep->progress(sweep->context, done, n);
+    }
+    free(jobs);
+    free(lanes);
+    return status;
 }
 
 /* ============================================================================================= */
@@ -2213,9 +2384,11 @@ void mi_close(MiModel *model)
     free(model);
 }
 
-/* ==== Tokens ====================================================================================
- *
- * Text becomes tokens in three steps; no merge crosses the edge of a word:
+/* ============================================================================================= */
+/* Tokens                                                                                        */
+/* ============================================================================================= */
+
+/* Text becomes tokens in three steps; no merge crosses the edge of a word:
  *
  *     "John's  cat"   words: "John" "'s" " " " cat"
  *                     merges: c a t -> c at -> cat       (bytes at first; earliest merge first)
@@ -2281,12 +2454,6 @@ static uint32_t find_slot(const MiTokenizer *tokenizer, const uint8_t *bytes, in
     return slot;
 }
 
-/* bytes [n] -> id, or -1. A file's tokens have at most 255 bytes: more are not worth hashing. */
-static int find_id(const MiTokenizer *tokenizer, const uint8_t *bytes, int n)
-{
-    return n > 255 ? -1 : tokenizer->slots[find_slot(tokenizer, bytes, n)] - 1;
-}
-
 /* ---- Reading tokenizer.bin. The file is not trusted: each count and offset is checked. ---- */
 
 static uint32_t read_u32(const uint8_t *at)
@@ -2313,8 +2480,8 @@ static int read_ranges(MiTokenizer *tokenizer, const uint8_t *range, uint32_t n,
     return 0;
 }
 
-/* The tokens, from `at` to the end of the file -> place_of, slots, id_of_byte. The end of text
- * stays out of the hash table, since no merge makes it. */
+/* The tokens, from `at` to the end of the file -> place_of, slots, id_of_byte. The end of text is
+ * among them, but no merge ever makes it: its signs and its letters are different words. */
 static int read_tokens(MiTokenizer *tokenizer, size_t at)
 {
     for (int id = 0; id < N_IDS; id++) {
@@ -2330,8 +2497,7 @@ static int read_tokens(MiTokenizer *tokenizer, size_t at)
             return mi_fail("%s: tokens %d and %d are the same", tokenizer->path, *slot - 1, id);
         if (id < 256)
             tokenizer->id_of_byte[tokenizer->file[at + 1]] = id;
-        if (id != END_OF_TEXT)
-            *slot = 1 + id;
+        *slot = 1 + id;
         at += 1 + (size_t)length;
     }
     if (at != tokenizer->file_size)
@@ -2470,7 +2636,8 @@ static void push_pair(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *
     int right = left + e->part[left].length;
     if (right >= n)
         return;
-    int id = find_id(tokenizer, bytes + left, right - left + e->part[right].length);
+    int length = right - left + e->part[right].length;
+    int id = tokenizer->slots[find_slot(tokenizer, bytes + left, length)] - 1;
     if (id >= 0 && id < e->below && (!e->row_of_id || e->row_of_id[id] >= 0))
         heap_push(e, (uint64_t)id << 32 | (uint32_t)left);
 }
@@ -3124,15 +3291,32 @@ static int parse_float(const char *text, float *value)
     return *text && !isspace((unsigned char)*text) && !*end && isfinite(number) && isfinite(*value);
 }
 
+/* "0.1", or "3s": so many standard deviations of all entries of wte. */
+static int parse_noise(const MiModel *model, const char *value, float *amount)
+{
+    char   number[64];
+    size_t n = value ? strlen(value) : 0;
+    if (n == 0 || n >= sizeof number) return 0;
+    int deviations = value[n - 1] == 's';
+    snprintf(number, sizeof number, "%.*s", (int)n - deviations, value);
+    if (!parse_float(number, amount)) return 0;
+    if (!deviations) return 1;
+    double sum = 0, squares = 0;
+    size_t entries = (size_t)model->shape.n_vocab * model->shape.d_model;
+    for (size_t i = 0; i < entries; i++) {
+        sum += model->wte[i];
+        squares += (double)model->wte[i] * model->wte[i];
+    }
+    *amount *= (float)sqrt(squares / entries - sum / entries * (sum / entries));
+    return 1;
+}
+
 /* What an op does with its "=VALUE": the edit that all its addresses share. */
 static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edit)
 {
     const char *where = value ? value : p->argument + strlen(p->argument);
-    int keys = 0, scales = 0;
-    for (int i = 0; i < p->n_found; i++) {
-        keys |= SITES[p->found[i].site].width == MI_KEYS;
-        scales |= SITES[p->found[i].site].width == MI_ONE;
-    }
+    int keys = 0;
+    for (int i = 0; i < p->n_found; i++) keys |= SITES[p->found[i].site].width == MI_KEYS;
     *edit = (MiEdit){ .op = MI_SET, .head = -1 };
     if (!strcmp(op, "ablate")) {
         int tlzero = value && !strcmp(value, "tlzero"), mean = value && !strcmp(value, "mean");
@@ -3155,6 +3339,23 @@ static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edi
         edit->op = MI_SCALE;
         if (!value || !parse_float(value, &edit->amount))
             return fail_at(p, where, "expected a factor, as in L5H3=2");
+    } else if (!strcmp(op, "noise")) {
+        edit->op = MI_NOISE;
+        if (!parse_noise(p->model, value, &edit->amount))
+            return fail_at(p, where, "expected a size, as in embed=0.1, or 3s for 3 standard "
+                           "deviations of the embedding");
+    } else if (!strcmp(op, "steer") || !strcmp(op, "project")) {
+        int project = !strcmp(op, "project");
+        edit->op = project ? MI_PROJECT : MI_ADD;
+        edit->from = MI_FROM_CALLER;
+        if (keys) return fail_at(p, where, "the rows of scores and pattern differ in length: they "
+                                 "have no direction");
+        if (project && value) return fail_at(p, where - 1, "--project takes no value");
+        if (!project && (!value || !parse_float(value, &edit->amount)))
+            return fail_at(p, where, "expected a factor, as in L3.resid_pre=4");
+    } else if (!strcmp(op, "set")) {
+        edit->from = MI_FROM_CALLER;
+        if (!value || !*value) return fail_at(p, where, "expected =FILE.npy");
     } else if (!strcmp(op, "knockout")) {
         if (value) return fail_at(p, where - 1, "--knockout takes no value");
         edit->amount = -INFINITY;
@@ -3189,7 +3390,8 @@ static int expand(MiEdits *edits, const Parser *p, const Address *address, MiEdi
     int last_head = !keys ? first_head : whole ? p->model->shape.n_head - 1 : address->index.hi;
     /* A patch or a frozen value exists for the prompt's rows only; other edits without a position
      * also cover what is generated later. */
-    int bound = address->has_pos || edit.from == MI_FROM_BASE || edit.from == MI_FROM_SOURCE;
+    int bound = address->has_pos || edit.from == MI_FROM_BASE || edit.from == MI_FROM_SOURCE ||
+                (edit.from == MI_FROM_CALLER && edit.op == MI_SET);
     edit.site = address->site;
     edit.pos = address->pos.lo;
     edit.pos_end = bound ? address->pos.hi + 1 : INT_MAX;
@@ -3287,7 +3489,8 @@ int mi_edits_bind(MiEdits *edits, const MiRun *base, const MiRun *source)
         MiEdit *edit = &edits->at[i];
         const MiRun *donor = edit->from == MI_FROM_SOURCE ? source : base;
         const char *site = SITES[edit->site].name;
-        if (edit->from == MI_FROM_VALUE) continue;
+        if (edit->from == MI_FROM_VALUE || (edit->from == MI_FROM_CALLER && edit->value)) continue;
+        if (edit->from == MI_FROM_CALLER) return mi_fail("an edit of %s needs its value", site);
         if (!donor)
             return mi_fail("an edit of %s needs %s", site, edit->from == MI_FROM_SOURCE
                            ? "a source run" : "the unedited run");
@@ -3323,30 +3526,505 @@ void mi_edits_free(MiEdits *edits)
 
 #ifndef MI_NO_MAIN
 /* ============================================================================================= */
+/* Printing: one Grid feeds the terminal, SVG and TSV                                            */
+/* ============================================================================================= */
+
+typedef struct { FILE *out; int color, columns; } Screen;
+typedef struct { int r, g, b; } Color;
+
+/* A table of numbers with a label for each row and column. NAN: there is nothing there. */
+typedef struct {
+    char    title[160], row_axis[24], col_axis[24];
+    int     n_rows, n_cols;
+    double *value;                      /* [n_rows, n_cols] */
+    char  (*row)[40], (*col)[40];       /* labels */
+    char  (*word)[40];                  /* shown instead of the number, or NULL */
+    int     diverging;                  /* colours from -limit to limit, else from 0 to limit */
+    double  limit;                      /* 0: the largest absolute value */
+} Grid;
+
+static int new_grid(Grid *grid, int n_rows, int n_cols, int words)
+{
+    size_t cells = (size_t)n_rows * n_cols;
+    *grid = (Grid){ .n_rows = n_rows, .n_cols = n_cols };
+    grid->value = malloc(cells * sizeof(double) + 1);
+    grid->row = calloc(n_rows, sizeof *grid->row);
+    grid->col = calloc(n_cols, sizeof *grid->col);
+    grid->word = words ? calloc(cells, sizeof *grid->word) : NULL;
+    if (!grid->value || !grid->row || !grid->col || (words && !grid->word))
+        return mi_fail("out of memory for a table of %d x %d", n_rows, n_cols);
+    for (size_t i = 0; i < cells; i++) grid->value[i] = NAN;
+    return 0;
+}
+
+static void free_grid(Grid *grid)
+{
+    free(grid->value);
+    free(grid->row);
+    free(grid->col);
+    free(grid->word);
+}
+
+static double grid_limit(const Grid *grid)
+{
+    double limit = grid->limit;
+    for (int i = 0; i < grid->n_rows * grid->n_cols && !grid->limit; i++)
+        if (isfinite(grid->value[i])) limit = fmax(limit, fabs(grid->value[i]));
+    return limit > 0 ? limit : 1;
+}
+
+/* share -1..1 -> blue, white, orange; 0 is white in both kinds of map. */
+static Color heat(double share)
+{
+    static const Color ends[2][2] = {
+        { { 146, 197, 222 }, { 5, 80, 160 } }, { { 253, 190, 125 }, { 190, 60, 5 } },
+    };
+    const Color *end = ends[share > 0];
+    double       s = fmin(fabs(share), 1) * 2;
+    Color        from = s < 1 ? (Color){ 247, 247, 247 } : end[0], to = s < 1 ? end[0] : end[1];
+    if (s >= 1) s -= 1;
+    return (Color){ (int)(from.r + s * (to.r - from.r)), (int)(from.g + s * (to.g - from.g)),
+                    (int)(from.b + s * (to.b - from.b)) };
+}
+
+static int is_dark(Color c)
+{
+    return 299 * c.r + 587 * c.g + 114 * c.b < 140000;
+}
+
+/* Text padded with spaces to a number of columns, cut with … where it is longer. */
+static void print_padded(FILE *out, const char *text, int columns)
+{
+    int shown = columns_of(text, strlen(text));
+    if (shown <= columns) {
+        fprintf(out, "%s%*s", text, columns - shown, "");
+        return;
+    }
+    for (int i = 0; i < columns - 1; i++) {
+        int length;
+        utf8_decode((const uint8_t *)text, strlen(text), &length);
+        fprintf(out, "%.*s", length, text);
+        text += length;
+    }
+    fputs("…", out);
+}
+
+/* A number in at most 5 columns: .97  -1.3  12.4  1e+05 */
+static void short_number(char *text, size_t size, double value, int sign)
+{
+    double a = fabs(value);
+    if (!isfinite(value)) snprintf(text, size, "%s", "");
+    else if (a < 0.005) snprintf(text, size, "·");
+    else if (a < 0.995) {
+        snprintf(text, size, "%.2f", a);
+        char digits[8];
+        snprintf(digits, sizeof digits, "%s", text + 1);
+        snprintf(text, size, "%s%s", value < 0 ? "-" : sign ? "+" : "", digits);
+    }
+    else if (a < 1000) snprintf(text, size, sign ? "%+.*f" : "%.*f", a < 9.95 ? 1 : 0, value);
+    else snprintf(text, size, "%.0e", value);
+}
+
+static void print_cell(const Screen *screen, const Grid *grid, int i, int width, double limit)
+{
+    char   text[48];
+    double value = grid->value[i];
+    if (grid->word) snprintf(text, sizeof text, "%s", grid->word[i]);
+    else short_number(text, sizeof text, value, grid->diverging);
+    if (screen->color && isfinite(value)) {
+        Color c = heat(grid->diverging ? value / limit : fabs(value) / limit);
+        fprintf(screen->out, "\033[48;2;%d;%d;%dm\033[38;2;%sm", c.r, c.g, c.b,
+                is_dark(c) ? "255;255;255" : "20;20;20");
+    }
+    if (grid->word) {
+        print_padded(screen->out, text, width - 1);
+        fputc(' ', screen->out);
+    } else {
+        fprintf(screen->out, "%*s%s", width - columns_of(text, strlen(text)), "", text);
+    }
+    if (screen->color && isfinite(value)) fputs("\033[0m", screen->out);
+}
+
+/* The labels of some columns. "12 ·Mary" takes two lines, "12" above "Mary"; others only one. */
+static void print_header(FILE *out, const Grid *grid, int first, int last, int label, int width,
+                         int line)
+{
+    const char *space = strchr(grid->col[first], ' ');
+    if (line && !space) return;
+    fputs("  ", out);
+    print_padded(out, line ? "" : grid->row_axis, label + 1);
+    for (int c = first; c < last; c++) {
+        char text[40];
+        snprintf(text, sizeof text, "%s", grid->col[c]);
+        char *second = strchr(text, ' ');
+        if (second && line) {
+            second++;
+            if (!strncmp(second, "·", 2) && second[2] && !grid->word) second += 2;
+            memmove(text, second, strlen(second) + 1);
+        } else if (second) *second = 0;
+        for (int cut; !grid->word && (cut = columns_of(text, strlen(text)) - width + 1) > 0;) {
+            size_t end = strlen(text) - 1;              /* no room for a sign that it was cut */
+            while (end && (text[end] & 0xC0) == 0x80) end--;
+            text[end] = 0;
+        }
+        int n = columns_of(text, strlen(text));
+        if (grid->word) print_padded(out, text, width);
+        else fprintf(out, "%*s%s", width - n, "", text);
+    }
+    fputc('\n', out);
+}
+
+/* A heat map for people, cut into panels where the window is too narrow for all columns. */
+static void print_grid(const Screen *screen, const Grid *grid)
+{
+    FILE  *out = screen->out;
+    int    label = columns_of(grid->row_axis, strlen(grid->row_axis));
+    double limit = grid_limit(grid);
+    for (int r = 0; r < grid->n_rows; r++)
+        label = max_int(label, columns_of(grid->row[r], strlen(grid->row[r])));
+    label = min_int(label, 16);
+    int least = grid->diverging ? 5 : 4, room = (screen->columns - label - 3) / grid->n_cols;
+    int width = grid->word ? 9 : max_int(least, min_int(9, room));
+    int per_panel = max_int(1, (screen->columns - label - 3) / width);
+    fprintf(out, "  %s\n", grid->title);
+    for (int first = 0; first < grid->n_cols; first += per_panel) {
+        int last = min_int(first + per_panel, grid->n_cols);
+        for (int line = 0; line < 2; line++) print_header(out, grid, first, last, label, width, line);
+        for (int r = 0; r < grid->n_rows; r++) {
+            fputs("  ", out);
+            print_padded(out, grid->row[r], label);
+            fputc(' ', out);
+            for (int c = first; c < last; c++)
+                print_cell(screen, grid, r * grid->n_cols + c, width, limit);
+            fputc('\n', out);
+        }
+        fputc('\n', out);
+    }
+}
+
+static void tsv_text(FILE *out, const char *text)
+{
+    for (; *text; text++) fputc(*text == '\t' || *text == '\n' ? ' ' : *text, out);
+}
+
+static void tsv_grid(FILE *out, const Grid *grid)
+{
+    tsv_text(out, grid->title);
+    for (int c = 0; c < grid->n_cols; c++) fputc('\t', out), tsv_text(out, grid->col[c]);
+    for (int r = 0; r < grid->n_rows; r++) {
+        fputc('\n', out);
+        tsv_text(out, grid->row[r]);
+        for (int c = 0; c < grid->n_cols; c++) {
+            double value = grid->value[r * grid->n_cols + c];
+            fputc('\t', out);
+            if (grid->word) tsv_text(out, grid->word[r * grid->n_cols + c]), fputc(' ', out);
+            if (isfinite(value)) fprintf(out, "%.9g", value);
+        }
+    }
+    fputc('\n', out);
+}
+
+static void xml_text(FILE *out, const char *text)
+{
+    for (; *text; text++) {
+        const char *name = *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;"
+                         : *text == '"' ? "&quot;" : NULL;
+        if (name) fputs(name, out);
+        else fputc(*text, out);
+    }
+}
+
+enum { SVG_CELL = 46, SVG_ROW = 24, SVG_LEFT = 130, SVG_TOP = 96, SVG_RIGHT = 110 };
+
+static int svg_cell_width(const Grid *grid) { return grid->word ? 78 : SVG_CELL; }
+static int svg_width(const Grid *grid)
+{
+    return SVG_LEFT + grid->n_cols * svg_cell_width(grid) + SVG_RIGHT;
+}
+static int svg_height(const Grid *grid)
+{
+    return SVG_TOP + max_int(grid->n_rows * SVG_ROW, 120) + 30;
+}
+
+static void svg_label(FILE *out, double x, double y, const char *anchor, const char *more,
+                      const char *text)
+{
+    fprintf(out, "<text x=\"%g\" y=\"%g\" text-anchor=\"%s\"%s>", x, y, anchor, more);
+    xml_text(out, text);
+    fputs("</text>\n", out);
+}
+
+/* The scale at the right: what the colours mean. */
+static void svg_color_bar(FILE *out, const Grid *grid, double limit)
+{
+    enum { STEPS = 24, HEIGHT = 5 };
+    int  x = SVG_LEFT + grid->n_cols * svg_cell_width(grid) + 24;
+    char text[32];
+    for (int i = 0; i < STEPS; i++) {
+        double share = 1 - (double)i / (STEPS - 1);
+        Color  c = heat(grid->diverging ? 2 * share - 1 : share);
+        fprintf(out, "<rect x=\"%d\" y=\"%d\" width=\"14\" height=\"%d\" fill=\"#%02x%02x%02x\"/>\n",
+                x, SVG_TOP + i * HEIGHT, HEIGHT, c.r, c.g, c.b);
+    }
+    snprintf(text, sizeof text, "%.3g", limit);
+    svg_label(out, x + 20, SVG_TOP + 8, "start", "", text);
+    snprintf(text, sizeof text, "%.3g", grid->diverging ? -limit : 0);
+    svg_label(out, x + 20, SVG_TOP + STEPS * HEIGHT, "start", "", text);
+}
+
+static void svg_grid(FILE *out, const Grid *grid, int top)
+{
+    double limit = grid_limit(grid);
+    int    width = svg_cell_width(grid);
+    fprintf(out, "<g transform=\"translate(0,%d)\">\n", top);
+    svg_label(out, 12, 24, "start", " font-size=\"15\" font-weight=\"bold\"", grid->title);
+    for (int c = 0; c < grid->n_cols; c++) {
+        char more[80];
+        double x = SVG_LEFT + (c + 0.5) * width;
+        snprintf(more, sizeof more, " transform=\"rotate(-40 %g %d)\"", x, SVG_TOP - 8);
+        svg_label(out, x, SVG_TOP - 8, "start", more, grid->col[c]);
+    }
+    for (int r = 0; r < grid->n_rows; r++) {
+        int y = SVG_TOP + r * SVG_ROW;
+        svg_label(out, SVG_LEFT - 8, y + 16, "end", "", grid->row[r]);
+        for (int c = 0; c < grid->n_cols; c++) {
+            int    i = r * grid->n_cols + c;
+            double value = grid->value[i];
+            char   number[48];
+            if (!isfinite(value)) continue;
+            Color color = heat(grid->diverging ? value / limit : fabs(value) / limit);
+            if (grid->word) snprintf(number, sizeof number, "%s", grid->word[i]);
+            else short_number(number, sizeof number, value, grid->diverging);
+            fprintf(out, "<g><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" "
+                    "fill=\"#%02x%02x%02x\"/><title>", SVG_LEFT + c * width, y, width - 1, SVG_ROW - 1,
+                    color.r, color.g, color.b);
+            xml_text(out, grid->row[r]);
+            fputs(" | ", out);
+            xml_text(out, grid->col[c]);
+            fprintf(out, " : %.6g", value);
+            if (grid->word) fputc(' ', out), xml_text(out, grid->word[i]);
+            fputs("</title>", out);
+            svg_label(out, SVG_LEFT + (c + 0.5) * width, y + 16, "middle",
+                      is_dark(color) ? " fill=\"#fff\"" : " fill=\"#222\"", number);
+            fputs("</g>\n", out);
+        }
+    }
+    svg_color_bar(out, grid, limit);
+    fputs("</g>\n", out);
+}
+
+/* All maps of a report in one picture, one below the other; it needs no other file. */
+static void print_svg(FILE *out, const Grid *grids, int n)
+{
+    int width = 0, height = 0;
+    for (int i = 0; i < n; i++) {
+        width = max_int(width, svg_width(&grids[i]));
+        height += svg_height(&grids[i]);
+    }
+    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 "
+            "%d %d\" font-family=\"Helvetica,Arial,sans-serif\" font-size=\"12\">\n"
+            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", width, height, width, height);
+    for (int i = 0, top = 0; i < n; top += svg_height(&grids[i++])) svg_grid(out, &grids[i], top);
+    fputs("</svg>\n", out);
+}
+
+/* A bar of eighths of a column, share 0..1 of `columns`. */
+static void print_bar(FILE *out, double share, int columns, const char *color)
+{
+    static const char *const eighths[] = { "", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
+    int n = share > 0 ? (int)lrint(fmin(share, 1) * columns * 8) : 0;
+    if (share > 0 && n == 0) n = 1;
+    fputs(color, out);
+    for (int i = 0; i < n / 8; i++) fputs("█", out);
+    fputs(eighths[n % 8], out);
+    if (*color) fputs("\033[0m", out);
+    if (columns - (n + 7) / 8 > 0) fprintf(out, "%*s", columns - (n + 7) / 8, "");
+}
+
+static const char *color_of(const Screen *screen, const char *name)
+{
+    static const struct { const char *name, *code; } colors[] = {
+        { "base", "\033[38;2;86;156;214m" }, { "edited", "\033[38;2;232;137;61m" },
+        { "held", "\033[38;2;232;137;61m" }, { "swept", "\033[38;2;200;110;200m" },
+        { "source", "\033[38;2;120;180;110m" }, { "bold", "\033[1m" }, { "dim", "\033[2m" },
+        { "off", "\033[0m" },
+    };
+    for (size_t i = 0; screen->color && i < sizeof colors / sizeof *colors; i++)
+        if (!strcmp(colors[i].name, name)) return colors[i].code;
+    return "";
+}
+
+/* ---- JSON: numbers with 9 digits, what is not finite as null, text as valid UTF-8 ---- */
+
+static void json_text(FILE *out, const char *text, size_t n)
+{
+    fputc('"', out);
+    for (size_t i = 0; i < n;) {
+        int     length;
+        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
+        if (code < 0) fputs("\xEF\xBF\xBD", out);
+        else if (code == '"' || code == '\\') fprintf(out, "\\%c", (char)code);
+        else if (code < 32 || code == 127) fprintf(out, "\\u%04x", (unsigned)code);
+        else fwrite(text + i, 1, length, out);
+        i += length;
+    }
+    fputc('"', out);
+}
+
+static void json_number(FILE *out, double value)
+{
+    if (isfinite(value)) fprintf(out, "%.9g", value);
+    else fputs("null", out);
+}
+
+/* ============================================================================================= */
+/* Arrays on disk: NumPy's .npy, float32                                                         */
+/* ============================================================================================= */
+
+typedef struct {
+    int    n_dims, dim[4];
+    size_t n;
+    float *values;
+} Array;
+
+static void print_shape(char *text, size_t size, const Array *array)
+{
+    text[0] = 0;
+    for (int i = 0; i < array->n_dims; i++)
+        snprintf(text + strlen(text), size - strlen(text), "%d,%s", array->dim[i],
+                 i + 1 < array->n_dims ? " " : "");
+}
+
+static int write_npy(FILE *out, const Array *array)
+{
+    char shape[64], header[128];
+    print_shape(shape, sizeof shape, array);
+    int n = snprintf(header, sizeof header,
+                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
+    int padded = round_up(10 + n + 1, 64) - 10;
+    fprintf(out, "%cNUMPY%c%c%c%c%s%*s\n", 0x93, 1, 0, padded & 255, padded >> 8, header,
+            padded - n - 1, "");
+    return fwrite(array->values, sizeof(float), array->n, out) == array->n ? 0 : -1;
+}
+
+/* float32 or float64 in C order. The file is not trusted. */
+static int read_npy(const char *path, Array *array)
+{
+    unsigned char start[10];
+    char  header[2048], *shape;
+    FILE *file = fopen(path, "rb");
+    *array = (Array){ .n = 1 };
+    if (!file) return mi_fail("%s: %s", path, strerror(errno));
+    size_t length = 0, ok = fread(start, 1, 10, file) == 10 && !memcmp(start, "\x93NUMPY\1", 7);
+    if (ok) length = start[8] | start[9] << 8;
+    ok = ok && length < sizeof header && fread(header, 1, length, file) == length;
+    header[ok ? length : 0] = 0;
+    int wide = strstr(header, "'<f8'") != NULL;
+    ok = ok && (wide || strstr(header, "'<f4'")) && strstr(header, "'fortran_order': False") &&
+         (shape = strstr(header, "'shape': (")) != NULL;
+    for (shape = ok ? shape + 10 : header; ok && isdigit((unsigned char)*shape);) {
+        long dim = strtol(shape, &shape, 10);
+        ok = array->n_dims < 4 && dim > 0 && dim < 1 << 28 && (array->n *= dim) < 1u << 28;
+        if (ok) array->dim[array->n_dims++] = (int)dim;
+        while (*shape == ',' || *shape == ' ') shape++;
+    }
+    array->values = ok ? malloc(array->n * sizeof(float)) : NULL;
+    for (size_t i = 0; array->values && i < array->n && ok; i++) {
+        double number = 0;
+        ok = fread(wide ? (void *)&number : (void *)&array->values[i], wide ? 8 : 4, 1, file) == 1;
+        if (wide) array->values[i] = (float)number;
+    }
+    fclose(file);
+    if (ok && array->values) return 0;
+    free(array->values);
+    array->values = NULL;
+    return mi_fail("%s: not an array of float32 or float64 in C order (.npy), or truncated", path);
+}
+
+/* ---- SHA-256, to say in a report which weights made it ---- */
+
+static uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
+
+static void sha256_block(uint32_t state[8], const unsigned char *block, const uint32_t k[64])
+{
+    uint32_t w[64], s[8];
+    for (int i = 0; i < 16; i++)
+        w[i] = (uint32_t)block[4 * i] << 24 | block[4 * i + 1] << 16 | block[4 * i + 2] << 8 |
+               block[4 * i + 3];
+    for (int i = 16; i < 64; i++)
+        w[i] = w[i - 16] + w[i - 7] +
+               (rotate(w[i - 15], 7) ^ rotate(w[i - 15], 18) ^ w[i - 15] >> 3) +
+               (rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10);
+    memcpy(s, state, sizeof s);
+    for (int i = 0; i < 64; i++) {
+        uint32_t a = s[0], e = s[4];
+        uint32_t t = s[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
+                     ((e & s[5]) ^ (~e & s[6])) + k[i] + w[i];
+        uint32_t u = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
+                     ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
+        memmove(s + 1, s, 7 * sizeof *s);
+        s[4] += t;
+        s[0] = t + u;
+    }
+    for (int i = 0; i < 8; i++) state[i] += s[i];
+}
+
+/* bytes [n] -> 64 hexadecimal digits. The constants are the first 32 bits of the fractions of the
+ * square and cube roots of the primes. */
+static void sha256(const void *bytes, size_t n, char digest[65])
+{
+    uint32_t state[8], k[64];
+    for (int i = 0, prime = 2; i < 64; prime++) {
+        int d = 2;
+        while (d < prime && prime % d) d++;
+        if (d < prime) continue;
+        if (i < 8) state[i] = (uint32_t)(uint64_t)(sqrt(prime) * 4294967296.0);
+        k[i++] = (uint32_t)(uint64_t)(cbrt(prime) * 4294967296.0);
+    }
+    const unsigned char *block = bytes;
+    size_t left = n;
+    for (; left >= 64; left -= 64, block += 64) sha256_block(state, block, k);
+    unsigned char tail[128] = {0};
+    size_t padded = left < 56 ? 64 : 128;
+    memcpy(tail, block, left);
+    tail[left] = 0x80;
+    for (int i = 0; i < 8; i++) tail[padded - 1 - i] = (unsigned char)((uint64_t)n * 8 >> 8 * i);
+    for (size_t i = 0; i < padded; i += 64) sha256_block(state, tail + i, k);
+    for (int i = 0; i < 8; i++) snprintf(digest + 8 * i, 9, "%08x", state[i]);
+}
+
+/* ============================================================================================= */
 /* The command line: what was asked                                                              */
 /* ============================================================================================= */
 
 enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
 
-typedef struct { const char *op, *argument; } Intervention;
+/* An intervention with its modifiers, or a --save. */
+typedef struct {
+    const char *op, *argument, *toward, *away, *direction;
+    int         each, window;           /* a sweep; ROME's: of so many layers at a time */
+} Request;
+typedef struct { Request *at; int n; } Requests;
 
 typedef struct {
-    const char   *prompt, *tokens, *source, *source_tokens, *model, *tokenizer;
-    const char   *answer, *versus, *at, *metric, *color;
-    int           bos, top, generate, threads, json, explain, sites, help, version;
-    Intervention *interventions;
-    int           n_interventions;
+    const char *prompt, *tokens, *source, *source_tokens, *model, *tokenizer;
+    const char *answer, *versus, *at, *metric, *color, *lens, *attn, *align, *svg, *trace, *kind;
+    int         bos, top, generate, threads, samples, seed, loss;
+    int         window, json, tsv, provenance, explain, sites, help, version;
+    double      temp, top_p;
+    Requests    edits, saves;
+    char       *traced;                                 /* the address that --trace stands for */
 } Command;
 
-typedef enum { HEADING, FLAG, TEXT, INTEGER, CHOICE, EDIT } OptionKind;
+typedef enum { HEADING, FLAG, TEXT, INTEGER, REAL, CHOICE, REQUEST, MODIFIER, EACH } OptionKind;
 
 /* One table drives the parser and --help. */
 typedef struct {
     OptionKind  kind;
     char        letter;
     const char *name, *argument;                        /* HEADING: the title, an example */
-    size_t      field;                                  /* of Command */
-    int         low, high;                              /* INTEGER */
+    size_t      field;                                  /* of Command; MODIFIER: of Request */
+    int         low, high;                              /* of numbers */
     const char *help;                                   /* CHOICE: the words stand in argument */
 } Option;
 
@@ -3355,69 +4033,96 @@ static const Option OPTIONS[] = {
     { HEADING, 0, "Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\"",
       0, 0, 0, NULL },
     { TEXT, 'm', "model", "FILE", FIELD(model), 0, 0,
-      "a GPT-2 in .safetensors ($MI_MODEL, or tiny.safetensors beside mi)" },
-    { TEXT, 0, "tokenizer", "FILE", FIELD(tokenizer), 0, 0, "tokenizer.bin (the one beside mi)" },
-    { TEXT, 0, "tokens", "IDS", FIELD(tokens), 0, 0,
-      "the prompt as GPT-2 ids, \"464 3290\", instead of PROMPT" },
-    { FLAG, 0, "bos", NULL, FIELD(bos), 0, 0, "put <|endoftext|> before prompts, as TransformerLens does" },
-    { TEXT, 0, "source", "PROMPT", FIELD(source), 0, 0,
-      "where --patch takes values from; `same` = the prompt itself" },
-    { TEXT, 0, "source-tokens", "IDS", FIELD(source_tokens), 0, 0, "the same, as GPT-2 ids" },
+      "a GPT-2 in .safetensors ($MI_MODEL, or tiny.safetensors)" },
+    { TEXT, 0, "tokenizer", "FILE", FIELD(tokenizer), 0, 0, "the tokenizer.bin to use" },
+    { TEXT, 0, "tokens", "IDS", FIELD(tokens), 0, 0, "the prompt as GPT-2 ids: \"464 3290\"" },
+    { FLAG, 0, "bos", NULL, FIELD(bos), 0, 0, "put <|endoftext|> first, as TransformerLens does" },
+    { TEXT, 0, "source", "PROMPT", FIELD(source), 0, 0, "the donor of --patch; same = the prompt" },
+    { TEXT, 0, "source-tokens", "IDS", FIELD(source_tokens), 0, 0, "the donor, as GPT-2 ids" },
     { TEXT, 0, "answer", "TOKEN", FIELD(answer), 0, 0,
       "the token to watch: text, #id, several a|b, or 33-99" },
     { TEXT, 0, "versus", "TOKEN", FIELD(versus), 0, 0, "the token to compare it with" },
-    { TEXT, 0, "at", "POS", FIELD(at), 0, 0, "where to read: a position of the prompt (-1)" },
+    { TEXT, 0, "at", "POS", FIELD(at), 0, 0, "the position to read at (-1, the last)" },
     { INTEGER, 0, "threads", "N", FIELD(threads), 1, 1024, "how many cores to use (all)" },
 
-    { HEADING, 0, "Interventions, applied in the order given; SITES as in L5H3, L0-3H*, "
-      "L5.resid_pre@-1", "mi --ablate 'L5H3@-1=mean'", 0, 0, 0, NULL },
-    { EDIT, 0, "ablate", "SITES[=zero|tlzero|mean]", 0, 0, 0,
-      "remove: zero, TransformerLens' zero, the mean over the prompt" },
-    { EDIT, 0, "patch", "SITES[=ALPHA]", 0, 0, 0, "put in the source's value (ALPHA: part of the way)" },
-    { EDIT, 0, "freeze", "SITES", 0, 0, 0, "hold at the value of the unedited run" },
-    { EDIT, 0, "knockout", "HEADS@QUERY:KEY", 0, 0, 0, "cut an attention edge" },
-    { EDIT, 0, "scale", "SITES=K", 0, 0, 0, "multiply by K" },
+    { HEADING, 0, "Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
+      "mi --ablate heads --each", 0, 0, 0, NULL },
+    { REQUEST, 0, "ablate", "SITES[=zero|tlzero|mean]", FIELD(edits), 0, 0,
+      "remove: zero, TransformerLens' zero, or the prompt's mean" },
+    { REQUEST, 0, "patch", "SITES[=ALPHA]", FIELD(edits), 0, 0,
+      "take the source's value (ALPHA: go part of the way)" },
+    { REQUEST, 0, "freeze", "SITES", FIELD(edits), 0, 0, "hold at the unedited run's value" },
+    { REQUEST, 0, "knockout", "HEADS@QUERY:KEY", FIELD(edits), 0, 0, "cut an attention edge" },
+    { REQUEST, 0, "scale", "SITES=K", FIELD(edits), 0, 0, "multiply by K" },
+    { REQUEST, 0, "noise", "SITES=S", FIELD(edits), 0, 0,
+      "add normal noise; 3s = 3 deviations of the embedding" },
+    { REQUEST, 0, "steer", "SITES=C", FIELD(edits), 0, 0, "add C times a direction" },
+    { REQUEST, 0, "project", "SITES", FIELD(edits), 0, 0, "remove what lies along a direction" },
+    { REQUEST, 0, "set", "SITES=FILE.npy", FIELD(edits), 0, 0, "write back what --save wrote" },
+    { MODIFIER, 0, "toward", "TEXT", offsetof(Request, toward), 0, 0,
+      "the direction: the site's value after TEXT ..." },
+    { MODIFIER, 0, "away", "TEXT", offsetof(Request, away), 0, 0, "... minus its value after TEXT" },
+    { MODIFIER, 0, "direction", "FILE.npy|random:SEED", offsetof(Request, direction), 0, 0,
+      "the direction from a file, or random (of the same norm)" },
+    { CHOICE, 0, "align", "last|front", FIELD(align), 0, 0,
+      "front: steer position by position from the first token" },
+    { EACH, 0, "each", NULL, 0, 0, 0,
+      "sweep the intervention before it: one run per cell of its ranges" },
+    { TEXT, 0, "trace", "TEXT", FIELD(trace), 0, 0,
+      "causal trace: noise on TEXT's embeddings, each layer and position restored" },
+    { CHOICE, 0, "kind", "resid|mlp|attn", FIELD(kind), 0, 0, "what --trace restores (resid)" },
+    { INTEGER, 0, "window", "N", FIELD(window), 1, 1000, "layers at a time, for mlp and attn (10)" },
+    { INTEGER, 0, "samples", "N", FIELD(samples), 1, 10000, "average over N draws of noise (10)" },
+    { INTEGER, 0, "seed", "N", FIELD(seed), 0, INT_MAX, "of noise and sampling (0)" },
 
     { HEADING, 0, "Readouts", "mi \"Once upon a time\" -n 20", 0, 0, 0, NULL },
-    { INTEGER, 'k', "top", "K", FIELD(top), 0, 1000, "how many next tokens to show (10)" },
-    { INTEGER, 'n', "generate", "N", FIELD(generate), 1, 1 << 20, "continue the prompt by N tokens" },
+    { INTEGER, 'k', "top", "K", FIELD(top), 0, 1000, "show the K most likely next tokens (10)" },
     { CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", FIELD(metric), 0, 0,
       "the number to report" },
+    { CHOICE, 0, "lens", "each|final", FIELD(lens), 0, 0,
+      "the logit lens, LayerNorm's statistics taken at each point or at the end" },
+    { TEXT, 0, "attn", "HEADS", FIELD(attn), 0, 0, "attention patterns as pictures" },
+    { FLAG, 0, "loss", NULL, FIELD(loss), 0, 0, "how surprising each token of the prompt is" },
+    { INTEGER, 'n', "generate", "N", FIELD(generate), 1, 1 << 20, "continue by N tokens" },
+    { REAL, 0, "temp", "T", FIELD(temp), 0, 100, "sample with temperature T (0: the likeliest)" },
+    { REAL, 0, "top-p", "P", FIELD(top_p), 0, 1, "sample from the likeliest tokens of mass P" },
+    { REQUEST, 0, "save", "SITES=FILE.npy", FIELD(saves), 0, 0, "write values; logits=FILE too" },
 
-    { HEADING, 0, "Output", "mi --ablate L5H3 --json", 0, 0, 0, NULL },
+    { HEADING, 0, "Output", "mi --attn L5H3 --svg pattern.svg", 0, 0, 0, NULL },
     { FLAG, 0, "json", NULL, FIELD(json), 0, 0, "one JSON object instead of text" },
-    { CHOICE, 0, "color", "auto|always|never", FIELD(color), 0, 0, "colours (auto: on a terminal)" },
+    { FLAG, 0, "tsv", NULL, FIELD(tsv), 0, 0, "tables with tabs instead of text" },
+    { TEXT, 0, "svg", "FILE", FIELD(svg), 0, 0, "the pictures as SVG" },
+    { CHOICE, 0, "color", "auto|always|never", FIELD(color), 0, 0, "auto: on a terminal" },
+    { FLAG, 0, "provenance", NULL, FIELD(provenance), 0, 0, "the model's sha256 in the JSON" },
 
     { HEADING, 0, "Information", "mi --ablate L5H3 --explain", 0, 0, 0, NULL },
-    { FLAG, 0, "explain", NULL, FIELD(explain), 0, 0, "show the tokens and the resolved edits; run nothing" },
+    { FLAG, 0, "explain", NULL, FIELD(explain), 0, 0, "show tokens, resolved edits and memory; stop" },
     { FLAG, 0, "sites", NULL, FIELD(sites), 0, 0, "list the sites" },
     { FLAG, 'h', "help", NULL, FIELD(help), 0, 0, "this text" },
     { FLAG, 0, "version", NULL, FIELD(version), 0, 0, "the version" },
 };
 enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
 
-/* The prompt that is used without one: who got the drink? */
-static const char DEFAULT_PROMPT[] = "When Mary and John went to the store, John gave a drink to";
-
 static void print_help(FILE *out)
 {
     fprintf(out, "mi - look inside a GPT-2 while it thinks\n\n"
-                 "    mi [PROMPT] [options]        PROMPT may be - for standard input\n");
+                 "    mi [PROMPT] [options]          PROMPT may be - for standard input\n");
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &OPTIONS[i];
-        char left[80];
+        char left[96];
         if (o->kind == HEADING) {
-            fprintf(out, "\n%s\n    e.g.  %s\n", o->name, o->argument);
+            fprintf(out, "\n%s\n    %s\n", o->name, o->argument);
             continue;
         }
-        snprintf(left, sizeof left, "%c%c%s--%s %s", o->letter ? '-' : ' ',
-                 o->letter ? o->letter : ' ', o->letter ? ", " : "  ", o->name,
+        snprintf(left, sizeof left, "  %c%c%c --%s %s", o->letter ? '-' : ' ',
+                 o->letter ? o->letter : ' ', o->letter ? ',' : ' ', o->name,
                  o->argument ? o->argument : "");
-        fprintf(out, strlen(left) > 30 ? "  %s\n  %31s%s\n" : "  %-31s%s%s\n", left, "", o->help);
+        if (strlen(left) >= 36) fprintf(out, "%s\n%36s%s\n", left, "", o->help);
+        else fprintf(out, "%-36s%s\n", left, o->help);
     }
-    fprintf(out, "\nA list of SITES is separated by commas; not:LIST is every unit that the list does "
-                 "not name.\n@POS binds to its own element: @3, @-1, @2-4, @*, @\" Mary\", "
-                 "@Mary#2 (the second).\n");
+    fprintf(out, "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
+                 "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
+                 "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
 
 static void print_sites(FILE *out)
@@ -3432,7 +4137,7 @@ static void print_sites(FILE *out)
     }
 }
 
-/* --NAME, --NAME=VALUE, -k VALUE -> its row of the table; *value is what follows the =. */
+/* --NAME, --NAME=VALUE, -k -> its row of the table; *value is what follows the =. */
 static const Option *find_option(const char *word, const char **value)
 {
     const char *equals = strchr(word, '=');
@@ -3459,36 +4164,76 @@ static int is_choice(const char *choices, const char *word)
     return 0;
 }
 
+static int set_number(char *field, const Option *o, const char *value)
+{
+    char *end;
+    errno = 0;
+    double number = strtod(value, &end);
+    int    whole = o->kind == INTEGER;
+    if (!*value || *end || isspace((unsigned char)*value) || !(number >= o->low) ||
+        !(number <= o->high) || (whole && strspn(value, "0123456789") != strlen(value)))
+        return mi_fail("--%s: \"%.100s\" is not a %snumber from %d to %d", o->name, value,
+                       whole ? "whole " : "", o->low, o->high);
+    if (whole) *(int *)field = (int)number;
+    else *(double *)field = number;
+    return 0;
+}
+
+static int set_modifier(Command *command, const Option *o, const char *value)
+{
+    for (int i = command->edits.n - 1; i >= 0; i--) {
+        Request *request = &command->edits.at[i];
+        if (strcmp(request->op, "steer") && strcmp(request->op, "project")) continue;
+        const char **field = (const char **)((char *)request + o->field);
+        if (*field) return mi_fail("--%s: the --%s before it has one already", o->name, request->op);
+        *field = value;
+        return 0;
+    }
+    return mi_fail("--%s: there is no --steer or --project before it", o->name);
+}
+
+/* --each belongs to the intervention before it, and there is one sweep at most. */
+static int set_each(Command *command)
+{
+    Requests *edits = &command->edits;
+    if (!edits->n) return mi_fail("--each: there is no intervention before it");
+    for (int i = 0; i < edits->n; i++)
+        if (edits->at[i].each) return mi_fail("--each: one sweep at a time");
+    edits->at[edits->n - 1].each = 1;
+    return 0;
+}
+
+static int add_request(Requests *list, Request request)
+{
+    Request *at = grow(list->at, list->n, sizeof *at);
+    if (!at) return -1;
+    list->at = at;
+    at[list->n++] = request;
+    return 0;
+}
+
 /* Store the value of one option. */
 static int set_option(Command *command, const Option *o, const char *value)
 {
-    char *field = (char *)command + o->field, *end;
+    char *field = (char *)command + o->field;
     switch (o->kind) {
     case FLAG:
         *(int *)field = 1;
         return 0;
-    case INTEGER: {
-        errno = 0;
-        long number = strtol(value, &end, 10);
-        if (!*value || *end || errno || isspace((unsigned char)*value) || number < o->low ||
-            number > o->high)
-            return mi_fail("--%s: \"%.100s\" is not a whole number from %d to %d", o->name, value,
-                           o->low, o->high);
-        *(int *)field = (int)number;
-        return 0;
-    }
+    case INTEGER:
+    case REAL:
+        return set_number(field, o, value);
+    case MODIFIER:
+        return set_modifier(command, o, value);
+    case REQUEST:
+        return add_request((Requests *)field, (Request){ .op = o->name, .argument = value });
+    case EACH:
+        return set_each(command);
     case CHOICE:
         if (!is_choice(o->argument, value))
             return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
         *(const char **)field = value;
         return 0;
-    case EDIT: {
-        Intervention *list = grow(command->interventions, command->n_interventions, sizeof *list);
-        if (!list) return -1;
-        command->interventions = list;
-        list[command->n_interventions++] = (Intervention){ o->name, value };
-        return 0;
-    }
     default:
         if (*(const char **)field) return mi_fail("--%s is given twice", o->name);
         *(const char **)field = value;
@@ -3496,10 +4241,49 @@ static int set_option(Command *command, const Option *o, const char *value)
     }
 }
 
+/* --lens alone is --lens=each: its value only follows an =. */
+static int takes_next(const Option *o)
+{
+    return o->kind != FLAG && o->kind != EACH && strcmp(o->name, "lens");
+}
+
+/* ROME's causal trace in other words: noise on the subject, and from the clean run of the same
+ * prompt each layer at each position put back. */
+static int add_trace(Command *command)
+{
+    const char *kind = command->kind ? command->kind : "resid";
+    const char *sites = !strcmp(kind, "mlp") ? "mlps@*" : !strcmp(kind, "attn") ? "attns@*"
+                      : "L*.resid_post@*";
+    if (!command->trace && (command->kind || command->window))
+        return mi_fail("--kind and --window are for --trace");
+    if (!command->trace) return 0;
+    if (command->window && !strcmp(kind, "resid"))
+        return mi_fail("--window is for --kind mlp and attn");
+    if (command->source || command->source_tokens)
+        return mi_fail("--trace takes its values from the prompt itself; leave out --source");
+    size_t n = strlen(command->trace) + 16;
+    if (!(command->traced = malloc(n))) return mi_fail("out of memory");
+    snprintf(command->traced, n, "embed@\"%s\"=3s", command->trace);
+    command->source = "same";
+    int window = !strcmp(kind, "resid") ? 0 : command->window ? command->window : 10;
+    if (add_request(&command->edits, (Request){ .op = "noise", .argument = command->traced }) < 0)
+        return -1;
+    if (add_request(&command->edits, (Request){ .op = "patch", .argument = sites, .window = window }))
+        return -1;
+    return set_each(command);
+}
+
+static int sweeps(const Command *command)
+{
+    for (int i = 0; i < command->edits.n; i++)
+        if (command->edits.at[i].each) return 1;
+    return 0;
+}
+
 static int parse_command(Command *command, int argc, char **argv)
 {
     int only_prompts = 0;
-    *command = (Command){ .top = 10, .color = "auto" };
+    *command = (Command){ .top = -1, .color = "auto", .samples = 10, .temp = -1, .top_p = -1 };
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value;
         if (!only_prompts && !strcmp(word, "--")) {
@@ -3515,17 +4299,28 @@ static int parse_command(Command *command, int argc, char **argv)
         }
         const Option *o = find_option(word, &value);
         if (!o) return mi_fail("%.100s: no such option; mi --help lists them", word);
-        if (o->kind == FLAG && value) return mi_fail("--%s takes no value", o->name);
-        if (o->kind != FLAG && !value) {
+        if ((o->kind == FLAG || o->kind == EACH) && value)
+            return mi_fail("--%s takes no value", o->name);
+        if (takes_next(o) && !value) {
             if (i + 1 == argc) return mi_fail("--%s needs a value: %s", o->name, o->argument);
             value = argv[++i];
         }
-        if (set_option(command, o, value) < 0) return -1;
+        if (set_option(command, o, value ? value : "each") < 0) return -1;
     }
+    if (add_trace(command) < 0) return -1;
     if (command->prompt && command->tokens)
         return mi_fail("--tokens: there is a prompt already, \"%.100s\"", command->prompt);
     if (command->source && command->source_tokens)
         return mi_fail("--source-tokens: there is a --source already");
+    if (command->json && command->tsv) return mi_fail("--tsv: there is --json already");
+    if ((command->temp >= 0 || command->top_p >= 0) && !command->generate)
+        return mi_fail("--temp and --top-p are for --generate");
+    int pictures = sweeps(command) || command->lens || command->attn || command->loss;
+    if (command->svg && !pictures)
+        return mi_fail("--svg: there is no picture to draw; --each, --lens, --attn and --loss make "
+                       "one");
+    if (command->generate && sweeps(command)) return mi_fail("--each and --generate exclude each other");
+    if (command->top < 0) command->top = command->generate || pictures ? 0 : 10;
     return 0;
 }
 
@@ -3537,37 +4332,64 @@ static int parse_command(Command *command, int argc, char **argv)
 typedef struct {
     int *tokens, n;
     char label[64];
+    int  spaced;                        /* a space was put before the text to make it one token */
 } TokenSet;
 
-typedef struct {
-    int   *tokens, n;
-} Prompt;
+typedef struct { int *tokens, n; } Prompt;
 
-/* What the model says at the position of interest, in one run. */
+/* What the model says at the position of interest in one run, averaged over its samples. */
 typedef struct {
-    const char *name;                   /* base, edited, source */
-    float      *logits;                 /* [V] */
-    double      log_sum;
-    double      metric;
-    int        *top, n_top;
-    char       *text;                   /* generated */
-    size_t      text_size;
+    const char   *name;                 /* base, edited, source */
+    const MiRun  *run;
+    const Prompt *prompt;
+    float        *logits, *prob;        /* [V] */
+    double        metric;
+    int          *top, n_top;
+    char         *text;                 /* generated */
+    size_t        text_size;
 } Reading;
+
+/* A file that appears under its name only when it is complete. */
+typedef struct { const char *path; char *part; FILE *file; } Output;
+
+typedef struct { Address address; int logits; Output output; } Save;
+
+/* The cells of --each: a table of one experiment each. */
+typedef struct {
+    int      request;                   /* the intervention that is swept; -1: none */
+    MiEdits  edits;
+    int     *first, n_cells;            /* cell i has the edits first[i] .. first[i + 1] - 1 */
+    int     *cell, n_rows, n_cols;      /* [n_rows, n_cols]; -1: there is no such cell */
+    char   (*row)[40], (*col)[40];
+    double  *value;                     /* [n_cells] */
+} Sweep;
 
 typedef struct {
     const Command *command;
     MiModel       *model;
     MiTokenizer   *tokenizer;
     Prompt         prompt, donor;
+    Sweep          sweep;
     TokenSet       answer, versus;
     const char    *metric;
-    int            at;
+    int            at, samples;
     MiEdits        edits;
-    int           *first_edit;          /* [interventions + 1] where each one's edits begin */
+    int           *first_edit;          /* [requests + 1] where each one's edits begin */
+    double        *strength;            /* [requests] |C v| / |h| of a steering */
+    MiEdit        *sampled;             /* [samples, edits] */
     MiRun         *base, *source, *edited;
     Reading        readings[3];
     int            n_readings;
+    Parser         heads;               /* of --attn */
+    Save          *saves;
+    int            n_saves;
+    Output         svg;
+    Grid          *grids;
+    int            n_grids, first_attn;
 } Experiment;
+
+/* The prompt that is used without one: who got the drink? */
+static const char DEFAULT_PROMPT[] = "When Mary and John went to the store, John gave a drink to";
 
 /* The folder of the program, ending in '/', or "". */
 static void program_folder(const char *argv0, char *folder, size_t size)
@@ -3601,78 +4423,12 @@ static int open_model(Experiment *x, const char *argv0)
     return x->tokenizer ? 0 : -1;
 }
 
-/* Text, or everything on standard input without its last newline -> tokens. */
-static int encode_prompt(Experiment *x, const char *flag, const char *text, Prompt *prompt)
-{
-    char   *input = NULL;
-    size_t  n = strlen(text);
-    FILE   *memory;
-    int64_t count = -1;
-    if (!strcmp(text, "-")) {
-        if (!(memory = open_memstream(&input, &n))) return mi_fail("out of memory");
-        for (int c; (c = getchar()) != EOF;) putc(c, memory);
-        if (fclose(memory)) return mi_fail("out of memory");
-        if (n && input[n - 1] == '\n') n--;
-        text = input;
-    }
-    int bos = x->command->bos ? 1 : 0;
-    count = mi_encode(x->tokenizer, text, n, NULL, 0);
-    if (count > INT_MAX / 8) count = mi_fail("%s is too long", flag);
-    if (count >= 0) {
-        prompt->tokens = malloc((count + 1) * sizeof(int));
-        if (!prompt->tokens) count = mi_fail("out of memory");
-        else mi_encode(x->tokenizer, text, n, prompt->tokens + bos, count);
-    }
-    free(input);
-    if (count < 0) return -1;
-    if (bos && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
-        return mi_fail("--bos: the model has no token <|endoftext|>");
-    prompt->n = (int)count + bos;
-    return 0;
-}
-
-/* "464 3290" -> tokens */
-static int parse_ids(Experiment *x, const char *flag, const char *text, Prompt *prompt)
-{
-    Parser p = { .flag = flag, .argument = text, .at = text, .end = text + strlen(text) };
-    prompt->tokens = malloc((strlen(text) + 2) * sizeof(int));
-    if (!prompt->tokens) return mi_fail("out of memory");
-    if (x->command->bos) prompt->tokens[prompt->n++] = mi_row_of_id(x->tokenizer, END_OF_TEXT);
-    for (;;) {
-        while (p.at < p.end && strchr(" ,\t\n", *p.at)) p.at++;
-        if (p.at == p.end) return 0;
-        const char *start = p.at;
-        int         id;
-        if (!take_number(&p, &id) || (p.at < p.end && !strchr(" ,\t\n", *p.at)))
-            return fail_at(&p, p.at, "expected GPT-2 ids, as in \"464 3290\"");
-        int row = mi_row_of_id(x->tokenizer, id);
-        if (row < 0) return fail_at(&p, start, "the model has no token with the id %d", id);
-        prompt->tokens[prompt->n++] = row;
-    }
-}
-
-static int read_prompt(Experiment *x)
-{
-    const Command *c = x->command;
-    int n_ctx = x->model->shape.n_ctx;
-    const char *text = c->prompt ? c->prompt : DEFAULT_PROMPT;
-    int status = c->tokens ? parse_ids(x, "--tokens", c->tokens, &x->prompt)
-                           : encode_prompt(x, "the prompt", text, &x->prompt);
-    if (status < 0) return -1;
-    if (x->prompt.n == 0) return mi_fail("the prompt is empty");
-    if (x->prompt.n > n_ctx)
-        return mi_fail("the prompt has %d tokens; this model's context is %d", x->prompt.n, n_ctx);
-    if (c->generate > n_ctx - x->prompt.n)
-        return mi_fail("--generate: %d tokens after the prompt's %d are more than this model's "
-                       "context of %d", c->generate, x->prompt.n, n_ctx);
-    return 0;
-}
-
 /* A token as people can read it: its leading space as a dot, control characters escaped. */
 static const char *token_label(const Experiment *x, int token, char *label, size_t size)
 {
     int         n, used = 0;
     const char *bytes = mi_token_bytes(x->tokenizer, token, &n);
+    snprintf(label, size, "%s", "");
     if (n == 0) snprintf(label, size, "<%d>", token);
     for (int i = 0; i < n && used + 12 < (int)size;) {
         int     length;
@@ -3686,6 +4442,76 @@ static const char *token_label(const Experiment *x, int token, char *label, size
         i += length;
     }
     return label;
+}
+
+/* Text, or everything on standard input without its last newline -> tokens. */
+static int encode_prompt(const Experiment *x, const char *flag, const char *text, Prompt *prompt)
+{
+    char  *input = NULL;
+    size_t n = strlen(text);
+    if (!strcmp(text, "-")) {
+        FILE *memory = open_memstream(&input, &n);
+        if (!memory) return mi_fail("out of memory");
+        for (int c; (c = getchar()) != EOF;) putc(c, memory);
+        if (fclose(memory)) return free(input), mi_fail("out of memory");
+        if (n && input[n - 1] == '\n') n--;
+        text = input;
+    }
+    int     bos = x->command->bos ? 1 : 0;
+    int64_t count = mi_encode(x->tokenizer, text, n, NULL, 0);
+    if (count > INT_MAX / 8) count = mi_fail("%s is too long", flag);
+    if (count >= 0 && !(prompt->tokens = malloc((count + 1) * sizeof(int))))
+        count = mi_fail("out of memory");
+    if (count >= 0) mi_encode(x->tokenizer, text, n, prompt->tokens + bos, count);
+    free(input);
+    if (count < 0) return -1;
+    if (bos && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
+        return mi_fail("--bos: the model has no token <|endoftext|>");
+    prompt->n = (int)count + bos;
+    if (prompt->n == 0) return mi_fail("%s is empty", flag);
+    if (prompt->n > x->model->shape.n_ctx)
+        return mi_fail("%s has %d tokens; this model's context is %d", flag, prompt->n,
+                       x->model->shape.n_ctx);
+    return 0;
+}
+
+/* "464 3290" -> tokens */
+static int parse_ids(const Experiment *x, const char *flag, const char *text, Prompt *prompt)
+{
+    Parser p = { .flag = flag, .argument = text, .at = text, .end = text + strlen(text) };
+    int    n_ctx = x->model->shape.n_ctx, id;
+    prompt->tokens = malloc((strlen(text) + 2) * sizeof(int));
+    if (!prompt->tokens) return mi_fail("out of memory");
+    if (x->command->bos &&
+        (prompt->tokens[prompt->n++] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
+        return mi_fail("--bos: the model has no token <|endoftext|>");
+    for (;;) {
+        while (p.at < p.end && strchr(" ,\t\n", *p.at)) p.at++;
+        const char *start = p.at;
+        if (p.at == p.end) break;
+        if (!take_number(&p, &id) || (p.at < p.end && !strchr(" ,\t\n", *p.at)))
+            return fail_at(&p, p.at, "expected GPT-2 ids, as in \"464 3290\"");
+        int row = mi_row_of_id(x->tokenizer, id);
+        if (row < 0) return fail_at(&p, start, "the model has no token with the id %d", id);
+        prompt->tokens[prompt->n++] = row;
+    }
+    if (prompt->n == 0) return mi_fail("%s is empty", flag);
+    if (prompt->n > n_ctx)
+        return mi_fail("%s has %d tokens; this model's context is %d", flag, prompt->n, n_ctx);
+    return 0;
+}
+
+static int read_prompt(Experiment *x)
+{
+    const Command *c = x->command;
+    int status = c->tokens ? parse_ids(x, "--tokens", c->tokens, &x->prompt)
+               : encode_prompt(x, "the prompt", c->prompt ? c->prompt : DEFAULT_PROMPT, &x->prompt);
+    if (status < 0) return -1;
+    if (c->generate > x->model->shape.n_ctx - x->prompt.n)
+        return mi_fail("--generate: %d tokens after the prompt's %d are more than this model's "
+                       "context of %d", c->generate, x->prompt.n, x->model->shape.n_ctx);
+    if (c->loss && x->prompt.n < 2) return mi_fail("--loss needs a prompt of at least two tokens");
+    return 0;
 }
 
 /* The tokens of a prompt side by side, for messages: "When|·Mary|·and". */
@@ -3702,16 +4528,12 @@ static int read_source(Experiment *x)
 {
     const Command *c = x->command;
     if (!c->source && !c->source_tokens) return 0;
+    int same = c->source && !strcmp(c->source, "same");
     int status = c->source_tokens ? parse_ids(x, "--source-tokens", c->source_tokens, &x->donor)
-               : !strcmp(c->source, "same") ? 0 : encode_prompt(x, "--source", c->source, &x->donor);
-    if (status < 0) return -1;
-    if (!x->donor.tokens) {
-        x->donor.tokens = malloc(x->prompt.n * sizeof(int));
-        if (!x->donor.tokens) return mi_fail("out of memory");
-        memcpy(x->donor.tokens, x->prompt.tokens, x->prompt.n * sizeof(int));
-        x->donor.n = x->prompt.n;
-    }
-    if (x->donor.n == x->prompt.n) return 0;
+               : !same ? encode_prompt(x, "--source", c->source, &x->donor)
+               : c->tokens ? parse_ids(x, "--tokens", c->tokens, &x->donor)
+               : encode_prompt(x, "the prompt", c->prompt ? c->prompt : DEFAULT_PROMPT, &x->donor);
+    if (status < 0 || x->donor.n == x->prompt.n) return status;
     char ours[700], theirs[700];
     list_tokens(x, &x->prompt, ours, sizeof ours);
     list_tokens(x, &x->donor, theirs, sizeof theirs);
@@ -3724,7 +4546,8 @@ static int read_source(Experiment *x)
 }
 
 /* One alternative of --answer: "#id", or text that is one token, else with a space before it. */
-static int parse_answer(const Experiment *x, const char *flag, const char *text, size_t n)
+static int parse_answer(const Experiment *x, const char *flag, const char *text, size_t n,
+                        TokenSet *set)
 {
     char spaced[256];
     int  tokens[16], row;
@@ -3733,14 +4556,15 @@ static int parse_answer(const Experiment *x, const char *flag, const char *text,
         return row >= 0 ? row : mi_fail("%s: the model has no token %.*s", flag, (int)n, text);
     }
     if (n == 0 || n > 200) return mi_fail("%s: expected a token", flag);
-    if (mi_encode(x->tokenizer, text, n, tokens, 16) == 1) return tokens[0];
+    int64_t pieces = mi_encode(x->tokenizer, text, n, tokens, 16);
+    if (pieces == 1) return tokens[0];
     snprintf(spaced, sizeof spaced, " %.*s", (int)n, text);
-    if (mi_encode(x->tokenizer, spaced, n + 1, &row, 1) == 1) return row;
-    Prompt pieces = { tokens, (int)mi_encode(x->tokenizer, text, n, tokens, 16) };
-    char   list[700];
-    pieces.n = min_int(pieces.n, 16);
-    list_tokens(x, &pieces, list, sizeof list);
-    return mi_fail("%s: \"%.*s\" is more than one token: %s", flag, (int)n, text, list);
+    if (mi_encode(x->tokenizer, spaced, n + 1, &row, 1) == 1) return set->spaced = 1, row;
+    if (pieces < 0) return -1;
+    Prompt list = { tokens, (int)(pieces < 16 ? pieces : 16) };
+    char   shown[700];
+    list_tokens(x, &list, shown, sizeof shown);
+    return mi_fail("%s: \"%.*s\" is more than one token: %s", flag, (int)n, text, shown);
 }
 
 /* "Mary", "#5335", " are| were", "33-99" (two-digit tokens) -> the tokens */
@@ -3754,15 +4578,15 @@ static int parse_token_set(const Experiment *x, const char *flag, const char *te
         for (int i = low; i <= high; i++) {
             char digits[16];
             snprintf(digits, sizeof digits, "%02d", i);
-            if ((set->tokens[set->n++] = parse_answer(x, flag, digits, 2)) < 0) return -1;
+            if ((set->tokens[set->n++] = parse_answer(x, flag, digits, 2, set)) < 0) return -1;
         }
         snprintf(set->label, sizeof set->label, "%s", text);
         return 0;
     }
     for (const char *start = text;; start++) {
         size_t length = strcspn(start, "|");
-        int    row = parse_answer(x, flag, start, length);
         char   label[64];
+        int    row = parse_answer(x, flag, start, length, set);
         if (row < 0) return -1;
         set->tokens[set->n++] = row;
         size_t used = strlen(set->label);
@@ -3773,81 +4597,520 @@ static int parse_token_set(const Experiment *x, const char *flag, const char *te
     }
 }
 
+/* --at: one position, with or without the @ */
+static int read_position(Experiment *x)
+{
+    const char *at = x->command->at;
+    Range       pos;
+    x->at = x->prompt.n - 1;
+    if (!at) return 0;
+    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--at", at, at,
+                 at + strlen(at), NULL, 0 };
+    if (take(&p, "@"), parse_position(&p, &pos) < 0) return -1;
+    if (p.at < p.end) return fail_at(&p, p.at, "expected the end of the position");
+    if (pos.lo != pos.hi) return fail_at(&p, p.argument, "expected one position");
+    x->at = pos.lo;
+    return 0;
+}
+
 static int read_answers(Experiment *x)
 {
     const Command *c = x->command;
     int built_in = !c->prompt && !c->tokens && !c->answer && !c->versus;
     if (c->versus && !c->answer) return mi_fail("--versus needs --answer");
-    if (parse_token_set(x, "--answer", built_in ? " Mary" : c->answer, &x->answer) < 0 ||
-        parse_token_set(x, "--versus", built_in ? " John" : c->versus, &x->versus) < 0)
-        return built_in ? (x->answer.n = x->versus.n = 0) : -1;
+    int status = parse_token_set(x, "--answer", built_in ? " Mary" : c->answer, &x->answer);
+    if (status == 0)
+        status = parse_token_set(x, "--versus", built_in ? " John" : c->versus, &x->versus);
+    if (status < 0 && !built_in) return -1;
+    if (status < 0) x->answer.n = x->versus.n = 0;      /* another model may lack our names */
     x->metric = c->metric ? c->metric : x->versus.n ? "logit_diff" : x->answer.n ? "prob" : "kl";
     if (!strcmp(x->metric, "logit_diff") && !x->versus.n)
         return mi_fail("--metric: logit_diff needs --answer and --versus");
-    if (strstr("prob logprob logit rank", x->metric) && !x->answer.n)
+    if (is_choice("prob|logprob|logit|rank", x->metric) && !x->answer.n)
         return mi_fail("--metric: %s needs --answer", x->metric);
     if (!strcmp(x->metric, "loss") && x->prompt.n < 2)
         return mi_fail("--metric: loss needs a prompt of at least two tokens");
-    x->at = x->prompt.n - 1;
-    if (!c->at) return 0;
-    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--at", c->at,
-                 c->at, c->at + strlen(c->at), NULL, 0 };
-    Range pos;
-    if (take(&p, "@"), parse_position(&p, &pos) < 0) return -1;
-    if (p.at < p.end) return fail_at(&p, p.at, "expected the end of the position");
-    if (pos.lo != pos.hi) return fail_at(&p, p.argument, "--at is one position");
-    x->at = pos.lo;
+    return read_position(x);
+}
+
+static void pos_label(const Experiment *x, int t, char label[40])
+{
+    char token[32];
+    snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
+}
+
+/* Value i of a range that is swept; the whole range where it is not. */
+static Range pick(Range range, int i)
+{
+    return range.many ? (Range){ range.lo + i, range.lo + i, 0 } : range;
+}
+
+static int size_of(Range range) { return range.many ? range.hi - range.lo + 1 : 1; }
+
+/* One cell: its edits, in the place that the command gave the swept intervention. */
+static int add_cell(Experiment *x, const Parser *p, const Address *address, const MiEdit *edit)
+{
+    Sweep *sweep = &x->sweep;
+    int    from = sweep->edits.n;
+    int   *first = grow(sweep->first, sweep->n_cells + 1, sizeof *first);
+    if (!first) return -1;
+    sweep->first = first;
+    if (expand(&sweep->edits, p, address, *edit) < 0) return -1;
+    for (int i = from; i < sweep->edits.n; i++) {
+        sweep->edits.at[i].order = sweep->request;
+        sweep->edits.at[i].seed = x->command->seed;
+    }
+    first[++sweep->n_cells] = sweep->edits.n;
+    return sweep->n_cells - 1;
+}
+
+/* The label of one cell along some of its axes: "L5", "H3", "L5H3", "12 ·John". */
+static void cell_label(const Experiment *x, const Address *a, const Range axes[4], int use[4],
+                       char label[40])
+{
+    char text[40];
+    label[0] = 0;
+    for (int i = 0; i < 4; i++) {
+        if (!use[i]) continue;
+        const char *space = label[0] ? " " : "";
+        if (i >= 2) pos_label(x, axes[i].lo, text);
+        else snprintf(text, sizeof text, "%c%d", i == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H',
+                      axes[i].lo);
+        if (i == 1) space = "";
+        snprintf(label + strlen(label), 40 - strlen(label), "%s%.30s", space, text);
+    }
+}
+
+/* One address -> cells, for each combination of the parts that were written with several values.
+ * The last of them becomes the columns, all others the rows; in a list, all become rows. */
+static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiEdit *edit, int list)
+{
+    Sweep *sweep = &x->sweep;
+    Range  axes[4] = { a->layer, a->index, a->pos, a->key };
+    int    n[4], last = -1, rows[4] = {0}, cols[4] = {0}, window = x->command->edits.at[sweep->request].window;
+    for (int i = 0; i < 4; i++) {
+        axes[i].many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
+        n[i] = size_of(axes[i]);
+        if (axes[i].many) rows[i] = 1, last = i;
+    }
+    int total = n[0] * n[1] * n[2] * n[3], n_cols = 1;
+    int tall = list || (last == 1 && a->unit == NEURON && total == n[1]);
+    if (last > 0 && !tall) rows[last] = 0, cols[last] = 1;
+    for (int i = 0; i < 4; i++)
+        if (cols[i]) n_cols = n[i];
+    int    first_row = sweep->n_rows, n_rows = total / n_cols;
+    int   *cell = realloc(sweep->cell, (size_t)(first_row + n_rows) * n_cols * sizeof *cell);
+    if (cell) sweep->cell = cell;
+    char (*row)[40] = realloc(sweep->row, (size_t)(first_row + n_rows) * sizeof *row);
+    if (row) sweep->row = row;
+    if (!sweep->col) sweep->col = calloc(n_cols, sizeof *sweep->col);
+    if (!cell || !row || !sweep->col) return mi_fail("out of memory");
+    sweep->n_rows += n_rows;
+    sweep->n_cols = n_cols;
+    for (int i = 0; i < total; i++) {
+        Range now[4];
+        for (int axis = 3, rest = i; axis >= 0; rest /= n[axis--])
+            now[axis] = pick(axes[axis], rest % n[axis]);
+        Address single = *a;
+        single.layer = now[0], single.index = now[1], single.pos = now[2], single.key = now[3];
+        int r = first_row + i / n_cols, c = i % n_cols, l = now[0].lo;
+        if (list && last < 0) snprintf(row[r], 40, "%.*s", (int)min_int((int)strcspn(a->text, ",="), 39), a->text);
+        else cell_label(x, a, now, rows, row[r]);
+        cell_label(x, a, now, cols, sweep->col[c]);
+        if (window) single.layer = (Range){ max_int(0, l - window / 2),
+                                            min_int(x->model->shape.n_layer, l + (window + 1) / 2) - 1, 0 };
+        cell[r * n_cols + c] = single.key.lo > single.pos.hi ? -1 : add_cell(x, p, &single, edit);
+        if (cell[r * n_cols + c] < -1) return -1;
+    }
     return 0;
+}
+
+/* --each: the argument of one request -> its table of cells. */
+static int read_sweep(Experiment *x, int which)
+{
+    const Request *request = &x->command->edits.at[which];
+    const char    *text = request->argument, *equals = find_value(text);
+    char           flag[32];
+    MiEdit         edit;
+    snprintf(flag, sizeof flag, "--%s", request->op);
+    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, flag, text, text,
+                 equals ? equals : text + strlen(text), NULL, 0 };
+    x->sweep.request = which;
+    x->sweep.first = calloc(1, sizeof(int));
+    int status = x->sweep.first ? parse_list(&p) : mi_fail("out of memory");
+    if (status == 0) status = parse_value(&p, request->op, equals ? equals + 1 : NULL, &edit);
+    if (status == 0 && !strcmp(request->op, "set"))
+        status = mi_fail("--each: a --set is not swept");
+    for (int i = 0; i < p.n_found && status == 0; i++)
+        status = add_cells(x, &p, &p.found[i], &edit, p.n_found > 1);
+    if (status == 0 && x->sweep.n_cells < 2)
+        status = fail_at(&p, text, "--each sweeps what is written with several values: L*H*, L5H3@*, "
+                         "a list");
+    free(p.found);
+    return status;
 }
 
 static int read_edits(Experiment *x)
 {
-    const Command *c = x->command;
-    int patches = 0;
-    x->first_edit = calloc(c->n_interventions + 1, sizeof(int));
-    if (!x->first_edit) return mi_fail("out of memory");
-    for (int i = 0; i < c->n_interventions; i++) {
-        const Intervention *change = &c->interventions[i];
-        if (mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
-                           change->op, change->argument) < 0)
+    const Requests *edits = &x->command->edits;
+    int patches = 0, noise = 0;
+    x->first_edit = calloc(edits->n + 1, sizeof(int));
+    x->strength = calloc(edits->n + 1, sizeof(double));
+    if (!x->first_edit || !x->strength) return mi_fail("out of memory");
+    for (int i = 0; i < edits->n; i++) {
+        const Request *request = &edits->at[i];
+        int first = x->edits.n, steers = !strcmp(request->op, "steer");
+        if (request->each && read_sweep(x, i) < 0) return -1;
+        if (!request->each &&
+            mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
+                           request->op, request->argument) < 0)
             return -1;
+        for (int j = first; j < x->edits.n; j++) {
+            x->edits.at[j].seed = x->command->seed;
+            x->edits.at[j].order = i;
+        }
         x->first_edit[i + 1] = x->edits.n;
-        patches |= !strcmp(change->op, "patch");
+        patches |= !strcmp(request->op, "patch");
+        noise |= !strcmp(request->op, "noise");
+        if (!steers && strcmp(request->op, "project")) continue;
+        if (!request->toward && !request->away && !request->direction)
+            return mi_fail("--%s needs a direction: --toward TEXT, --away TEXT, or --direction",
+                           request->op);
+        if (request->direction && strncmp(request->direction, "random:", 7) &&
+            (request->toward || request->away))
+            return mi_fail("--direction: there is a direction already, --toward or --away");
     }
     if (patches && !x->donor.n)
         return mi_fail("--patch needs --source PROMPT: where the value comes from");
     if (!patches && x->donor.n) return mi_fail("--source is for --patch, and there is none");
+    x->samples = noise ? x->command->samples : 1;
     return 0;
 }
 
-/* The sites that the edits will read from an unedited run. */
-static uint64_t sites_read(const MiEdits *edits, MiFrom one, MiFrom other)
+/* --attn: heads, or all heads of a layer's scores or pattern */
+static int read_heads(Experiment *x)
+{
+    const char *text = x->command->attn;
+    if (!text) return 0;
+    x->heads = (Parser){ x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--attn", text,
+                         text, text + strlen(text), NULL, 0 };
+    if (parse_list(&x->heads) < 0) return -1;
+    for (int i = 0; i < x->heads.n_found; i++) {
+        Address *a = &x->heads.found[i];
+        int keys = SITES[a->site].width == MI_KEYS;
+        if (!keys && (a->unit != HEAD || a->site != MI_z))
+            return fail_at(&x->heads, a->text, "expected heads, as in L5H3, or L5H3.scores");
+        if (!keys) a->site = MI_pattern;
+        if (a->unit == WHOLE_ROW) a->index = (Range){ 0, x->model->shape.n_head - 1, 1 };
+    }
+    return 0;
+}
+
+/* Open the file under another name; it gets its own when it is complete. Devices and pipes are
+ * written directly. */
+static int open_output(Output *output, const char *path)
+{
+    struct stat info;
+    output->path = path;
+    if (stat(path, &info) < 0 || S_ISREG(info.st_mode)) {
+        size_t n = strlen(path) + 8;
+        if (!(output->part = malloc(n))) return mi_fail("out of memory");
+        snprintf(output->part, n, "%s.part", path);
+    }
+    output->file = fopen(output->part ? output->part : path, "wb");
+    return output->file ? 0 : mi_fail("%s: cannot be written: %s", path, strerror(errno));
+}
+
+static int close_output(Output *output, int complete)
+{
+    int failed = output->file && (ferror(output->file) | fclose(output->file));
+    if (output->part && output->file) {
+        if (complete && !failed) failed = rename(output->part, output->path);
+        else unlink(output->part);
+    }
+    free(output->part);
+    int error = failed && complete;
+    *output = (Output){ .path = output->path };
+    return error ? mi_fail("%s: cannot be written: %s", output->path, strerror(errno)) : 0;
+}
+
+/* --save SITES=FILE: one address, or logits */
+static int read_saves(Experiment *x)
+{
+    const Requests *saves = &x->command->saves;
+    x->saves = calloc(saves->n + 1, sizeof *x->saves);
+    if (!x->saves) return mi_fail("out of memory");
+    for (int i = 0; i < saves->n; i++, x->n_saves++) {
+        const char *text = saves->at[i].argument, *equals = find_value(text);
+        Save       *save = &x->saves[i];
+        Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--save", text, text,
+                     equals ? equals : text + strlen(text), NULL, 0 };
+        save->output.path = equals ? equals + 1 : "";
+        if (!equals || !equals[1]) return fail_at(&p, p.end, "expected =FILE.npy");
+        if ((save->logits = p.end - p.at == 6 && take(&p, "logits"))) continue;
+        int status = parse_list(&p);
+        if (p.n_found) save->address = p.found[0];
+        if (status == 0 && p.n_found != 1)
+            status = fail_at(&p, text, "expected one address a file; a range like L*H* is one");
+        if (status == 0 && save->address.has_key)
+            status = fail_at(&p, text, "scores and pattern are saved with all their keys");
+        free(p.found);
+        if (status < 0) return -1;
+    }
+    return 0;
+}
+
+static int open_outputs(Experiment *x)
+{
+    if (x->command->explain) return 0;
+    for (int i = 0; i < x->n_saves; i++)
+        if (open_output(&x->saves[i].output, x->saves[i].output.path) < 0) return -1;
+    return x->command->svg ? open_output(&x->svg, x->command->svg) : 0;
+}
+
+/* ---- Running ---- */
+
+/* The run of a text that a direction is taken from; with front, padded with spaces to n tokens. */
+static MiRun *run_text(const Experiment *x, const char *flag, const char *text, uint64_t keep, int n)
+{
+    Prompt    prompt = {0};
+    MiOptions options = { .keep = keep, .threads = x->command->threads };
+    MiRun    *run = NULL;
+    int       space = -1;
+    if (encode_prompt(x, flag, text, &prompt) == 0) {
+        int *longer = realloc(prompt.tokens, (prompt.n + n + 1) * sizeof(int));
+        if (longer) prompt.tokens = longer;
+        if (n > prompt.n && (!longer || mi_encode(x->tokenizer, " ", 1, &space, 1) != 1))
+            mi_fail("%s: cannot be padded with spaces", flag);
+        else {
+            while (prompt.n < n) prompt.tokens[prompt.n++] = space;
+            run = mi_run(x->model, prompt.tokens, prompt.n, NULL, &options);
+        }
+    }
+    free(prompt.tokens);
+    return run;
+}
+
+/* v [count] at one edit: toward minus away, a file's values, or random ones of the same norm. */
+static int direction_row(const Experiment *x, const Request *request, const MiEdit *edit,
+                         const MiRun *toward, const MiRun *away, int from_end, int row, float *v)
+{
+    const MiRun *runs[2] = { toward, away };
+    for (int side = 0; side < 2; side++) {
+        if (!runs[side]) continue;
+        int pos = from_end ? mi_n_tokens(runs[side], 0) - 1 : row;
+        const float *h = mi_site(runs[side], 0, edit->site, edit->layer, pos);
+        if (!h) return -1;
+        for (int i = 0; i < edit->count; i++)
+            v[i] = side ? v[i] - h[edit->first + i] : h[edit->first + i];
+    }
+    if (!request->direction) return 0;
+    if (strncmp(request->direction, "random:", 7)) {
+        Array array;
+        if (read_npy(request->direction, &array) < 0) return -1;
+        if (array.n == (size_t)edit->count) memcpy(v, array.values, array.n * sizeof *v);
+        free(array.values);
+        if (array.n == (size_t)edit->count) return 0;
+        return mi_fail("%s: a direction here has %d numbers; the file has %zu", request->direction,
+                       edit->count, array.n);
+    }
+    MiEdit noise = *edit;
+    double norm = sqrt(x->base->kernel->dot(v, v, edit->count)), drawn = 0;
+    noise.seed = strtoull(request->direction + 7, NULL, 10);
+    for (int i = 0; i < edit->count; i++) {
+        v[i] = normal_at(&noise, 0, i);
+        drawn += v[i] * v[i];
+    }
+    for (int i = 0; i < edit->count; i++) v[i] *= (float)((toward || away ? norm : 1) / sqrt(drawn));
+    return 0;
+}
+
+/* |C v| / |h|, averaged over the rows that are steered: how hard do we push? */
+static double push(const Experiment *x, const MiEdit *edit)
+{
+    double ratio = 0;
+    int    last = min_int(edit->pos_end, x->prompt.n);
+    for (int t = edit->pos; t < last; t++) {
+        const float *v = edit->value + (t - edit->pos) * edit->value_stride;
+        const float *h = mi_site(x->base, 0, edit->site, edit->layer, t) + edit->first;
+        ratio += fabs(edit->amount) * sqrt(x->base->kernel->dot(v, v, edit->count) /
+                                           x->base->kernel->dot(h, h, edit->count));
+    }
+    return ratio / (last - edit->pos);
+}
+
+/* The directions of one --steer or --project, into its edits. */
+static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, int last)
+{
+    const Request *request = &x->command->edits.at[which];
+    int   rows = 1, status = 0;
+    int   front = x->command->align && !strcmp(x->command->align, "front");
+    uint64_t keep = MI_KEEP_NONE;
+    for (int i = first; i < last; i++) keep |= (uint64_t)1 << edits->at[i].site;
+    MiRun *toward = NULL, *away = NULL;
+    for (int pass = 0; pass < (front ? 2 : 1) && status == 0; pass++) {  /* first the lengths */
+        int pad = pass ? rows : 0;
+        mi_free(toward), mi_free(away);
+        toward = away = NULL;
+        if (request->toward && !(toward = run_text(x, "--toward", request->toward, keep, pad)))
+            status = -1;
+        if (request->away && !(away = run_text(x, "--away", request->away, keep, pad))) status = -1;
+        if (front) rows = max_int(toward ? toward->n_rows : 1, away ? away->n_rows : 1);
+    }
+    if (status == 0 && rows > x->prompt.n)
+        status = mi_fail("--align front: the texts have %d tokens, the prompt only %d", rows,
+                         x->prompt.n);
+    for (int i = first; i < last && status == 0; i++) {
+        MiEdit *edit = &edits->at[i];
+        float  *v = new_constant(edits, rows * edit->count);
+        if (!v) status = -1;
+        for (int row = 0; row < rows && status == 0; row++)
+            status = direction_row(x, request, edit, toward, away, !front, row,
+                                   v + (size_t)row * edit->count);
+        if (status < 0) break;
+        double norm = sqrt(x->base->kernel->dot(v, v, rows * edit->count));
+        if (!(norm > 0) || !isfinite(norm)) {
+            status = mi_fail("--%s: the direction is %s", request->op, norm > 0 ? "infinite" : "zero");
+            break;
+        }
+        for (int j = 0; j < edit->count && edit->op == MI_PROJECT; j++) v[j] /= (float)norm;
+        edit->value = v;
+        edit->value_stride = front ? edit->count : 0;
+        if (front) edit->pos = 0, edit->pos_end = rows;
+        x->strength[which] += push(x, edit) / (last - first);
+    }
+    mi_free(toward);
+    mi_free(away);
+    return status;
+}
+
+/* The shape that --save writes an address in, and --set reads:
+ * [L,]T,H,d for q k v z, [L,]H,T,T for scores and pattern, [L,]T,width otherwise. */
+static void shape_of(const Experiment *x, const Address *a, Array *array)
+{
+    const MiShape *s = &x->model->shape;
+    MiWidth width = SITES[a->site].width;
+    int     T = a->pos.hi - a->pos.lo + 1, units = a->index.hi - a->index.lo + 1;
+    int     heads = a->unit == HEAD ? units : s->n_head, many = a->unit != HEAD || a->index.many;
+    *array = (Array){ .n = 1 };
+    if (a->layer.many) array->dim[array->n_dims++] = a->layer.hi - a->layer.lo + 1;
+    if (width == MI_KEYS && many) array->dim[array->n_dims++] = heads;
+    array->dim[array->n_dims++] = T;
+    if (width == MI_HEADS && many) array->dim[array->n_dims++] = heads;
+    array->dim[array->n_dims++] = width == MI_KEYS ? x->prompt.n : width == MI_HEADS ? s->d_head
+                                : a->unit == NEURON ? units : width_of(x->model, a->site, 0);
+    for (int i = 0; i < array->n_dims; i++) array->n *= array->dim[i];
+}
+
+/* --set SITES=FILE.npy: the file's values into the request's edits. */
+static int bind_file(Experiment *x, int which)
+{
+    const char *text = x->command->edits.at[which].argument, *path = find_value(text) + 1;
+    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--set", text, text, path - 1,
+                 NULL, 0 };
+    Array array = {0}, want = {0};
+    char  have_text[64], want_text[64];
+    int   status = parse_list(&p);
+    if (status == 0 && p.n_found != 1) status = fail_at(&p, text, "expected one address a file");
+    if (status == 0) status = read_npy(path, &array);
+    if (status == 0) {
+        shape_of(x, &p.found[0], &want);
+        print_shape(want_text, sizeof want_text, &want);
+        print_shape(have_text, sizeof have_text, &array);
+        if (strcmp(want_text, have_text))
+            status = mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have_text,
+                             text, want_text);
+    }
+    float *values = status == 0 ? new_constant(&x->edits, (int)array.n) : NULL;
+    if (values) memcpy(values, array.values, array.n * sizeof *values);
+    for (int i = x->first_edit[which]; values && i < x->first_edit[which + 1]; i++) {
+        MiEdit *edit = &x->edits.at[i];
+        int keys = SITES[edit->site].width == MI_KEYS, T = edit->pos_end - edit->pos;
+        edit->value = values;
+        edit->value_stride = keys ? x->prompt.n : edit->count;
+        values += (size_t)T * edit->value_stride;
+    }
+    free(array.values);
+    free(p.found);
+    return status;
+}
+
+static int bind_requests(Experiment *x)
+{
+    for (int i = 0; i < x->command->edits.n; i++) {
+        const char *op = x->command->edits.at[i].op;
+        int swept = i == x->sweep.request, status = 0;
+        if (!strcmp(op, "steer") || !strcmp(op, "project"))
+            status = bind_directions(x, i, swept ? &x->sweep.edits : &x->edits,
+                                     swept ? 0 : x->first_edit[i],
+                                     swept ? x->sweep.edits.n : x->first_edit[i + 1]);
+        if (!strcmp(op, "set")) status = bind_file(x, i);
+        if (status < 0) return -1;
+    }
+    if (mi_edits_bind(&x->sweep.edits, x->base, x->source) < 0) return -1;
+    return mi_edits_bind(&x->edits, x->base, x->source);
+}
+
+/* The sites that the readouts will ask for, from any run. */
+static uint64_t sites_shown(const Experiment *x)
+{
+    uint64_t keep = MI_KEEP_NONE;
+    if (x->command->lens) keep |= MI_KEEP(resid_pre) | MI_KEEP(resid_mid) | MI_KEEP(resid_post);
+    for (int i = 0; i < x->heads.n_found; i++) keep |= (uint64_t)1 << x->heads.found[i].site;
+    for (int i = 0; i < x->n_saves; i++)
+        if (!x->saves[i].logits) keep |= (uint64_t)1 << x->saves[i].address.site;
+    return keep;
+}
+
+/* The sites that edits read from an unedited run. */
+static uint64_t sites_read(const MiEdits *edits, int source)
 {
     uint64_t keep = MI_KEEP_NONE;
     for (int i = 0; i < edits->n; i++)
-        if (edits->at[i].from == one || edits->at[i].from == other)
+        if ((edits->at[i].from == MI_FROM_SOURCE) == source)
             keep |= (uint64_t)1 << edits->at[i].site;
     return keep;
 }
 
+/* The sites that a sweep edits: to know which cells change nothing, their trunk keeps them. */
+static uint64_t sites_swept(const Experiment *x)
+{
+    uint64_t keep = MI_KEEP_NONE;
+    for (int i = 0; i < x->sweep.edits.n; i++) keep |= (uint64_t)1 << x->sweep.edits.at[i].site;
+    return keep;
+}
+
+/* base and source, then one fork with a lane for each sample of noise. */
 static int run_all(Experiment *x)
 {
-    const Prompt *prompt = &x->prompt;
     MiOptions options = { .threads = x->command->threads };
-    options.keep = sites_read(&x->edits, MI_FROM_BASE, MI_FROM_MEAN);
-    x->base = mi_run(x->model, prompt->tokens, prompt->n, NULL, &options);
+    uint64_t  shown = sites_shown(x);
+    options.keep = shown | sites_read(&x->edits, 0) | sites_read(&x->sweep.edits, 0) |
+                   sites_swept(x);
+    x->base = mi_run(x->model, x->prompt.tokens, x->prompt.n, NULL, &options);
     if (!x->base) return -1;
-    if (x->donor.n) {
-        options.keep = sites_read(&x->edits, MI_FROM_SOURCE, MI_FROM_SOURCE);
-        x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options);
-        if (!x->source) return -1;
-    }
+    options.keep = sites_read(&x->edits, 1) | sites_read(&x->sweep.edits, 1);
+    if (x->donor.n && !(x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options)))
+        return -1;
+    if (bind_requests(x) < 0) return -1;
     if (!x->edits.n) return 0;
-    if (mi_edits_bind(&x->edits, x->base, x->source) < 0) return -1;
-    MiLane lane = { x->base, x->edits.at, x->edits.n, -1 };
-    x->edited = mi_fork(&lane, 1, -1, MI_KEEP_NONE);
+    int     n = x->edits.n, S = x->samples;
+    MiLane *lanes = calloc(S, sizeof *lanes);
+    x->sampled = malloc((size_t)S * n * sizeof *x->sampled);
+    for (int s = 0; lanes && x->sampled && s < S; s++) {
+        for (int i = 0; i < n; i++) {
+            x->sampled[s * n + i] = x->edits.at[i];
+            x->sampled[s * n + i].sample = s;
+        }
+        lanes[s] = (MiLane){ x->base, x->sampled + s * n, n, -1, 0 };
+    }
+    if (lanes && x->sampled) x->edited = mi_fork(lanes, S, -1, shown);
+    else mi_fail("out of memory");
+    free(lanes);
     return x->edited ? 0 : -1;
 }
+
+/* ---- Reading ---- */
 
 /* The logit of a set of tokens: log of the sum of their e^logit. */
 static double set_logit(const TokenSet *set, const float *logits)
@@ -3859,76 +5122,398 @@ static double set_logit(const TokenSet *set, const float *logits)
     return max + log(sum);
 }
 
-/* KL(p || q) in nats, from logits [V] and their log-sum-exps */
-static double divergence(const Reading *p, const Reading *q, int V)
+/* 1 + how many tokens outside the set have a higher logit */
+static int rank_of(const TokenSet *set, const float *logits, int V)
 {
-    double sum = 0;
+    double logit = set_logit(set, logits);
+    int    rank = 1;
     for (int i = 0; i < V; i++) {
-        double log_p = p->logits[i] - p->log_sum, log_q = q->logits[i] - q->log_sum;
+        int own = 0;
+        for (int j = 0; j < set->n; j++) own |= set->tokens[j] == i;
+        rank += !own && logits[i] > logit;
+    }
+    return rank;
+}
+
+/* KL(p || q) in nats, from their logits [V] */
+static double divergence(const float *p, const float *q, int V)
+{
+    double sum_p = mi_log_sum_exp(p, V), sum_q = mi_log_sum_exp(q, V), sum = 0;
+    for (int i = 0; i < V; i++) {
+        double log_p = p[i] - sum_p, log_q = q[i] - sum_q;
         sum += exp(log_p) * (log_p - log_q);
     }
     return fmax(sum, 0);
 }
 
-/* Mean of -log p(next token) over the prompt, the field's "loss". NAN on failure. */
-static double mean_loss(const Experiment *x, const MiRun *run, const Prompt *prompt)
+/* -log p(token t | the tokens before it), for t = 1 .. n-1, into loss[t] */
+static int token_losses(const Experiment *x, const MiRun *run, int lane, const Prompt *prompt,
+                        double *loss)
 {
-    int    V = x->model->shape.n_vocab;
+    int    V = x->model->shape.n_vocab, status = 0;
     float *logits = malloc(V * sizeof *logits);
-    double sum = 0;
-    for (int t = 0; t + 1 < prompt->n && logits; t++) {
-        if (mi_logits(run, 0, t, logits) < 0) sum = NAN;
-        sum += mi_log_sum_exp(logits, V) - logits[prompt->tokens[t + 1]];
+    if (!logits) return mi_fail("out of memory");
+    loss[0] = NAN;
+    for (int t = 1; t < prompt->n && status == 0; t++) {
+        status = mi_logits(run, lane, t - 1, logits);
+        loss[t] = mi_log_sum_exp(logits, V) - logits[prompt->tokens[t]];
     }
     free(logits);
-    return logits ? sum / (prompt->n - 1) : NAN;
+    return status;
 }
 
-static double metric_of(const Experiment *x, const Reading *reading, const MiRun *run,
-                        const Prompt *prompt)
+/* The metric, from the logits at the position of interest. kl compares with base's logits. */
+static double metric_of(const Experiment *x, const float *logits, const float *base)
 {
     const char *metric = x->metric;
-    double logit = x->answer.n ? set_logit(&x->answer, reading->logits) : 0;
-    if (!strcmp(metric, "logit_diff")) return logit - set_logit(&x->versus, reading->logits);
-    if (!strcmp(metric, "prob")) return exp(logit - reading->log_sum);
-    if (!strcmp(metric, "logprob")) return logit - reading->log_sum;
+    int    V = x->model->shape.n_vocab;
+    double logit = x->answer.n ? set_logit(&x->answer, logits) : NAN;
+    if (!strcmp(metric, "logit_diff")) return logit - set_logit(&x->versus, logits);
+    if (!strcmp(metric, "prob")) return exp(logit - mi_log_sum_exp(logits, V));
+    if (!strcmp(metric, "logprob")) return logit - mi_log_sum_exp(logits, V);
     if (!strcmp(metric, "logit")) return logit;
-    if (!strcmp(metric, "loss")) return mean_loss(x, run, prompt);
-    if (!strcmp(metric, "kl")) return divergence(&x->readings[0], reading, x->model->shape.n_vocab);
-    int rank = 1;
-    for (int i = 0; i < x->model->shape.n_vocab; i++) {
-        int own = 0;
-        for (int j = 0; j < x->answer.n; j++) own |= x->answer.tokens[j] == i;
-        rank += !own && reading->logits[i] > logit;
-    }
-    return rank;
+    if (!strcmp(metric, "rank")) return rank_of(&x->answer, logits, V);
+    return !strcmp(metric, "kl") ? divergence(base, logits, V) : NAN;
+}
+
+static double mean_loss(const Experiment *x, const MiRun *run, int lane, const Prompt *prompt)
+{
+    double *loss = malloc(prompt->n * sizeof *loss), sum = 0;
+    if (!loss || token_losses(x, run, lane, prompt, loss) < 0) return free(loss), NAN;
+    for (int t = 1; t < prompt->n; t++) sum += loss[t];
+    free(loss);
+    return sum / (prompt->n - 1);
 }
 
 static int read_run(Experiment *x, const char *name, const MiRun *run, const Prompt *prompt)
 {
-    int      V = x->model->shape.n_vocab, k = min_int(x->command->top, V);
+    int      V = x->model->shape.n_vocab, k = min_int(x->command->top, V), S = run->n_lanes;
     Reading *reading = &x->readings[x->n_readings++];
-    reading->name = name;
-    reading->logits = malloc(V * sizeof(float));
+    float   *logits = malloc(V * sizeof *logits);
+    *reading = (Reading){ .name = name, .run = run, .prompt = prompt };
+    reading->logits = calloc(V, sizeof(float));
+    reading->prob = calloc(V, sizeof(float));
     reading->top = malloc((k + 1) * sizeof(int));
-    if (!reading->logits || !reading->top) return mi_fail("out of memory");
-    if (mi_logits(run, 0, x->at, reading->logits) < 0) return -1;
-    reading->log_sum = mi_log_sum_exp(reading->logits, V);
-    reading->n_top = mi_top(reading->logits, V, k, reading->top);
-    reading->metric = metric_of(x, reading, run, prompt);
-    return 0;
+    int status = logits && reading->logits && reading->prob && reading->top ? 0
+               : mi_fail("out of memory");
+    for (int s = 0; s < S && status == 0; s++) {
+        status = mi_logits(run, s, x->at, logits);
+        double log_sum = mi_log_sum_exp(logits, V);
+        for (int i = 0; i < V; i++) {
+            reading->logits[i] += logits[i] / S;
+            reading->prob[i] += (float)exp(logits[i] - log_sum) / S;
+        }
+        reading->metric += (strcmp(x->metric, "loss")
+                            ? metric_of(x, logits, s || run != x->base ? x->readings[0].logits : logits)
+                            : mean_loss(x, run, s, prompt)) / S;
+    }
+    free(logits);
+    if (status == 0) reading->n_top = mi_top(reading->prob, V, k, reading->top);
+    return status;
 }
 
 static int read_all(Experiment *x)
 {
     if (read_run(x, "base", x->base, &x->prompt) < 0) return -1;
-    if (x->edited && read_run(x, "edited", x->edited, &x->prompt) < 0) return -1;
+    const char *name = x->sweep.request < 0 ? "edited" : "held";
+    if (x->edited && read_run(x, name, x->edited, &x->prompt) < 0) return -1;
     if (x->source && read_run(x, "source", x->source, &x->donor) < 0) return -1;
     return 0;
 }
 
-/* Continue the prompt, greedily: ties go to the lowest token. The text goes to out as it is made. */
-static int generate(Experiment *x, const MiEdits *edits, FILE *out)
+/* ---- Sweeping ---- */
+
+typedef struct {
+    const Experiment *x;
+    float  *logits;
+    int     sample;
+    double  started;
+} Measure;
+
+static double seconds_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+/* The metric of one lane: only the logits that it needs are computed. */
+static double measure_lane(void *context, const MiRun *run, int lane)
+{
+    const Measure    *measure = context;
+    const Experiment *x = measure->x;
+    int diff = !strcmp(x->metric, "logit_diff"), logit = !strcmp(x->metric, "logit");
+    if (!strcmp(x->metric, "loss")) return mean_loss(x, run, lane, &x->prompt);
+    if ((diff || logit) && x->answer.n == 1 && (logit || x->versus.n == 1)) {
+        int   tokens[2] = { x->answer.tokens[0], diff ? x->versus.tokens[0] : 0 };
+        float logits[2] = {0};
+        if (mi_logits_of(run, lane, x->at, tokens, 1 + diff, logits) < 0) return NAN;
+        return diff ? (double)logits[0] - logits[1] : logits[0];
+    }
+    if (mi_logits(run, lane, x->at, measure->logits) < 0) return NAN;
+    return metric_of(x, measure->logits, x->readings[0].logits);
+}
+
+/* On a terminal that has waited for more than a second. */
+static void show_progress(void *context, int done, int n)
+{
+    const Measure *measure = context;
+    if (!isatty(2) || seconds_now() - measure->started < 1) return;
+    double share = ((double)done / n + measure->sample) / measure->x->samples;
+    fputs("\r  ", stderr);
+    print_bar(stderr, share, 40, "");
+    fprintf(stderr, " %3.0f %%", 100 * share);
+    if (share >= 1) fprintf(stderr, "\r%50s\r", "");
+}
+
+/* All cells, averaged over the samples of noise, each with its own held run. */
+static int run_sweep(Experiment *x)
+{
+    Sweep  *sweep = &x->sweep;
+    Measure measure = { x, malloc(x->model->shape.n_vocab * sizeof(float)), 0, seconds_now() };
+    double *values = malloc(sweep->n_cells * sizeof *values);
+    sweep->value = calloc(sweep->n_cells, sizeof *sweep->value);
+    int status = values && measure.logits && sweep->value ? 0 : mi_fail("out of memory");
+    for (int s = 0; s < x->samples && status == 0; s++) {
+        MiEdits   held = { .at = x->sampled + (size_t)s * x->edits.n, .n = x->edits.n };
+        MiOptions options = { .keep = sites_swept(x), .threads = x->command->threads };
+        MiRun    *trunk = x->base;
+        if (held.n) trunk = mi_run(x->model, x->prompt.tokens, x->prompt.n, &held, &options);
+        measure.sample = s;
+        for (int i = 0; i < sweep->edits.n; i++) sweep->edits.at[i].sample = s;
+        MiSweep plan = { trunk, sweep->edits.at, sweep->first, sweep->n_cells,
+                         strcmp(x->metric, "loss") ? x->at + 1 : 0, measure_lane, show_progress,
+                         &measure };
+        status = trunk ? mi_sweep(&plan, values) : -1;
+        for (int i = 0; i < sweep->n_cells; i++) sweep->value[i] += values[i] / x->samples;
+        if (trunk != x->base) mi_free(trunk);
+    }
+    free(values);
+    free(measure.logits);
+    return status;
+}
+
+/* (x - held) / (source - held): 0 is nothing restored, 1 as in the source. NAN without a source. */
+static double normalize(const Experiment *x, double value)
+{
+    double held = x->readings[x->edited ? 1 : 0].metric;
+    if (!x->source) return NAN;
+    double range = x->readings[x->n_readings - 1].metric - held;
+    return fabs(range) < 1e-6 ? NAN : (value - held) / range;
+}
+
+/* ---- Pictures ---- */
+
+/* The run that pictures and --save show: with the edits, if there are any. */
+static const MiRun *shown_run(const Experiment *x)
+{
+    return x->edited ? x->edited : x->base;
+}
+
+static Grid *next_grid(Experiment *x, int n_rows, int n_cols, int words)
+{
+    Grid *list = grow(x->grids, x->n_grids, sizeof *list);
+    if (!list) return NULL;
+    x->grids = list;
+    Grid *grid = &list[x->n_grids++];
+    return new_grid(grid, n_rows, n_cols, words) == 0 ? grid : NULL;
+}
+
+/* The points of the lens: resid_pre and resid_mid of each layer, then the end. */
+static void lens_point(const Experiment *x, int i, MiSite *site, int *layer)
+{
+    int L = x->model->shape.n_layer;
+    *site = i == 2 * L ? MI_resid_post : i % 2 ? MI_resid_mid : MI_resid_pre;
+    *layer = i == 2 * L ? L - 1 : i / 2;
+}
+
+static int lens_grids(Experiment *x)
+{
+    int    V = x->model->shape.n_vocab, points = 2 * x->model->shape.n_layer + 1, T = x->prompt.n;
+    int    final = !strcmp(x->command->lens, "final"), status = 0;
+    int    metric = x->answer.n && strcmp(x->metric, "kl") && strcmp(x->metric, "loss");
+    float *logits = malloc(V * sizeof *logits);
+    Grid  *words = next_grid(x, points, T, 1), *depth = NULL;
+    if (metric && words) depth = next_grid(x, points, 1, 0), words = depth ? depth - 1 : NULL;
+    if (!logits || !words) return free(logits), mi_fail("out of memory");
+    snprintf(words->title, sizeof words->title, "logit lens%s%s: the likeliest next token at each "
+             "depth", final ? ", final statistics" : "", x->edited ? ", edited" : "");
+    words->limit = 1;
+    if (depth) snprintf(depth->title, sizeof depth->title, "%s by depth, at position %d", x->metric,
+                        x->at);
+    if (depth) depth->diverging = strcmp(x->metric, "prob") && strcmp(x->metric, "rank");
+    if (depth) pos_label(x, x->at, depth->col[0]);
+    for (int t = 0; t < T; t++) pos_label(x, t, words->col[t]);
+    for (int i = 0; i < points && status == 0; i++) {
+        MiSite site;
+        int    layer, top;
+        lens_point(x, i, &site, &layer);
+        snprintf(words->row[i], 40, "L%d.%s", layer, SITES[site].name);
+        if (depth) memcpy(depth->row[i], words->row[i], 40);
+        for (int t = 0; t < T && status == 0; t++) {
+            status = mi_lens(shown_run(x), 0, site, layer, t, final, logits);
+            mi_top(logits, V, 1, &top);
+            words->value[i * T + t] = exp(logits[top] - mi_log_sum_exp(logits, V));
+            token_label(x, top, words->word[i * T + t], 40);
+            if (depth && t == x->at) depth->value[i] = metric_of(x, logits, NULL);
+        }
+    }
+    free(logits);
+    return status;
+}
+
+static int attn_grids(Experiment *x)
+{
+    x->first_attn = x->n_grids;
+    for (int i = 0; i < x->heads.n_found; i++) {
+        const Address *a = &x->heads.found[i];
+        for (int layer = a->layer.lo; layer <= a->layer.hi; layer++)
+            for (int head = a->index.lo; head <= a->index.hi; head++) {
+                Grid *grid = next_grid(x, a->pos.hi - a->pos.lo + 1, x->prompt.n, 0);
+                if (!grid) return -1;
+                snprintf(grid->title, sizeof grid->title, "%s of L%dH%d%s: row = who looks, column = "
+                         "at whom", SITES[a->site].name, layer, head, x->edited ? ", edited" : "");
+                grid->diverging = a->site == MI_scores;
+                if (a->site == MI_pattern) grid->limit = 1;
+                for (int t = 0; t < x->prompt.n; t++) pos_label(x, t, grid->col[t]);
+                for (int t = a->pos.lo; t <= a->pos.hi; t++) {
+                    const float *keys = mi_head(shown_run(x), 0, a->site, layer, head, t);
+                    if (!keys) return -1;
+                    pos_label(x, t, grid->row[t - a->pos.lo]);
+                    for (int j = 0; j <= t; j++)
+                        grid->value[(t - a->pos.lo) * x->prompt.n + j] = keys[j];
+                }
+            }
+    }
+    return 0;
+}
+
+static int loss_grid(Experiment *x)
+{
+    int     T = x->prompt.n, status = 0;
+    int     runs = x->edited ? 2 : 1;
+    Grid   *grid = next_grid(x, T - 1, runs, 0);
+    double *loss = malloc(T * sizeof *loss);
+    if (!grid || !loss) return free(loss), mi_fail("out of memory");
+    snprintf(grid->title, sizeof grid->title, "loss of each token (-log p after the tokens before "
+             "it, in nats); mean %.6g", mean_loss(x, x->base, 0, &x->prompt));
+    for (int i = 0; i < runs && status == 0; i++) {
+        status = token_losses(x, x->readings[i].run, 0, &x->prompt, loss);
+        snprintf(grid->col[i], 40, "%s", x->readings[i].name);
+        for (int t = 1; t < T; t++) grid->value[(t - 1) * runs + i] = loss[t];
+    }
+    for (int t = 1; t < T; t++) pos_label(x, t, grid->row[t - 1]);
+    free(loss);
+    return status;
+}
+
+/* The sweep as a heat map: what a patch restored, or what each edit did to the metric. */
+static int sweep_grid(Experiment *x)
+{
+    const Sweep *sweep = &x->sweep;
+    const char  *op = x->command->edits.at[sweep->request].op;
+    double       held = x->readings[x->edited ? 1 : 0].metric;
+    Grid        *grid = next_grid(x, sweep->n_rows, sweep->n_cols, 0);
+    if (!grid) return -1;
+    snprintf(grid->title, sizeof grid->title, x->source ? "--%s, one run per cell: normalized %s"
+             : "--%s, one run per cell: change of %s", op, x->metric);
+    grid->diverging = 1;
+    for (int r = 0; r < sweep->n_rows; r++) memcpy(grid->row[r], sweep->row[r], 40);
+    for (int c = 0; c < sweep->n_cols; c++) memcpy(grid->col[c], sweep->col[c], 40);
+    for (int i = 0; i < sweep->n_rows * sweep->n_cols; i++) {
+        if (sweep->cell[i] < 0) continue;
+        double value = sweep->value[sweep->cell[i]];
+        grid->value[i] = x->source ? normalize(x, value) : value - held;
+    }
+    return 0;
+}
+
+static int make_grids(Experiment *x)
+{
+    if (x->sweep.request >= 0 && sweep_grid(x) < 0) return -1;
+    if (x->command->lens && lens_grids(x) < 0) return -1;
+    if (x->command->attn && attn_grids(x) < 0) return -1;
+    return x->command->loss ? loss_grid(x) : 0;
+}
+
+/* ---- Saving ---- */
+
+/* The values of one address, in the order of shape_of(). */
+static int gather(const Experiment *x, const Address *a, float *out)
+{
+    const MiShape *s = &x->model->shape;
+    const MiRun   *run = shown_run(x);
+    int keys = SITES[a->site].width == MI_KEYS, whole = a->unit == WHOLE_ROW;
+    int unit = a->unit == HEAD ? s->d_head : 1, T = x->prompt.n;
+    int first = whole ? 0 : a->index.lo * unit;
+    int n = whole ? width_of(x->model, a->site, 0) : (a->index.hi - a->index.lo + 1) * unit;
+    for (int l = a->layer.lo; l <= a->layer.hi; l++)
+        for (int h = keys && !whole ? a->index.lo : 0;
+             h <= (!keys ? 0 : whole ? s->n_head - 1 : a->index.hi); h++)
+            for (int t = a->pos.lo; t <= a->pos.hi; t++) {
+                const float *row = keys ? mi_head(run, 0, a->site, l, h, t)
+                                        : mi_site(run, 0, a->site, l, t);
+                if (!row) return -1;
+                for (int i = 0; i < (keys ? T : n); i++)
+                    *out++ = !keys ? row[first + i] : i <= t ? row[i]
+                           : a->site == MI_scores ? -INFINITY : 0;
+            }
+    return 0;
+}
+
+static int write_saves(Experiment *x)
+{
+    for (int i = 0; i < x->n_saves; i++) {
+        Save *save = &x->saves[i];
+        Array array = { 2, { x->prompt.n, x->model->shape.n_vocab }, 0, NULL };
+        if (save->logits) array.n = (size_t)x->prompt.n * x->model->shape.n_vocab;
+        else shape_of(x, &save->address, &array);
+        array.values = malloc(array.n * sizeof(float));
+        int status = array.values ? 0 : mi_fail("out of memory");
+        if (status == 0 && !save->logits) status = gather(x, &save->address, array.values);
+        for (int t = 0; save->logits && t < x->prompt.n && status == 0; t++)
+            status = mi_logits(shown_run(x), 0, t, array.values + (size_t)t * array.dim[1]);
+        if (status == 0) write_npy(save->output.file, &array);
+        free(array.values);
+        if (status < 0 || close_output(&save->output, 1) < 0) return -1;
+    }
+    return 0;
+}
+
+/* ---- Generating ---- */
+
+typedef struct { double p; int token; } Choice;
+
+static int by_probability(const void *a, const void *b)
+{
+    const Choice *x = a, *y = b;
+    if (x->p != y->p) return x->p > y->p ? -1 : 1;
+    return x->token - y->token;
+}
+
+/* logits [V] -> the next token: the likeliest, or drawn from the likeliest of mass top_p after
+ * logits / temp. Number `step` of a seed's draws, so that runs can be compared. */
+static int sample(const Command *c, const float *logits, Choice *choices, int V, int step)
+{
+    int    best = 0, n = 0;
+    double temp = c->temp >= 0 ? c->temp : c->top_p >= 0 ? 1 : 0, total = 0, mass = 0;
+    mi_top(logits, V, 1, &best);
+    if (temp == 0) return best;
+    for (int i = 0; i < V; i++) {
+        choices[i] = (Choice){ exp((logits[i] - logits[best]) / temp), i };
+        total += choices[i].p;
+    }
+    qsort(choices, V, sizeof *choices, by_probability);
+    double limit = (c->top_p >= 0 ? c->top_p : 1) * total;
+    while (n < V && (n == 0 || mass < limit)) mass += choices[n++].p;
+    double u = (mix_bits(mix_bits(c->seed) ^ step) >> 11) / 9007199254740992.0 * mass;
+    for (int i = 0; i < n; i++)
+        if ((u -= choices[i].p) < 0) return choices[i].token;
+    return choices[n - 1].token;
+}
+
+/* Continue the prompt; the text goes to out as it is made. */
+static int generate(const Experiment *x, const MiEdits *edits, FILE *out)
 {
     const Command *c = x->command;
     int       V = x->model->shape.n_vocab, status = 0;
@@ -3936,24 +5521,26 @@ static int generate(Experiment *x, const MiEdits *edits, FILE *out)
                           .capacity = x->prompt.n + c->generate };
     MiRun    *run = mi_run(x->model, x->prompt.tokens, x->prompt.n, edits, &options);
     float    *logits = malloc(V * sizeof *logits);
-    if (run && !logits) mi_fail("out of memory");
-    for (int i = 0; i < c->generate && run && logits && status == 0; i++) {
-        int next = 0, length;
-        status = mi_logits(run, 0, run->n_rows - 1, logits);
-        if (status < 0 || mi_top(logits, V, 1, &next) < 1) break;
+    Choice   *choices = malloc(V * sizeof *choices);
+    if (run && !(logits && choices)) status = mi_fail("out of memory");
+    for (int i = 0; i < c->generate && run && status == 0; i++) {
+        int length;
+        if ((status = mi_logits(run, 0, run->n_rows - 1, logits)) < 0) break;
+        int next = sample(c, logits, choices, V, i);
         if (mi_id_of_row(x->tokenizer, next) == END_OF_TEXT) break;
         const char *bytes = mi_token_bytes(x->tokenizer, next, &length);
         fwrite(bytes, 1, length, out);
         if (out == stdout) fflush(out);
         if (i + 1 < c->generate) status = mi_append(run, &next, 1);
     }
-    status = run && logits ? status : -1;
+    if (!run) status = -1;
     mi_free(run);
     free(logits);
+    free(choices);
     return status;
 }
 
-static int generate_text(Experiment *x, Reading *reading, const MiEdits *edits)
+static int generate_text(const Experiment *x, Reading *reading, const MiEdits *edits)
 {
     FILE *memory = open_memstream(&reading->text, &reading->text_size);
     if (!memory) return mi_fail("out of memory");
@@ -3965,14 +5552,29 @@ static void close_experiment(Experiment *x)
 {
     for (int i = 0; i < x->n_readings; i++) {
         free(x->readings[i].logits);
+        free(x->readings[i].prob);
         free(x->readings[i].top);
         free(x->readings[i].text);
     }
+    for (int i = 0; i < x->n_grids; i++) free_grid(&x->grids[i]);
+    for (int i = 0; i < x->n_saves; i++) close_output(&x->saves[i].output, 0);
+    close_output(&x->svg, 0);
     mi_free(x->edited);
     mi_free(x->source);
     mi_free(x->base);
     mi_edits_free(&x->edits);
+    mi_edits_free(&x->sweep.edits);
+    free(x->sweep.first);
+    free(x->sweep.cell);
+    free(x->sweep.row);
+    free(x->sweep.col);
+    free(x->sweep.value);
+    free(x->sampled);
+    free(x->grids);
+    free(x->saves);
+    free(x->heads.found);
     free(x->first_edit);
+    free(x->strength);
     free(x->answer.tokens);
     free(x->versus.tokens);
     free(x->prompt.tokens);
@@ -3982,54 +5584,10 @@ static void close_experiment(Experiment *x)
 }
 
 /* ============================================================================================= */
-/* Printing                                                                                      */
+/* The report                                                                                    */
 /* ============================================================================================= */
 
-/* Text padded with spaces to a number of columns, cut with … where it is longer. */
-static void print_padded(FILE *out, const char *text, int columns)
-{
-    int shown = columns_of(text, strlen(text));
-    if (shown <= columns) {
-        fprintf(out, "%s%*s", text, columns - shown, "");
-        return;
-    }
-    for (int i = 0; i < columns - 1; i++) {
-        int length;
-        utf8_decode((const uint8_t *)text, strlen(text), &length);
-        fprintf(out, "%.*s", length, text);
-        text += length;
-    }
-    fputs("…", out);
-}
-
-/* A bar of eighths of a column, share 0..1 of `columns`. */
-static void print_bar(FILE *out, double share, int columns, const char *color)
-{
-    static const char *const eighths[] = { "", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
-    int n = share > 0 ? (int)lrint(fmin(share, 1) * columns * 8) : 0;
-    if (share > 0 && n == 0) n = 1;
-    fputs(color, out);
-    for (int i = 0; i < n / 8; i++) fputs("█", out);
-    fputs(eighths[n % 8], out);
-    if (*color) fputs("\033[0m", out);
-    if (columns - (n + 7) / 8 > 0) fprintf(out, "%*s", columns - (n + 7) / 8, "");
-}
-
-typedef struct { FILE *out; int color; } Screen;
-
-static const char *color_of(const Screen *screen, const char *name)
-{
-    static const struct { const char *name, *code; } colors[] = {
-        { "base", "\033[38;2;86;156;214m" }, { "edited", "\033[38;2;232;137;61m" },
-        { "source", "\033[38;2;120;180;110m" }, { "bold", "\033[1m" }, { "dim", "\033[2m" },
-        { "off", "\033[0m" },
-    };
-    for (size_t i = 0; screen->color && i < sizeof colors / sizeof *colors; i++)
-        if (!strcmp(colors[i].name, name)) return colors[i].code;
-    return "";
-}
-
-/* The prompt as it was typed, any control characters made harmless; long ones cut in the middle. */
+/* The prompt as it was typed, control characters made harmless; a long one cut in the middle. */
 static void print_prompt(const Experiment *x, const Screen *screen)
 {
     fprintf(screen->out, "\n  %s", color_of(screen, "bold"));
@@ -4042,21 +5600,46 @@ static void print_prompt(const Experiment *x, const Screen *screen)
         fputs(text, screen->out);
         if (t == x->at && x->at != x->prompt.n - 1) fputs(" ▸", screen->out);
     }
-    fprintf(screen->out, "%s …\n\n", color_of(screen, "off"));
+    fprintf(screen->out, " …%s\n", color_of(screen, "off"));
+}
+
+/* What was changed, one line a request, with what the reader should know of it. */
+static void print_requests(const Experiment *x, const Screen *screen)
+{
+    FILE *out = screen->out;
+    for (int i = 0; i < x->command->edits.n; i++) {
+        const Request *request = &x->command->edits.at[i];
+        const MiEdit  *edit = request->each ? x->sweep.edits.at : &x->edits.at[x->first_edit[i]];
+        const char    *name = request->each ? "swept" : x->sweep.request < 0 ? "edited" : "held";
+        char quoted[256] = "";
+        append_visible(quoted, sizeof quoted, request->argument, strlen(request->argument));
+        fprintf(out, "  %s%-6s%s  --%s %s", color_of(screen, name), name, color_of(screen, "off"),
+                request->op, quoted);
+        if (edit->from == MI_FROM_MEAN)
+            fputs("   (posmean: the mean over all positions, later ones too)", out);
+        if (!strcmp(request->op, "steer") && !request->each)
+            fprintf(out, "   (|C v| / |h| = %.3g)", x->strength[i]);
+        if (edit->op == MI_NOISE)
+            fprintf(out, "   (mean of %d samples, seed %d)", x->samples, x->command->seed);
+        fputc('\n', out);
+    }
+    if (x->answer.spaced || x->versus.spaced)
+        fprintf(out, "  %sa space was put before the answer: only so is it one token%s\n",
+                color_of(screen, "dim"), color_of(screen, "off"));
+    fputc('\n', out);
 }
 
 static void print_top(const Experiment *x, const Screen *screen)
 {
-    int rows = 0, bar = x->n_readings > 2 ? 6 : 12;
+    int rows = 0, bar = x->n_readings > 2 ? 5 : 12;
     FILE *out = screen->out;
     for (int i = 0; i < x->n_readings; i++) rows = max_int(rows, x->readings[i].n_top);
     if (rows == 0) return;
     fprintf(out, "     ");
     for (int i = 0; i < x->n_readings; i++) {
-        const Reading *reading = &x->readings[i];
-        fputs(color_of(screen, reading->name), out);
-        print_padded(out, reading->name, 24 + bar);
-        fputs(color_of(screen, "off"), out);
+        const char *name = x->readings[i].name;
+        fprintf(out, "%s%s%s", color_of(screen, name), name, color_of(screen, "off"));
+        if (i + 1 < x->n_readings) fprintf(out, "%*s", 23 + bar - (int)strlen(name), "");
     }
     fputc('\n', out);
     for (int row = 0; row < rows; row++) {
@@ -4065,11 +5648,11 @@ static void print_top(const Experiment *x, const Screen *screen)
             const Reading *reading = &x->readings[i];
             char   label[64];
             int    token = reading->top[row];
-            double p = exp(reading->logits[token] - reading->log_sum);
-            print_padded(out, token_label(x, token, label, sizeof label), 12);
-            fprintf(out, "%5.1f %%  ", 100 * p);
+            double p = reading->prob[token];
+            print_padded(out, token_label(x, token, label, sizeof label), 11);
+            fprintf(out, "%5.1f %% ", 100 * p);
             print_bar(out, p, bar, color_of(screen, reading->name));
-            if (i + 1 < x->n_readings) fprintf(out, "   ");
+            if (i + 1 < x->n_readings) fprintf(out, "    ");
         }
         fputc('\n', out);
     }
@@ -4084,88 +5667,141 @@ static const char *metric_title(const Experiment *x, char *title, size_t size)
     else if (!strcmp(m, "logprob")) snprintf(title, size, "log probability of %s", a);
     else if (!strcmp(m, "logit")) snprintf(title, size, "logit of %s", a);
     else if (!strcmp(m, "rank")) snprintf(title, size, "rank of %s", a);
-    else if (!strcmp(m, "loss")) snprintf(title, size, "mean loss over the prompt");
+    else if (!strcmp(m, "loss")) snprintf(title, size, "mean loss over the prompt, in nats");
     else snprintf(title, size, "KL divergence from base, in nats");
     return title;
 }
 
-/* The metric of each run as a bar, and what the edit did to it in a sentence. */
+/* What the edit did to a logit difference, in a sentence. */
+static void print_verdict(const Experiment *x, FILE *out)
+{
+    double base = x->readings[0].metric, edited = x->edited ? x->readings[1].metric : 0;
+    if (!x->edited || x->sweep.request >= 0 || strcmp(x->metric, "logit_diff") || base < 0.05) return;
+    double lost = 100 * (1 - edited / base);
+    if (edited < 0)
+        fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
+    else if (fabs(lost) < 0.5)
+        fprintf(out, "\n  The edit hardly changes the preference for %s.\n", x->answer.label);
+    else
+        fprintf(out, "\n  The edit %s %.0f %% %s the preference for %s.\n", lost > 0 ? "takes away"
+                : "adds", fabs(lost), lost > 0 ? "of" : "to", x->answer.label);
+}
+
+/* The metric of each run, with a bar; a source also says how far the edit got towards it. */
 static void print_metric(const Experiment *x, const Screen *screen)
 {
     FILE  *out = screen->out;
-    double largest = 1e-9, base = x->readings[0].metric;
+    double largest = 1e-9;
     char   title[256];
-    if (!strcmp(x->metric, "kl") && !x->edited) return;
+    if (!strcmp(x->metric, "kl") && x->n_readings == 1) return;
+    if (x->command->generate && !x->answer.n) return;
     fprintf(out, "  %s\n", metric_title(x, title, sizeof title));
     for (int i = 0; i < x->n_readings; i++) largest = fmax(largest, fabs(x->readings[i].metric));
     if (!strcmp(x->metric, "prob")) largest = 1;
     for (int i = 0; i < x->n_readings; i++) {
         const Reading *reading = &x->readings[i];
-        fprintf(out, "     %s%-7s%s %+9.4f  ", color_of(screen, reading->name), reading->name,
+        fprintf(out, "     %s%-6s%s %+10.4f  ", color_of(screen, reading->name), reading->name,
                 color_of(screen, "off"), reading->metric);
         print_bar(out, fabs(reading->metric) / largest, 40, color_of(screen, reading->name));
         fputc('\n', out);
     }
-    if (x->edited && !strcmp(x->metric, "logit_diff") && base > 0.05) {
-        double edited = x->readings[1].metric, lost = 100 * (1 - edited / base);
-        if (edited < 0)
-            fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
-        else if (lost > 0.5)
-            fprintf(out, "\n  The edit takes away %.0f %% of the preference for %s.\n", lost,
-                    x->answer.label);
-        else
-            fprintf(out, "\n  The edit changes the preference for %s by %+.1f %%.\n", x->answer.label,
-                    -lost);
+    print_verdict(x, out);
+    if (x->source && x->sweep.request < 0) {
+        double range = x->readings[2].metric - x->readings[0].metric;
+        double moved = x->readings[1].metric - x->readings[0].metric;
+        if (fabs(range) >= 1e-6)
+            fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n", moved / range);
     }
     fputc('\n', out);
 }
 
-static int print_report(Experiment *x, const Screen *screen)
+/* The cells of a map by the size of their numbers, largest first: indices into grid->value. */
+static int *strongest(const Grid *grid)
 {
+    int  n = grid->n_rows * grid->n_cols;
+    int *order = malloc(n * sizeof *order);
+    float *size = malloc(n * sizeof *size);
+    for (int i = 0; i < n && size; i++)
+        size[i] = isfinite(grid->value[i]) ? (float)fabs(grid->value[i]) : -1;
+    if (order && size) mi_top(size, n, min_int(n, 40), order);
+    free(size);
+    return order;
+}
+
+/* A map, or of one with thousands of cells the largest both ways; then the strongest cells. */
+static void print_sweep(const Experiment *x, const Screen *screen, const Grid *grid)
+{
+    enum { TOO_MANY = 64, SHOWN = 20 };
+    int   neurons = SITES[x->sweep.edits.at[0].site].width == MI_D_MLP;
     FILE *out = screen->out;
+    int   n = grid->n_rows * grid->n_cols, *order = strongest(grid);
+    if (!order) return;
+    if (neurons && n > TOO_MANY) {
+        float *value = malloc(n * sizeof *value);
+        fprintf(out, "  %s; the %d largest both ways of %d\n", grid->title, SHOWN, n);
+        for (int side = 0; side < 2 && value; side++) {
+            int top[SHOWN];
+            for (int i = 0; i < n; i++)
+                value[i] = isfinite(grid->value[i]) ? (float)(side ? -1 : 1) * (float)grid->value[i] : -INFINITY;
+            for (int i = 0, found = mi_top(value, n, SHOWN, top); i < found; i++)
+                fprintf(out, "    %-14s %-14s %+9.4f\n", grid->row[top[i] / grid->n_cols],
+                        grid->col[top[i] % grid->n_cols], grid->value[top[i]]);
+            fputc('\n', out);
+        }
+        free(value);
+    } else {
+        print_grid(screen, grid);
+        fprintf(out, "  strongest ");
+        for (int i = 0; i < min_int(n, 5) && isfinite(grid->value[order[i]]); i++)
+            fprintf(out, "%s%s%s%s %+.3f", i ? ", " : "", grid->row[order[i] / grid->n_cols],
+                    *grid->row[order[i] / grid->n_cols] && *grid->col[order[i] % grid->n_cols]
+                    && *grid->col[order[i] % grid->n_cols] != 'H' ? " at " : "",
+                    grid->col[order[i] % grid->n_cols], grid->value[order[i]]);
+        fprintf(out, "\n\n");
+    }
+    if (x->source && fabs(x->readings[x->n_readings - 1].metric -
+                          x->readings[x->edited ? 1 : 0].metric) < 1e-6)
+        fprintf(out, "  The source's metric is that of the run it is patched into: nothing to restore.\n\n");
+    free(order);
+}
+
+static void print_report(const Experiment *x, const Screen *screen)
+{
     const Command *c = x->command;
-    print_prompt(x, screen);
-    for (int i = 0; i < c->n_interventions; i++) {
-        char quoted[256] = "";
-        append_visible(quoted, sizeof quoted, c->interventions[i].argument,
-                       strlen(c->interventions[i].argument));
-        fprintf(out, "%s  %sedited%s  --%s %s%s\n", "", color_of(screen, "edited"),
-                color_of(screen, "off"), c->interventions[i].op, quoted,
-                x->edits.at[x->first_edit[i]].from == MI_FROM_MEAN
-                ? "   (posmean: the mean over all positions, later ones too)" : "");
-    }
-    if (c->n_interventions) fputc('\n', out);
+    FILE *out = screen->out;
+    if (!c->generate || c->edits.n) print_prompt(x, screen);
+    print_requests(x, screen);
     print_top(x, screen);
+    if (x->sweep.request >= 0) print_sweep(x, screen, &x->grids[0]);
     print_metric(x, screen);
-    if (!c->prompt && !c->tokens && !c->n_interventions && !c->generate)
-        fprintf(out, "  Try:  mi --ablate L5H3                   what one head does\n"
-                     "        mi \"Once upon a time\" -n 40        let it write\n"
-                     "        mi --help                          all that can be asked\n\n");
-    return 0;
+    for (int i = x->sweep.request >= 0; i < x->n_grids; i++) print_grid(screen, &x->grids[i]);
+    if (!c->prompt && !c->tokens && !c->edits.n && !c->generate && !x->n_grids)
+        fprintf(out, "  Try   ./mi --ablate L5H3               what one head does\n"
+                     "        ./mi --lens                      where the answer comes up\n"
+                     "        ./mi \"Once upon a time\" -n 40    let it write\n"
+                     "        ./mi --help                      all that can be asked\n\n");
 }
 
-/* ---- JSON: numbers with 9 digits, what is not finite as null, text as valid UTF-8 ---- */
-
-static void json_text(FILE *out, const char *text, size_t n)
+static void print_tsv(const Experiment *x, FILE *out)
 {
-    fputc('"', out);
-    for (size_t i = 0; i < n;) {
-        int     length;
-        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
-        if (code < 0) fputs("\xEF\xBF\xBD", out);
-        else if (code == '"' || code == '\\') fprintf(out, "\\%c", (char)code);
-        else if (code < 32 || code == 127) fprintf(out, "\\u%04x", (unsigned)code);
-        else fwrite(text + i, 1, length, out);
-        i += length;
-    }
-    fputc('"', out);
+    for (int i = 0; i < x->n_grids; i++) tsv_grid(out, &x->grids[i]);
+    if (x->n_grids && x->command->top == 0) return;
+    fprintf(out, "run\trank\tid\ttoken\tlogit\tprob\n");
+    for (int i = 0; i < x->n_readings; i++)
+        for (int k = 0; k < x->readings[i].n_top; k++) {
+            const Reading *reading = &x->readings[i];
+            char label[64];
+            int  token = reading->top[k];
+            fprintf(out, "%s\t%d\t%d\t%s\t%.9g\t%.9g\n", reading->name, k + 1,
+                    mi_id_of_row(x->tokenizer, token), token_label(x, token, label, sizeof label),
+                    reading->logits[token], reading->prob[token]);
+        }
+    fprintf(out, "run\tmetric\tvalue\n");
+    for (int i = 0; i < x->n_readings; i++)
+        fprintf(out, "%s\t%s\t%.9g\n", x->readings[i].name, x->metric, x->readings[i].metric);
 }
 
-static void json_number(FILE *out, double value)
-{
-    if (isfinite(value)) fprintf(out, "%.9g", value);
-    else fputs("null", out);
-}
+/* ---- JSON ---- */
 
 static void json_token(FILE *out, const Experiment *x, int token)
 {
@@ -4175,31 +5811,40 @@ static void json_token(FILE *out, const Experiment *x, int token)
     json_text(out, bytes, n);
 }
 
+static void json_field(FILE *out, const char *name, double value)
+{
+    fprintf(out, ",\"%s\":", name);
+    json_number(out, value);
+}
+
+/* The name of an edit's site: TransformerLens' with its layer, "" if it has none. */
+static void tl_name(const MiEdit *edit, char *name, size_t size)
+{
+    const char *pattern = SITES[edit->site].tl_name, *slot = pattern ? strstr(pattern, "%d") : NULL;
+    if (slot) snprintf(name, size, "%.*s%d%s", (int)(slot - pattern), pattern, edit->layer, slot + 2);
+    else snprintf(name, size, "%s", pattern ? pattern : "");
+}
+
 static void json_edits(FILE *out, const Experiment *x)
 {
+    int which = 0;
     fputs(",\n \"edits\":[", out);
     for (int i = 0; i < x->edits.n; i++) {
-        const MiEdit     *edit = &x->edits.at[i];
-        const MiSiteInfo *info = &SITES[edit->site];
-        int which = 0, hits = min_int(edit->pos_end, x->prompt.n) - edit->pos;
+        const MiEdit *edit = &x->edits.at[i];
+        int  last = min_int(edit->pos_end, x->prompt.n) - 1, keys = edit->head >= 0;
+        int  last_column = edit->first + edit->count - 1;
         char name[64];
         while (x->first_edit[which + 1] <= i) which++;
-        fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "",
-                x->command->interventions[which].op);
-        if (info->place == MI_BLOCK) fprintf(out, "L%d.", edit->layer);
-        fprintf(out, "%s\",\"tl\":", info->name);
-        if (info->tl_name) {
-            const char *slot = strstr(info->tl_name, "%d");
-            snprintf(name, sizeof name, "%.*s", slot ? (int)(slot - info->tl_name) : 60, info->tl_name);
-            if (slot) snprintf(name + strlen(name), 40, "%d%s", edit->layer, slot + 2);
-            json_text(out, name, strlen(name));
-        } else fputs("null", out);
-        fprintf(out, ",\"pos\":[%d,%d],\"%s\":[%d,%d]", edit->pos, edit->pos + hits - 1,
-                edit->head < 0 ? "columns" : "keys", edit->first,
-                edit->head < 0 ? edit->first + edit->count - 1
-                               : min_int(edit->first + edit->count, x->prompt.n) - 1);
-        if (edit->head >= 0) fprintf(out, ",\"head\":%d", edit->head);
-        fprintf(out, ",\"hits\":%d}", hits);
+        fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "", x->command->edits.at[which].op);
+        if (SITES[edit->site].place == MI_BLOCK) fprintf(out, "L%d.", edit->layer);
+        fprintf(out, "%s\",\"tl\":", SITES[edit->site].name);
+        tl_name(edit, name, sizeof name);
+        if (*name) json_text(out, name, strlen(name));
+        else fputs("null", out);
+        fprintf(out, ",\"pos\":[%d,%d],\"%s\":[%d,%d]", edit->pos, last, keys ? "keys" : "columns",
+                edit->first, keys ? min_int(last_column, last) : last_column);
+        if (keys) fprintf(out, ",\"head\":%d", edit->head);
+        fprintf(out, ",\"hits\":%d}", last - edit->pos + 1);
     }
     fputs("]", out);
 }
@@ -4212,43 +5857,132 @@ static void json_reading(FILE *out, const Experiment *x, const Reading *reading)
     for (int i = 0; i < reading->n_top; i++) {
         fputs(i ? ",\n  {" : "\n  {", out);
         json_token(out, x, reading->top[i]);
-        fputs(",\"logit\":", out);
-        json_number(out, reading->logits[reading->top[i]]);
-        fputs(",\"prob\":", out);
-        json_number(out, exp(reading->logits[reading->top[i]] - reading->log_sum));
+        json_field(out, "logit", reading->logits[reading->top[i]]);
+        json_field(out, "prob", reading->prob[reading->top[i]]);
         fputc('}', out);
     }
     fputs("]}", out);
 }
 
-static void json_tokens_of(FILE *out, const Experiment *x, const TokenSet *set, const char *name)
+static void json_token_set(FILE *out, const Experiment *x, const TokenSet *set, const char *name)
 {
-    fprintf(out, ",\"%s\":", name);
-    if (!set->n) {
-        fputs("null", out);
-        return;
-    }
-    fputc('[', out);
+    fprintf(out, ",\"%s\":%s", name, set->n ? "[" : "null");
     for (int i = 0; i < set->n; i++) {
         fputs(i ? ",{" : "{", out);
         json_token(out, x, set->tokens[i]);
         fputc('}', out);
     }
-    fputc(']', out);
+    if (set->n) fputc(']', out);
 }
 
-static void print_json(const Experiment *x, FILE *out, int argc, char **argv)
+/* The lens at every depth and position: its five likeliest tokens, the answer, the metric. */
+static int json_lens(FILE *out, const Experiment *x)
 {
+    int    V = x->model->shape.n_vocab, points = 2 * x->model->shape.n_layer + 1, status = 0;
+    int    final = !strcmp(x->command->lens, "final");
+    float *logits = malloc(V * sizeof *logits), *base = malloc(V * sizeof *base);
+    if (!logits || !base) status = mi_fail("out of memory");
+    fputs(",\n \"lens\":[", out);
+    for (int i = 0; i < points * x->prompt.n && status == 0; i++) {
+        MiSite site;
+        int    layer, top[5], t = i % x->prompt.n;
+        lens_point(x, i / x->prompt.n, &site, &layer);
+        status = mi_lens(shown_run(x), 0, site, layer, t, final, logits);
+        if (status == 0) status = mi_logits(x->base, 0, t, base);
+        double log_sum = mi_log_sum_exp(logits, V);
+        fprintf(out, "%s\n  {\"site\":\"L%d.%s\",\"pos\":%d,\"top\":[", i ? "," : "", layer,
+                SITES[site].name, t);
+        for (int k = 0, n = mi_top(logits, V, 5, top); k < n; k++) {
+            fputs(k ? ",{" : "{", out);
+            json_token(out, x, top[k]);
+            json_field(out, "logit", logits[top[k]]);
+            json_field(out, "prob", exp(logits[top[k]] - log_sum));
+            fputc('}', out);
+        }
+        fputc(']', out);
+        if (x->answer.n) {
+            double logit = set_logit(&x->answer, logits);
+            fputs(",\"answer\":{\"logit\":", out);
+            json_number(out, logit);
+            json_field(out, "prob", exp(logit - log_sum));
+            fprintf(out, ",\"rank\":%d}", rank_of(&x->answer, logits, V));
+        }
+        json_field(out, "metric", metric_of(x, logits, base));
+        fputc('}', out);
+    }
+    fputs("]", out);
+    free(logits);
+    free(base);
+    return status;
+}
+
+/* The grids of --attn and --loss, as lists of rows. */
+static void json_values(FILE *out, const Grid *grid)
+{
+    fputs("\"values\":[", out);
+    for (int i = 0; i < grid->n_rows * grid->n_cols; i++) {
+        fputs(i % grid->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
+        json_number(out, grid->value[i]);
+    }
+    fputs("]]", out);
+}
+
+/* A sweep's table: the metric of every cell, and what is restored of it. */
+static void json_sweep(FILE *out, const Experiment *x)
+{
+    const Sweep *sweep = &x->sweep;
+    fprintf(out, ",\n \"grid\":{\"op\":\"%s\",\"rows\":[", x->command->edits.at[sweep->request].op);
+    for (int i = 0; i < sweep->n_rows + sweep->n_cols; i++) {
+        const char *label = i < sweep->n_rows ? sweep->row[i] : sweep->col[i - sweep->n_rows];
+        fputs(i == sweep->n_rows ? "],\"cols\":[" : i ? "," : "", out);
+        json_text(out, label, strlen(label));
+    }
+    for (int pass = 0; pass < (x->source ? 2 : 1); pass++) {
+        fprintf(out, "],\n  \"%s\":[", pass ? "normalized" : "values");
+        for (int i = 0; i < sweep->n_rows * sweep->n_cols; i++) {
+            double value = sweep->cell[i] < 0 ? NAN : sweep->value[sweep->cell[i]];
+            fputs(i % sweep->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
+            json_number(out, pass ? normalize(x, value) : value);
+        }
+        fputs("]", out);
+    }
+    fputs("]}", out);
+}
+
+static void json_attn(FILE *out, const Experiment *x)
+{
+    const Grid *grid = &x->grids[x->first_attn];
+    fputs(",\n \"attn\":[", out);
+    for (int i = 0, n = 0; i < x->heads.n_found; i++) {
+        const Address *a = &x->heads.found[i];
+        for (int layer = a->layer.lo; layer <= a->layer.hi; layer++)
+            for (int head = a->index.lo; head <= a->index.hi; head++, grid++) {
+                fprintf(out, "%s\n  {\"site\":\"%s\",\"layer\":%d,\"head\":%d,\"queries\":[%d,%d],"
+                        "\"keys\":[0,%d],", n++ ? "," : "", SITES[a->site].name, layer, head,
+                        a->pos.lo, a->pos.hi, x->prompt.n - 1);
+                json_values(out, grid);
+                fputs("}", out);
+            }
+    }
+    fputs("]", out);
+}
+
+static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
+{
+    const Command *c = x->command;
     const MiShape *s = &x->model->shape;
     fprintf(out, "{\"version\":\"%s\",\"argv\":[", MI_VERSION);
-    for (int i = 0; i < argc; i++) {
-        if (i) fputc(',', out);
-        json_text(out, argv[i], strlen(argv[i]));
-    }
+    for (int i = 0; i < argc; i++) fputs(i ? "," : "", out), json_text(out, argv[i], strlen(argv[i]));
     fputs("],\n \"model\":{\"file\":", out);
     json_text(out, x->model->file, strlen(x->model->file));
+    if (c->provenance) {
+        char digest[65];
+        sha256(x->model->map, x->model->map_size, digest);
+        fprintf(out, ",\"sha256\":\"%s\"", digest);
+    }
     fprintf(out, ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
-                 " \"tokens\":[", s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+                 " \"seed\":%d,\"samples\":%d,\n \"tokens\":[", s->n_layer, s->n_head, s->d_model,
+            s->n_ctx, s->n_vocab, c->seed, x->samples);
     for (int t = 0; t < x->prompt.n; t++) {
         fprintf(out, "%s\n  {\"pos\":%d,", t ? "," : "", t);
         json_token(out, x, x->prompt.tokens[t]);
@@ -4257,11 +5991,19 @@ static void print_json(const Experiment *x, FILE *out, int argc, char **argv)
     fputs("]", out);
     json_edits(out, x);
     fprintf(out, ",\n \"metric\":{\"name\":\"%s\"", x->metric);
-    json_tokens_of(out, x, &x->answer, "answer");
-    json_tokens_of(out, x, &x->versus, "versus");
+    json_token_set(out, x, &x->answer, "answer");
+    json_token_set(out, x, &x->versus, "versus");
     fprintf(out, ",\"at\":%d}", x->at);
     for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
-    if (x->command->generate) {
+    if (x->sweep.request >= 0) json_sweep(out, x);
+    if (c->lens && json_lens(out, x) < 0) return -1;
+    if (c->attn) json_attn(out, x);
+    if (c->loss) {
+        fputs(",\n \"loss\":{\"from\":1,", out);
+        json_values(out, &x->grids[x->n_grids - 1]);
+        fputs("}", out);
+    }
+    if (c->generate) {
         fputs(",\n \"text\":{", out);
         for (int i = 0; i < (x->edited ? 2 : 1); i++) {
             fprintf(out, "%s\"%s\":", i ? "," : "", x->readings[i].name);
@@ -4270,46 +6012,56 @@ static void print_json(const Experiment *x, FILE *out, int argc, char **argv)
         fputs("}", out);
     }
     fputs("}\n", out);
+    return 0;
+}
+
+/* The megabytes of a run's sites. */
+static double run_megabytes(const MiModel *model, int rows, int keys, uint64_t keep)
+{
+    double floats = 0;
+    for (int site = 0; site < MI_N_SITES; site++)
+        floats += site_floats(model, site, rows, round_up(keys, 16), keep >> site & 1);
+    return floats * sizeof(float) / 1e6;
 }
 
 /* --explain: the tokens, the edits as they were understood, and what they will cost. */
 static void print_plan(const Experiment *x, FILE *out)
 {
     const MiShape *s = &x->model->shape;
-    int t0 = x->prompt.n, half = 2 * s->n_layer;
+    int T = x->prompt.n, t0 = T, half = 2 * s->n_layer;
     fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
             x->model->file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
-    for (int t = 0; t < x->prompt.n; t++) {
+    for (int t = 0; t < T; t++) {
         char label[64];
         fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(x->tokenizer, x->prompt.tokens[t]),
                 token_label(x, x->prompt.tokens[t], label, sizeof label));
     }
-    for (int i = 0; i < x->command->n_interventions; i++) {
-        fprintf(out, "--%s ", x->command->interventions[i].op);
-        char quoted[256] = "";
-        append_visible(quoted, sizeof quoted, x->command->interventions[i].argument,
-                       strlen(x->command->interventions[i].argument));
-        fprintf(out, "%s\n", quoted);
+    for (int i = 0; i < x->command->edits.n; i++) {
+        char quoted[256] = "", name[64];
+        append_visible(quoted, sizeof quoted, x->command->edits.at[i].argument,
+                       strlen(x->command->edits.at[i].argument));
+        fprintf(out, "--%s %s\n", x->command->edits.at[i].op, quoted);
         for (int j = x->first_edit[i]; j < x->first_edit[i + 1]; j++) {
-            const MiEdit     *e = &x->edits.at[j];
-            const MiSiteInfo *info = &SITES[e->site];
-            int last = min_int(e->pos_end, x->prompt.n) - 1;
-            char tl[64] = "no TransformerLens name";
-            const char *slot = info->tl_name ? strstr(info->tl_name, "%d") : NULL;
-            if (slot) snprintf(tl, sizeof tl, "%.*s%d%s", (int)(slot - info->tl_name),
-                               info->tl_name, e->layer, slot + 2);
-            else if (info->tl_name) snprintf(tl, sizeof tl, "%s", info->tl_name);
-            fprintf(out, "  %-10s %-34s positions %d-%d, %s %d-%d", info->name, tl, e->pos, last,
-                    e->head < 0 ? "columns" : "keys", e->first, e->head < 0 ? e->first + e->count - 1
-                    : min_int(e->first + e->count - 1, last));
-            fprintf(out, e->head < 0 ? "\n" : " of head %d\n", e->head);
+            const MiEdit *e = &x->edits.at[j];
+            int last = min_int(e->pos_end, T) - 1, last_column = e->first + e->count - 1;
+            tl_name(e, name, sizeof name);
+            fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", e->layer, SITES[e->site].name,
+                    *name ? name : "(not in TransformerLens)", e->pos, last,
+                    e->head < 0 ? "columns" : "keys", e->first,
+                    e->head < 0 ? last_column : min_int(last_column, last));
+            if (e->head >= 0) fprintf(out, " of head %d", e->head);
+            fputc('\n', out);
             t0 = min_int(t0, e->pos);
             half = min_int(half, half_of(x->model, e->site, e->layer));
         }
     }
+    double trunk = run_megabytes(x->model, T, T, sites_shown(x) | sites_read(&x->edits, 0) | ALWAYS_KEPT);
+    double fork = run_megabytes(x->model, (T - t0) * x->samples, T, sites_shown(x));
     if (x->edits.n)
-        fprintf(out, "recomputed: %d of %d positions, from half-layer %d of %d up\n",
-                x->prompt.n - t0, x->prompt.n, half, 2 * s->n_layer);
+        fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
+                T - t0, T, half, 2 * s->n_layer, x->samples > 1 ? ", for each sample" : "");
+    fprintf(out, "memory  %.1f MB beside the weights\n",
+            trunk * (x->donor.n ? 2 : 1) + (x->edits.n ? fork : 0));
 }
 
 /* ============================================================================================= */
@@ -4323,7 +6075,7 @@ static int fail(int status)
 }
 
 /* Generated text streams to the terminal, one run after the other. */
-static int stream_text(Experiment *x, const Screen *screen)
+static int stream_text(const Experiment *x, const Screen *screen)
 {
     for (int i = 0; i < (x->edits.n ? 2 : 1); i++) {
         const char *name = i ? "edited" : "base";
@@ -4341,24 +6093,38 @@ static int stream_text(Experiment *x, const Screen *screen)
     return 0;
 }
 
-/* Everything is computed before anything is printed: a failure leaves nothing half-written. */
+static int window_columns(void)
+{
+    struct winsize window;
+    if (isatty(1) && ioctl(1, TIOCGWINSZ, &window) == 0 && window.ws_col >= 40) return window.ws_col;
+    return 80;
+}
+
+/* Everything is computed before anything is printed: a failure leaves nothing half-written. Only
+ * generated text comes while it is made. */
 static int report(Experiment *x, int argc, char **argv)
 {
     const Command *c = x->command;
     char  *text = NULL;
-    size_t size;
+    size_t size = 0;
     FILE  *out = open_memstream(&text, &size);
     int    color = !strcmp(c->color, "always") ||
                    (!strcmp(c->color, "auto") && isatty(1) && !getenv("NO_COLOR"));
-    Screen screen = { out, color };
-    if (!out) return mi_fail("out of memory");
-    if (c->explain) print_plan(x, out);
-    else if (c->json) print_json(x, out, argc, argv);
-    else print_report(x, &screen);
-    if (fclose(out)) return mi_fail("out of memory");
-    fwrite(text, 1, size, stdout);
+    Screen screen = { out, color, window_columns() };
+    int    status = out ? 0 : mi_fail("out of memory");
+    if (out && c->explain) print_plan(x, out);
+    else if (out && c->json) status = print_json(x, out, argc, argv);
+    else if (out && c->tsv) print_tsv(x, out);
+    else if (out) print_report(x, &screen);
+    if (out && fclose(out) && status == 0) status = mi_fail("out of memory");
+    if (status == 0 && c->svg && !c->explain) print_svg(x->svg.file, x->grids, x->n_grids);
+    if (status == 0 && !c->explain) status = write_saves(x);
+    if (status == 0) status = close_output(&x->svg, 1);
+    if (status == 0) fwrite(text, 1, size, stdout);
     free(text);
-    if (c->generate && !c->json && !c->explain && stream_text(x, &screen) < 0) return -1;
+    if (status == 0 && c->generate && !c->json && !c->tsv && !c->explain)
+        status = stream_text(x, &screen);
+    if (status < 0) return -1;
     return fflush(stdout) || ferror(stdout) ? mi_fail("cannot write: %s", strerror(errno)) : 0;
 }
 
@@ -4366,10 +6132,14 @@ static int run_command(Experiment *x, int argc, char **argv)
 {
     const Command *c = x->command;
     if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
-    if (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0)
+    if (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0 ||
+        read_heads(x) < 0 || read_saves(x) < 0)
         return fail(FAULT_OF_USER);
+    if (open_outputs(x) < 0) return fail(FAULT_OF_RUN);
     if (!c->explain) {
         if (run_all(x) < 0 || read_all(x) < 0) return fail(FAULT_OF_RUN);
+        if (x->sweep.request >= 0 && run_sweep(x) < 0) return fail(FAULT_OF_RUN);
+        if (make_grids(x) < 0) return fail(FAULT_OF_RUN);
         if (c->generate && c->json &&
             (generate_text(x, &x->readings[0], NULL) < 0 ||
              (x->edits.n && generate_text(x, &x->readings[1], &x->edits) < 0)))
@@ -4381,7 +6151,7 @@ static int run_command(Experiment *x, int argc, char **argv)
 int main(int argc, char **argv)
 {
     Command    command;
-    Experiment x = { .command = &command };
+    Experiment x = { .command = &command, .sweep = { .request = -1 } };
     int        status = 0;
     if (parse_command(&command, argc, argv) < 0) status = fail(FAULT_OF_USER);
     else if (command.help) print_help(stdout);
@@ -4391,7 +6161,9 @@ int main(int argc, char **argv)
         status = run_command(&x, argc, argv);
         close_experiment(&x);
     }
-    free(command.interventions);
+    free(command.traced);
+    free(command.edits.at);
+    free(command.saves.at);
     return status;
 }
 #endif

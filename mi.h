@@ -154,7 +154,8 @@ typedef enum {
 
 typedef enum {      /* where mi_edits_bind() takes `value` from */
     MI_FROM_VALUE,  /* it is there already (or the op needs none) */
-    MI_FROM_TLZERO, MI_FROM_MEAN, MI_FROM_BASE, MI_FROM_SOURCE
+    MI_FROM_TLZERO, MI_FROM_MEAN, MI_FROM_BASE, MI_FROM_SOURCE,
+    MI_FROM_CALLER  /* it does not: a direction or an array that the caller has to set */
 } MiFrom;
 
 typedef struct {
@@ -180,7 +181,8 @@ typedef struct {                /* a list of edits, and the constants they use *
 } MiEdits;
 
 /* Add the edits that "--OP ARGUMENT" of the command line means, e.g. ("ablate", "L5H3@-1=mean"),
- * for a prompt of n tokens. OP: ablate patch freeze scale knockout. The values are still open. */
+ * for a prompt of n tokens. OP: ablate patch freeze scale knockout noise
+ * steer project set. The values are still open; those of the last three are the caller's to set. */
 int  mi_edits_parse(MiEdits *edits, const MiModel *model, const MiTokenizer *tokenizer,
                     const int *tokens, int n, const char *op, const char *argument);
 /* Fill in the values: means and frozen values from base, patches from source (unedited runs). */
@@ -215,6 +217,8 @@ typedef struct {
     const MiEdit *edits;
     int           n_edits;
     int           t0;           /* -1: the lowest row that the edits touch */
+    int           read;         /* 0, or how many positions to compute: then only the last of them
+                                 * is read, and the last layer leaves the others out */
 } MiLane;
 
 /* Recompute the light cones of all lanes, from half-layer `half` up (-1: the lowest edited). */
@@ -230,6 +234,25 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
 int          mi_logits(const MiRun *run, int lane, int pos, float *logits /* [V] */);
 int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n,
                           float *logits /* [n] */);
+
+/* The logit lens: what the model would say if the residual stream ended here. */
+int          mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
+                     float *logits /* [V] */);
+
+/* ---- Sweeps: one run per cell, all cells of a fork together ---- */
+
+typedef struct {
+    const MiRun  *trunk;        /* the run with all edits that hold in every cell */
+    const MiEdit *edits;        /* cell i's own: edits[first[i]] .. edits[first[i + 1] - 1] */
+    const int    *first;        /* [n_cells + 1] */
+    int           n_cells;
+    int           read;         /* as in MiLane: how many positions; the last is read. 0: all */
+    double      (*metric)(void *context, const MiRun *run, int lane);
+    void        (*progress)(void *context, int done, int n);    /* or NULL */
+    void         *context;
+} MiSweep;
+
+int mi_sweep(const MiSweep *sweep, double *values /* [n_cells] */);
 
 /* ---- Numbers about logits ---- */
 

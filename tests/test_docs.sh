@@ -1,0 +1,81 @@
+#!/bin/sh
+# Every command block of README.md and walkthrough.md is run and its output compared; every function,
+# site and option that they name must exist.
+#
+# A block is fenced with ```console; its commands are the lines that start with "$ ". What follows
+# each is its output. To write the present outputs into the files: tests/test_docs.sh --update
+root=$(cd "$(dirname "$0")/.." && pwd)
+mi=$(cd "$(dirname "${MI:-./mi}")" && pwd)/$(basename "${MI:-./mi}")
+work=$(mktemp -d) || exit 1
+trap 'rm -rf "$work"' EXIT
+passed=0 failed=0
+
+# The commands see a folder that looks like the repository after make.
+mkdir "$work/repo"
+for name in tests train tokenizer.bin tiny.safetensors mi.c mi.h; do
+    ln -s "$root/$name" "$work/repo/$name"
+done
+ln -s "$mi" "$work/repo/mi"
+
+render() {
+    awk -v repo="$work/repo" '
+        /^```/ { fence = !fence; console = fence && $0 == "```console" }
+        console && /^\$ / {
+            print
+            command = "cd " repo " && unset MI_MODEL && { " substr($0, 3) "\n} 2>&1 </dev/null"
+            while ((command | getline line) > 0) { sub(/[ \t]+$/, "", line); print line }
+            close(command)
+            skip = 1
+            next
+        }
+        /^```/ { skip = 0 }
+        !skip'
+}
+
+for doc in README.md walkthrough.md; do
+    [ -f "$root/$doc" ] || continue
+    render <"$root/$doc" >"$work/$doc"
+    if [ "$1" = --update ]; then
+        cat "$work/$doc" >"$root/$doc"
+        continue
+    fi
+    commands=$(grep -c '^\$ ' "$root/$doc")
+    if diff "$root/$doc" "$work/$doc" >"$work/diff"; then
+        passed=$((passed + commands))
+    else
+        failed=$((failed + 1))
+        echo "FAIL $doc: a command prints something else (< the document, > the program):"
+        head -n 20 "$work/diff"
+    fi
+    "$mi" --help >"$work/help"
+    "$mi" --sites >"$work/sites"
+    for flag in $(grep -oE '(^|[^-a-zA-Z0-9])--[a-z][-a-z]*' "$root/$doc" | grep -oE -- '--[a-z][-a-z]*' | sort -u); do
+        case $flag in --update) continue ;; esac
+        if grep -qE -- "$flag( |\$)" "$work/help"; then passed=$((passed + 1)); else
+            failed=$((failed + 1))
+            echo "FAIL $doc: $flag is no option"
+        fi
+    done
+    for name in $(grep -oE '`[a-z_0-9]+\(\)`' "$root/$doc" | tr -d '`()' | sort -u); do
+        if grep -qE "\b$name\(" "$root/mi.c"; then passed=$((passed + 1)); else
+            failed=$((failed + 1))
+            echo "FAIL $doc: there is no function $name"
+        fi
+    done
+    for file in $(grep -oE '`[a-zA-Z_0-9/.-]+\.(c|h|sh|md|bin|tsv|py|safetensors)`' "$root/$doc" | tr -d '`' | sort -u); do
+        case $file in gpt2.safetensors|model.safetensors) continue ;; esac
+        if [ -e "$root/$file" ]; then passed=$((passed + 1)); else
+            failed=$((failed + 1))
+            echo "FAIL $doc: there is no file $file"
+        fi
+    done
+    for target in $(grep -oE 'make [a-z][-a-z0-9]*' "$root/$doc" | cut -d' ' -f2 | sort -u); do
+        if grep -qE "^$target:|^\.PHONY:.* $target( |\$)" "$root/Makefile"; then passed=$((passed + 1)); else
+            failed=$((failed + 1))
+            echo "FAIL $doc: make knows no $target"
+        fi
+    done
+done
+[ "$1" = --update ] && exit 0
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]

@@ -1,0 +1,355 @@
+/* test_kernels.c - the arithmetic of mi.c from the inside: the fast kernels against the ones to
+ * read, bit for bit, at every length, width, address and number of threads; and both against
+ * double precision. Built by itself: it includes mi.c.
+ */
+#include "../mi.c"
+#include "check.h"
+#include "random_model.h"
+
+#include <float.h>
+
+static uint64_t state = 20;
+
+static int below(int n) { return random_below(&state, n); }
+
+/* n random floats `bytes` after an address that malloc gave: 1-3 is odd for a float. The block
+ * ends with them, so that a sanitizer sees every read beyond. */
+typedef struct { char *block; weight *at; } Floats;
+
+static Floats random_floats(int n, int bytes, float size)
+{
+    char *block = malloc((size_t)n * 4 + (size_t)bytes + 1);
+    if (!block) abort();
+    char *start = block + bytes;
+    for (int i = 0; i < n; i++) {
+        float x = size * random_float(&state);
+        memcpy(start + 4 * (size_t)i, &x, 4);
+    }
+    return (Floats){block, (weight *)start};
+}
+
+static float *floats(int n, float size)                 /* aligned as any float array */
+{
+    return (float *)random_floats(n, 0, size).block;
+}
+
+/* The first index at which n floats differ in their bits, or -1. */
+static int differ(const float *a, const float *b, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (memcmp(a + i, b + i, sizeof *a)) return i;
+    return -1;
+}
+
+/* |y - exact| in units of the last place of a float of that size. */
+static double ulps(float y, long double exact)
+{
+    int exponent;
+    frexpl(exact, &exponent);
+    if (exponent < -125) exponent = -125;               /* subnormals share one last place */
+    return (double)(fabsl((long double)y - exact) / ldexpl(1, exponent - 24));
+}
+
+static float fast_exp(float x)
+{
+    float out[VEC];
+    vec y = exp_vec(all(x));
+    memcpy(out, &y, sizeof out);
+    return out[VEC - 1];
+}
+
+static void test_exp(void)
+{
+    float from_bits, worst_x = 0, unequal_x = 0;
+    double worst = 0;
+    int n = 0, unequal = 0;
+    for (uint32_t bits = 0; bits < 0x42d00000; bits += 4001) {      /* 0 .. 104 */
+        memcpy(&from_bits, &bits, 4);
+        for (int sign = -1; sign <= 1; sign += 2, n++) {
+            float x = (float)sign * from_bits, naive = naive_exp(x), fast = fast_exp(x);
+            if (memcmp(&naive, &fast, 4)) unequal++, unequal_x = x;
+            if (x > 88.72f) continue;
+            double error = ulps(naive, expl((long double)x));
+            if (!(error <= worst)) worst = error, worst_x = x;
+        }
+    }
+    CHECK(unequal == 0, "exp_vec == naive_exp: %d of %d differ, e.g. at %a", unequal, n,
+          (double)unequal_x);
+    CHECK(worst <= 2, "naive_exp within 2 ulp of e^x: %g ulp at %a", worst, (double)worst_x);
+    static const struct { float x, y; } special[] = {
+        {0, 1}, {-0.0f, 1}, {1e-30f, 1}, {-FLT_MIN / 8, 1}, {-INFINITY, 0}, {-FLT_MAX, 0},
+        {-1e30f, 0}, {-104, 0}, {-103.9f, 0x1p-149f}, {88.73f, INFINITY}, {89, INFINITY},
+        {89.5f, INFINITY}, {1e30f, INFINITY}, {FLT_MAX, INFINITY}, {INFINITY, INFINITY}};
+    for (int i = 0; i < (int)(sizeof special / sizeof *special); i++) {
+        float x = special[i].x, y = special[i].y, naive = naive_exp(x), fast = fast_exp(x);
+        CHECK(naive == y, "naive_exp(%g) is %g, not %g", (double)x, (double)naive, (double)y);
+        CHECK(memcmp(&naive, &fast, 4) == 0, "exp_vec(%g) is %a, naive_exp has %a", (double)x,
+              (double)fast, (double)naive);
+    }
+    CHECK(isnan(naive_exp(NAN)), "naive_exp(NaN) is %g", (double)naive_exp(NAN));
+    CHECK(isnan(fast_exp(NAN)), "exp_vec(NaN) is %g", (double)fast_exp(NAN));
+}
+
+/* Sums along a row: every length, every alignment, weights at odd addresses. */
+static void test_sums(void)
+{
+    const Kernels *naive = &naive_kernels, *fast = &fast_kernels;
+    for (int n = 0; n <= 200; n++) {
+        int shift = n % 17, odd = n % 5;
+        float *a = floats(n + shift, 3), *x = a + shift, mean = n ? x[0] / 4 : 0;
+        Floats b = random_floats(n, odd, 3);
+        double dot = 0, sum = 0, squares = 0, size = 1e-6;
+        for (int i = 0; i < n; i++) {
+            double xi = (double)x[i], bi = (double)b.at[i], centred = (double)(x[i] - mean);
+            dot += xi * bi, sum += xi, squares += centred * centred;
+            size += fabs(xi * bi) + fabs(xi) + centred * centred;
+        }
+        float result[6] = {naive->dot(x, b.at, n), fast->dot(x, b.at, n), naive->sum(x, n),
+                           fast->sum(x, n), naive->squares(x, mean, n), fast->squares(x, mean, n)};
+        double exact[3] = {dot, sum, squares};
+        static const char *const names[] = {"dot", "sum", "squares"};
+        for (int i = 0; i < 3; i++) {
+            float y = result[2 * i], z = result[2 * i + 1];
+            CHECK(memcmp(&y, &z, 4) == 0, "fast %s == naive %s: n %d, %d floats and %d bytes off: "
+                  "%a, not %a", names[i], names[i], n, shift, odd, (double)z, (double)y);
+            CHECK(fabs((double)y - exact[i]) <= 1e-6 * size, "naive %s against double: n %d: %.9g, "
+                  "not %.9g", names[i], n, (double)y, exact[i]);
+        }
+        free(a), free(b.block);
+    }
+}
+
+/* One shape: fast == naive == double; nothing is written beside y; rows, columns and threads do
+ * not change a row's bits. */
+static void check_linear(int rows, int in, int out, int threads)
+{
+    int odd = below(4), gap = below(3) ? 0 : out * 2, stride = out + gap;
+    float *x = floats(rows * in, 1), *y = floats(rows * out + 2, 1), *z = floats(rows * out + 2, 1);
+    Floats W = random_floats((in - 1) * stride + out, odd, 1), b = random_floats(out, odd, 1);
+    y[0] = z[0] = y[rows * out + 1] = z[rows * out + 1] = 12345;
+    naive_kernels.linear(y + 1, x, rows, in, out, W.at, (size_t)stride, b.at, 1);
+    fast_kernels.linear(z + 1, x, rows, in, out, W.at, (size_t)stride, b.at, threads);
+    int i = differ(y, z, rows * out + 2);
+    CHECK(i < 0, "fast linear == naive linear: rows %d in %d out %d stride %d %d bytes off, "
+          "%d threads: row %d column %d is %a, not %a", rows, in, out, stride, odd, threads,
+          (i - 1) / out, (i - 1) % out, (double)z[i < 0 ? 0 : i], (double)y[i < 0 ? 0 : i]);
+    int r = below(rows), c = below(out);
+    double exact = (double)b.at[c], size = fabs(exact);
+    for (int k = 0; k < in; k++) {
+        double term = (double)x[r * in + k] * (double)W.at[k * stride + c];
+        exact += term, size += fabs(term);
+    }
+    float got = y[1 + r * out + c];
+    CHECK(fabs((double)got - exact) <= 2e-6 * size + 1e-30, "naive linear against double: rows %d "
+          "in %d out %d: row %d column %d is %.9g, not %.9g", rows, in, out, r, c, (double)got,
+          exact);
+    fast_kernels.linear(z + 1 + r * out, x + r * in, 1, in, out, W.at, (size_t)stride, b.at, 1);
+    i = differ(y, z, rows * out + 2);
+    CHECK(i < 0, "a row by itself == that row of a batch: rows %d in %d out %d: row %d column %d",
+          rows, in, out, (i - 1) / out, (i - 1) % out);
+    free(x), free(y), free(z), free(W.block), free(b.block);
+}
+
+static void test_linear(void)
+{
+    static const int edges[] = {1, 2, 3, 7, 8, 9, 15, 16, 17, 23, 24, 25, 31, 33, 47, 48, 49, 63,
+                                64, 65, 95, 96, 97, 143, 145};
+    enum { N = sizeof edges / sizeof *edges };
+    for (int i = 0; i < N; i++)
+        for (int j = 0; j < N; j++)
+            check_linear(1 + below(i % 3 ? 20 : 70), edges[i], edges[j], 1 + below(4));
+    for (int i = 0; i < N; i++) check_linear(edges[i], 1 + below(80), 1 + below(150), 1 + below(4));
+    static const int long_sums[] = {255, 256, 257, 511, 513, 767, 768, 769, 1024, 1535, 1537, 2305};
+    for (int i = 0; i < 12; i++)
+        for (int rows = 1; rows < 20; rows += 7)        /* 1, 8, 15 */
+            check_linear(rows, long_sums[i], 1 + below(60), 1 + below(3));
+    check_linear(1, 40, 1025, 3);                       /* decoding: wide panels and a rest */
+    check_linear(1, 65, 1023, 2);
+    check_linear(17, 300, 769, 4);
+}
+
+static void test_unembed(void)
+{
+    for (int i = 0; i < 120; i++) {
+        int V = 1 + i % 61, D = 1 + below(i % 2 ? 40 : 200), odd = below(4), threads = 1 + below(4);
+        float *x = floats(D, 1), *y = floats(V + 1, 1), *z = floats(V + 1, 1);
+        Floats W = random_floats(V * D, odd, 1);
+        y[V] = z[V] = 12345;
+        naive_kernels.unembed(y, x, W.at, V, D, 1);
+        fast_kernels.unembed(z, x, W.at, V, D, threads);
+        int at = differ(y, z, V + 1), one = below(V);
+        CHECK(at < 0, "fast unembed == naive unembed: V %d D %d %d bytes off: token %d", V, D, odd,
+              at);
+        float alone = fast_kernels.dot(x, W.at + one * D, D);
+        CHECK(memcmp(&alone, y + one, 4) == 0, "one logit == that logit of all: V %d D %d token %d",
+              V, D, one);
+        free(x), free(y), free(z), free(W.block);
+    }
+}
+
+static void test_softmax(void)
+{
+    for (int n = 1; n <= 130; n++) {
+        float *y = floats(n, n % 2 ? 3 : 60), *z = malloc((size_t)n * sizeof *z);
+        double *exact = malloc((size_t)n * sizeof *exact), max = -INFINITY, total = 0, worst = 0;
+        if (!z || !exact) abort();
+        int masked = n % 3 == 0 ? below(n) : 0;         /* the last ones, as after a query */
+        for (int i = n - masked; i < n; i++) y[i] = -INFINITY;
+        if (n % 7 == 0) y[below(n)] = -INFINITY;        /* an edge that was knocked out */
+        memcpy(z, y, (size_t)n * sizeof *z);
+        for (int i = 0; i < n; i++) max = fmax(max, (double)y[i]);
+        for (int i = 0; i < n; i++)                     /* like scores, a difference is a float */
+            total += exact[i] = max == -INFINITY ? 0 : exp((double)(y[i] - (float)max));
+        naive_kernels.softmax(y, n);
+        fast_kernels.softmax(z, n);
+        int at = differ(y, z, n);
+        CHECK(at < 0, "fast softmax == naive softmax: n %d: key %d is %a, not %a", n, at,
+              (double)z[at < 0 ? 0 : at], (double)y[at < 0 ? 0 : at]);
+        for (int i = 0; i < n && total > 0; i++)        /* relative, down to where floats end */
+            worst = fmax(worst, fabs((double)y[i] - exact[i] / total)
+                                / (exact[i] / total + 1e-37));
+        CHECK(worst <= 1e-6, "naive softmax against double: n %d: off by %g", n, worst);
+        for (int i = 0; i < n; i++) y[i] = z[i] = -INFINITY;
+        naive_kernels.softmax(y, n);
+        fast_kernels.softmax(z, n);
+        int zeros = 1;
+        for (int i = 0; i < n; i++) zeros &= y[i] == 0 && z[i] == 0;
+        CHECK(zeros, "softmax of nothing but -infinity is 0: n %d", n);
+        free(y), free(z), free(exact);
+    }
+}
+
+static double gelu_tanh(double x)
+{
+    return 0.5 * x * (1 + tanh(sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+static void test_gelu(void)
+{
+    for (int n = 0; n <= 130; n++) {
+        float *x = floats(n, n % 2 ? 3 : 12), *y = floats(n + 1, 1), *z = floats(n + 1, 1);
+        double worst = 0;
+        y[n] = z[n] = 12345;
+        naive_kernels.gelu(y, x, n);
+        fast_kernels.gelu(z, x, n);
+        int at = differ(y, z, n + 1);
+        CHECK(at < 0, "fast gelu == naive gelu: n %d: element %d", n, at);
+        for (int i = 0; i < n; i++)
+            worst = fmax(worst, fabs((double)y[i] - gelu_tanh((double)x[i])) / fabs((double)x[i]));
+        CHECK(worst <= 1e-6, "naive gelu against tanh in double: n %d: off by %g |x|", n, worst);
+        free(x), free(y), free(z);
+    }
+    float x[4] = {0, 1e20f, -1e20f, 100}, y[4];
+    fast_kernels.gelu(y, x, 4);
+    CHECK(y[0] == 0 && y[1] == 1e20f && y[2] == 0 && y[3] == 100, "gelu of 0, 1e20, -1e20, 100 is "
+          "%g, %g, %g, %g", (double)y[0], (double)y[1], (double)y[2], (double)y[3]);
+}
+
+/* Scores and mix: fast == naive, over the keys of one run and over keys that lie in three places,
+ * the trunk's, the lane's and the row that is read. */
+static void test_attention(void)
+{
+    for (int d = 1; d <= 140; d += d < 36 ? 1 : 13) {
+        int H = 1 + below(3), h = below(H), n = 1 + below(70), t0 = below(n), D = H * d;
+        float *all_keys = floats(n * D, 1), *below_t0 = floats(t0 * D, 1);
+        float *own = floats((n - 1 - t0) * D, 1), *last = floats(D, 1);
+        memcpy(below_t0, all_keys, (size_t)(t0 * D) * sizeof *own);
+        memcpy(own, all_keys + t0 * D, (size_t)((n - 1 - t0) * D) * sizeof *own);
+        memcpy(last, all_keys + (n - 1) * D, (size_t)D * sizeof *own);
+        Keys one = {.below = all_keys, .own = all_keys, .last = all_keys + (n - 1) * D, .n = n,
+                    .stride = D};
+        Keys apart = {.below = below_t0, .own = own, .last = last, .t0 = t0, .n = n, .stride = D};
+        float *q = floats(d, 2), *p = floats(n, 1), *s[3], *z[3];
+        for (int i = 0; i < 3; i++) {
+            const Kernels *kernel = i ? &fast_kernels : &naive_kernels;
+            s[i] = floats(n + 1, 1), z[i] = floats(d + 1, 1);
+            s[i][n] = z[i][d] = 12345;
+            kernel->scores(s[i], q, i == 2 ? &apart : &one, h * d, n, d);
+            kernel->mix(z[i], p, i == 2 ? &apart : &one, h * d, n, d);
+        }
+        CHECK(differ(s[0], s[1], n + 1) < 0, "fast scores == naive scores: d %d keys %d: key %d", d,
+              n, differ(s[0], s[1], n + 1));
+        CHECK(differ(z[0], z[1], d + 1) < 0, "fast mix == naive mix: d %d keys %d: element %d", d,
+              n, differ(z[0], z[1], d + 1));
+        CHECK(differ(s[1], s[2], n + 1) < 0 && differ(z[1], z[2], d + 1) < 0,
+              "keys of trunk and lane == keys of one run: d %d keys %d t0 %d", d, n, t0);
+        int j = below(n), c = below(d);
+        double dot = 0, sum = 0, size = 0;
+        for (int i = 0; i < d; i++) dot += (double)q[i] * (double)all_keys[j * D + h * d + i];
+        for (int i = 0; i < n; i++) {
+            double term = (double)p[i] * (double)all_keys[i * D + h * d + c];
+            sum += term, size += fabs(term);
+        }
+        CHECK(fabs((double)s[0][j] - dot / sqrt((double)d)) <= 1e-6 * (1 + 2 * sqrt((double)d)),
+              "naive scores against double: d %d keys %d: key %d is %.9g, not %.9g", d, n, j,
+              (double)s[0][j], dot / sqrt((double)d));
+        CHECK(fabs((double)z[0][c] - sum) <= 1e-6 * size, "naive mix against double: d %d keys %d: "
+              "element %d is %.9g, not %.9g", d, n, c, (double)z[0][c], sum);
+        for (int i = 0; i < 3; i++) free(s[i]), free(z[i]);
+        free(all_keys), free(below_t0), free(own), free(last), free(q), free(p);
+    }
+}
+
+/* How far sigma and the normalized row y of one row x of a run are from double precision. */
+static double layernorm_error(const float *x, const float *sigma, const float *y,
+                              const weight *gamma, const weight *beta, int D)
+{
+    if (!x || !sigma || !y) return INFINITY;
+    double mean = 0, variance = 0;
+    for (int i = 0; i < D; i++) mean += (double)x[i] / D;
+    for (int i = 0; i < D; i++) variance += ((double)x[i] - mean) * ((double)x[i] - mean) / D;
+    double exact_sigma = sqrt(variance + 1e-5), worst = fabs((double)*sigma / exact_sigma - 1);
+    for (int i = 0; i < D; i++) {
+        double g = (double)gamma[i], b = (double)beta[i], unit = (double)x[i] / exact_sigma;
+        double exact = (unit - mean / exact_sigma) * g + b;
+        double size = fabs(unit * g) + fabs(mean / exact_sigma * g) + fabs(b) + 1e-30;
+        worst = fmax(worst, fabs((double)y[i] - exact) / size);
+    }
+    return worst;
+}
+
+static void test_layernorm(void)
+{
+    static const int heads[] = {1, 1, 2, 3, 5, 3, 7}, widths[] = {2, 7, 8, 5, 13, 16, 19};
+    for (int i = 0; i < 7; i++) {
+        RandomModel shape = {.n_layer = 2, .n_head = heads[i], .d_head = widths[i], .n_ctx = 9,
+                             .n_vocab = 11, .blanks = i % 4, .seed = 100 + (uint64_t)i};
+        int tokens[9] = {3, 1, 4, 1, 5, 9, 2, 6, 5}, D = heads[i] * widths[i];
+        MiModel *m = random_model_open(shape);
+        MiRun *run = m ? mi_run(m, tokens, 9, NULL, NULL) : NULL;
+        CHECK(run, "layernorm: no run of a random model of width %d: %s", D, mi_error());
+        if (!run) continue;
+        const struct {
+            MiSite x, scale, y;
+            int x_layer, layer;
+            const weight *gamma, *beta;
+        } at[3] = {
+            {MI_resid_pre, MI_ln1_scale, MI_ln1, 1, 1, m->block[1].ln1_gamma, m->block[1].ln1_beta},
+            {MI_resid_mid, MI_ln2_scale, MI_ln2, 1, 1, m->block[1].ln2_gamma, m->block[1].ln2_beta},
+            {MI_resid_post, MI_ln_f_scale, MI_ln_f, 1, 0, m->ln_f_gamma, m->ln_f_beta}};
+        for (int t = 0; t < 9; t++)
+            for (int j = 0; j < 3; j++) {
+                double error = layernorm_error(mi_site(run, 0, at[j].x, at[j].x_layer, t),
+                                               mi_site(run, 0, at[j].scale, at[j].layer, t),
+                                               mi_site(run, 0, at[j].y, at[j].layer, t),
+                                               at[j].gamma, at[j].beta, D);
+                CHECK(error <= 1e-6, "layernorm against double: %s of width %d pos %d is off by %g",
+                      mi_site_info(at[j].y)->name, D, t, error);
+            }
+        mi_free(run);
+        mi_close(m);
+    }
+}
+
+int main(void)
+{
+    test_exp();
+    test_sums();
+    test_linear();
+    test_unembed();
+    test_softmax();
+    test_gelu();
+    test_attention();
+    test_layernorm();
+    return report();
+}
