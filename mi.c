@@ -1139,7 +1139,7 @@ int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int fin
     float sigma = final ? *scale : sqrtf(kernel->squares(x, mean, D) / D + 1e-5f);
     for (int i = 0; i < D; i++)
         out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
-    kernel->unembed(logits, out, model->W_U, model->shape.n_vocab, D, run->threads);
+    kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
     free(out);
     return 0;
 }
@@ -1282,6 +1282,9 @@ static inline vec load(const weight *p) { return *(const vec_any *)p; }
 static inline void store(float *p, vec v) { *(vec_any *)p = v; }
 static inline vec all(float x) { return x - (vec){0}; }
 
+/* Start to read a line of memory into the second-level cache. Any address will do. */
+static inline void fetch(const weight *p) { __builtin_prefetch(p, 0, 2); }
+
 /* a*b + c, one instruction where there is one: the same choice as fma1. */
 static inline vec fma_vec(vec a, vec b, vec c)
 {
@@ -1360,19 +1363,23 @@ static float fast_dot(const float *a, const weight *b, int n)
 /* ---- Many dot products at once ---- */
 
 /* sum[r][c] = the 16 lanes of a_r . b_c    a [R,n] with rows `stride` apart, b: C rows [n]; n % 16
- * is 0. The R x C chains of fma are independent, so they overlap; a load serves R or C of them. */
+ * is 0. The R x C chains of fma are independent, so they overlap; a load serves R or C of them.
+ * `ahead`: fetch what lies that far behind each b, or 0. */
 static inline __attribute__((always_inline))
-void products(Lanes *sum, const float *a, size_t stride, const weight *const *b, int R, int C, int n)
+void products(Lanes *sum, const float *a, size_t stride, const weight *const *b, int R, int C, int n,
+              size_t ahead)
 {
     Lanes s[4][4];
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) s[r][c] = (Lanes){0};
-    for (int i = 0; i < n; i += 16)
+    for (int i = 0; i < n; i += 16) {
+        for (int c = 0; c < C && ahead; c++) fetch(b[c] + i + ahead);
         for (int p = 0; p < PARTS; p++)
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < C; c++)
                     s[r][c].part[p] = fma_vec(load(a + r * stride + i + p * VEC),
                                               load(b[c] + i + p * VEC), s[r][c].part[p]);
+    }
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) sum[4 * r + c] = s[r][c];
 }
@@ -1435,25 +1442,27 @@ static inline void copy(float *to, const float *from, int n)
     else for (int i = 0; i < n; i++) to[i] = from[i];
 }
 
-/* out_rc = a_r . b_c    a [R,n], rows `stride` apart, b: 16/R rows [n] -> out [R,16/R]; R: 1 or 4 */
+/* out_rc = a_r . b_c    a [R,n], rows `stride` apart, b: 16/R rows [n] -> out [R,16/R]; R: 1 or 4
+ * In as many pieces as the sums need to stay in registers. */
 static inline __attribute__((always_inline))
-void dots(float out[16], const float *a, size_t stride, const weight *const *b, int R, int n)
+void dots(float out[16], const float *a, size_t stride, const weight *const *b, int R, int n,
+          size_t ahead)
 {
-    enum { R_STEP = VEC == 16 ? 4 : VEC == 8 ? 2 : 1, C_STEP = VEC == 16 ? 4 : 2,
-           ONE_STEP = VEC == 4 ? 2 : 4 };
+    enum { FEW = VEC == 4 ? 2 : 4, R_STEP = VEC == 16 ? 4 : VEC == 8 ? 2 : 1,
+           C_STEP = VEC == 16 ? 4 : 2 };
     Lanes sum[16];
     int   C = 16 / R;
-    if (n % 16)
+    if (n % 16) {
         for (int i = 0; i < 16; i++) out[i] = fast_dot(a + i / C * stride, b[i % C], n);
-    else {
-        if (R == 4)
-            for (int r = 0; r < 4; r += R_STEP)
-                for (int c = 0; c < 4; c += C_STEP)
-                    products(sum + 4 * r + c, a + r * stride, stride, b + c, R_STEP, C_STEP, n);
-        else
-            for (int c = 0; c < 16; c += ONE_STEP) products(sum + c, a, 0, b + c, 1, ONE_STEP, n);
-        fold(out, sum);
+        return;
     }
+    if (R == 1)
+        for (int c = 0; c < 16; c += FEW) products(sum + c, a, 0, b + c, 1, FEW, n, ahead);
+    else
+        for (int r = 0; r < 4; r += R_STEP)
+            for (int c = 0; c < 4; c += C_STEP)
+                products(sum + 4 * r + c, a + r * stride, stride, b + c, R_STEP, C_STEP, n, ahead);
+    fold(out, sum);
 }
 
 /* Logits of rows x [rows,D] for `count` <= 32 tokens, whose part of W_U stays in the cache. */
@@ -1466,13 +1475,13 @@ static void unembed_block(float *logits, const float *x, int rows, const weight 
     int r = 0;
     for (; r + 4 <= rows; r += 4)
         for (int c = 0; c < count; c += 4) {
-            dots(out, x + (size_t)r * D, D, b + c, 4, D);
+            dots(out, x + (size_t)r * D, D, b + c, 4, D, 0);
             for (int i = 0; i < 4; i++)
                 copy(logits + (size_t)(r + i) * V + c, out + 4 * i, min_int(4, count - c));
         }
     for (; r < rows; r++)
         for (int c = 0; c < count; c += 16) {
-            dots(out, x + (size_t)r * D, D, b + c, 1, D);
+            dots(out, x + (size_t)r * D, D, b + c, 1, D, 4 * (size_t)D);
             copy(logits + (size_t)r * V + c, out, min_int(16, count - c));
         }
 }
@@ -1490,20 +1499,21 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
 /* ---- Linear layers ----
  *
  * A tile of y, TILE_ROWS x PANEL, keeps its sums in registers: a load of W serves all its rows, a
- * load of x all its columns. A block of W, DEPTH x PANEL, stays in the second-level cache while all
- * rows of x pass by. Its rows lie far apart in W; the first tile packs them side by side as it
- * reads them. Between blocks the sums wait in y, so their order is still k = 0..in-1. */
+ * load of x all its columns. A slab of W, DEPTH x PANEL, stays in the second-level cache while all
+ * rows of x go by. Its rows lie far apart in the file; the first tile packs them side by side as
+ * it reads them. From slab to slab the sums wait in y, so they still run over k = 0..in-1. */
 enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
+enum { LINE = 16 };                                     /* floats in a line of the cache */
 
 typedef struct {
     const weight *W;                                    /* [depth,PANEL], rows `stride` apart */
     size_t        stride;
     int           depth;
-    const weight *bias;                                 /* [PANEL] if this block ends the sums */
-    int           first;                                /* does it begin them? */
-    const weight *ahead;                                /* W of the next block: fetch it */
-    size_t        ahead_stride;
-    int           lines;                                /* so many cache lines of each of its rows */
+    int           begins;                               /* the sums start here: y is not read */
+    const weight *bias;                                 /* [PANEL] if the sums end here, or NULL */
+    const weight *ahead;                                /* the next slab, whose rows lie */
+    size_t        ahead_stride;                         /* so far apart: fetch of each row */
+    int           lines;                                /* so many lines */
 } Slab;
 
 /* y <- y + x W    x [rows,depth], W [depth,PANEL] -> y [rows,PANEL]; pack [depth,PANEL] <- W */
@@ -1515,14 +1525,14 @@ void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, 
     const weight *W = slab->W, *ahead = slab->ahead;
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < TILE_VECS; v++)
-            sum[r][v] = slab->first ? (vec){0} : load(y + r * y_stride + v * VEC);
+            sum[r][v] = slab->begins ? (vec){0} : load(y + r * y_stride + v * VEC);
     for (int i = 0; i < slab->depth; i++, W += slab->stride, ahead += slab->ahead_stride) {
         vec w[TILE_VECS];
         for (int v = 0; v < TILE_VECS; v++) {
             w[v] = load(W + v * VEC);
             if (pack) store(pack + i * PANEL + v * VEC, w[v]);
         }
-        for (int line = 0; line < slab->lines; line++) __builtin_prefetch(ahead + 16 * line, 0, 2);
+        for (int line = 0; line < slab->lines; line++) fetch(ahead + line * LINE);
         for (int r = 0; r < rows; r++) {
             vec xi = all(x[r * x_stride + i]);
             for (int v = 0; v < TILE_VECS; v++) sum[r][v] = fma_vec(xi, w[v], sum[r][v]);
@@ -1534,9 +1544,9 @@ void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, 
                   slab->bias ? sum[r][v] + load(slab->bias + v * VEC) : sum[r][v]);
 }
 
-/* A tile of as many rows as there are: each number of rows has its own registers. */
-static void some_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                      const Slab *slab)
+/* A tile of any number of rows up to TILE_ROWS: each number has registers of its own. */
+static void any_tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
+                     const Slab *slab)
 {
     switch (rows) {
 #define CASE(n) case n: if (n <= TILE_ROWS) tile(y, y_stride, x, x_stride, n, slab, NULL); break;
@@ -1545,75 +1555,75 @@ static void some_rows(float *y, size_t y_stride, const float *x, size_t x_stride
     }
 }
 
-/* All rows of x through one slab. */
+/* All rows of x through one slab, tile by tile; together they fetch the next slab. */
 static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                      Slab *slab, float *pack)
+                      Slab slab, float *pack)
 {
-    int r = 0, n_tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    int lines = PANEL / 16 + 1, per = (lines + n_tiles - 1) / n_tiles, fetched = 0;
-    if (rows > TILE_ROWS) {
-        slab->lines = per;
-        tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack);
-        slab->W = pack;
-        slab->stride = PANEL;
-        r = TILE_ROWS;
-        fetched = per;
-        slab->ahead += 16 * per;
-    }
-    for (; r < rows; r += TILE_ROWS) {
-        slab->lines = min_int(per, lines - fetched);
-        some_rows(y + r * y_stride, y_stride, x + r * x_stride, x_stride,
-                  min_int(TILE_ROWS, rows - r), slab);
-        fetched += slab->lines;
-        slab->ahead += 16 * slab->lines;
+    int lines = PANEL / LINE + 1, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    int share = (lines + tiles - 1) / tiles;
+    for (int r = 0; r < rows; r += TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
+        slab.lines = min_int(share, lines);
+        if (r == 0 && rows > TILE_ROWS) {
+            tile(y, y_stride, x, x_stride, TILE_ROWS, &slab, pack);
+            slab.W = pack;
+            slab.stride = PANEL;
+        } else {
+            any_tile(y, y_stride, x, x_stride, min_int(TILE_ROWS, rows - r), &slab);
+        }
+        slab.ahead += slab.lines * LINE;
+        lines -= slab.lines;
     }
 }
 
-/* One panel of columns, slab by slab. The last columns of a matrix may fill only a part of a
- * panel: they go through copies padded with zeros. */
+/* The last columns of W may fill only a part of a panel: tiles of y, W and b padded with zeros. */
+static void edge_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
+                      Slab slab, float *pack, int columns)
+{
+    float  part[TILE_ROWS * PANEL] = {0}, bias[PANEL] = {0};
+    size_t size = columns * sizeof(float);
+    memset(pack, 0, slab.depth * PANEL * sizeof(float));
+    for (int i = 0; i < slab.depth; i++) memcpy(pack + i * PANEL, slab.W + i * slab.stride, size);
+    if (slab.bias) slab.bias = memcpy(bias, slab.bias, size);
+    slab.W = pack;
+    slab.stride = PANEL;
+    for (int r = 0; r < rows; r += TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
+        int n = min_int(TILE_ROWS, rows - r);
+        for (int i = 0; i < n; i++) memcpy(part + i * PANEL, y + i * y_stride, size);
+        any_tile(part, PANEL, x, x_stride, n, &slab);
+        for (int i = 0; i < n; i++) memcpy(y + i * y_stride, part + i * PANEL, size);
+    }
+}
+
+/* One panel of columns, slab by slab. */
 static void panel(float *y, const float *x, int rows, int in, int out, const weight *W,
                   size_t stride, const weight *b, int columns)
 {
     float pack[DEPTH * PANEL];
     for (int i = 0; i < in; i += DEPTH) {
-        int depth = min_int(DEPTH, in - i), last = i + depth == in;
-        Slab slab = { .W = W + i * stride, .stride = stride, .depth = depth, .first = i == 0,
-                      .bias = last ? b : NULL, .ahead_stride = stride,
-                      .ahead = last ? W + PANEL : W + (i + depth) * stride };
-        if (columns == PANEL) {
-            slab_rows(y, out, x + i, in, rows, &slab, pack);
-            continue;
-        }
-        float part[TILE_ROWS * PANEL] = {0}, bias[PANEL] = {0};
-        size_t size = columns * sizeof(float);
-        memset(pack, 0, sizeof pack);
-        for (int k = 0; k < depth; k++) memcpy(pack + k * PANEL, slab.W + k * stride, size);
-        if (last) memcpy(bias, b, size), slab.bias = bias;
-        slab.W = pack, slab.stride = PANEL;
-        for (int r = 0; r < rows; r += TILE_ROWS) {
-            int n = min_int(TILE_ROWS, rows - r);
-            for (int j = 0; j < n; j++) memcpy(part + j * PANEL, y + (size_t)(r + j) * out, size);
-            some_rows(part, PANEL, x + (size_t)r * in + i, in, n, &slab);
-            for (int j = 0; j < n; j++) memcpy(y + (size_t)(r + j) * out, part + j * PANEL, size);
-        }
+        int  depth = min_int(DEPTH, in - i), ends = i + depth == in;
+        Slab slab = { .W = W + i * stride, .stride = stride, .depth = depth, .begins = i == 0,
+                      .bias = ends ? b : NULL, .ahead_stride = stride,
+                      .ahead = ends ? W + PANEL : W + (i + depth) * stride };
+        if (columns == PANEL) slab_rows(y, out, x + i, in, rows, slab, pack);
+        else edge_rows(y, out, x + i, in, rows, slab, pack, columns);
     }
 }
 
-/* One row: W is used once, so all that counts is to read it in long stretches. The sums of all
- * columns stay in the cache while four rows of W at a time go by. */
+/* One row: each number of W is used once, so all that counts is to read it in long stretches. The
+ * sums of all columns stay in the cache while the rows of W go by, four at a time, in order. */
 static void one_row(float *y, const float *x, int in, const weight *W, size_t stride,
                     const weight *b, int columns)
 {
-    int whole = columns / VEC * VEC, i = 0;
+    int whole = columns / LINE * LINE, i = 0;
     for (int c = 0; c < columns; c++) y[c] = 0;
     for (; i + 4 <= in; i += 4, W += 4 * stride) {
-        vec x0 = all(x[i]), x1 = all(x[i + 1]), x2 = all(x[i + 2]), x3 = all(x[i + 3]);
         for (int c = 0; c < whole; c += VEC) {
-            for (int k = 0; k < 4; k++) __builtin_prefetch(W + (16 + k) * stride + c, 0, 2);
-            vec sum = fma_vec(x0, load(W + c), load(y + c));
-            sum = fma_vec(x1, load(W + stride + c), sum);
-            sum = fma_vec(x2, load(W + 2 * stride + c), sum);
-            store(y + c, fma_vec(x3, load(W + 3 * stride + c), sum));
+            vec sum = load(y + c);
+            for (int k = 0; k < 4; k++) {
+                if (c % LINE == 0) fetch(W + (16 + k) * stride + c);
+                sum = fma_vec(all(x[i + k]), load(W + k * stride + c), sum);
+            }
+            store(y + c, sum);
         }
         for (int c = whole; c < columns; c++)
             for (int k = 0; k < 4; k++) y[c] = fma1(x[i + k], W[k * stride + c], y[c]);
@@ -1623,14 +1633,14 @@ static void one_row(float *y, const float *x, int in, const weight *W, size_t st
     for (int c = 0; c < columns; c++) y[c] += b[c];
 }
 
-/* Threads share out the columns, never the sum over inputs. */
+/* Threads share out the columns, never the sum over inputs. Very small products are not worth
+ * waking a thread. */
 static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
-    int step = rows == 1 ? round_up((out + threads - 1) / threads, 16) : PANEL;
-    int small = (size_t)rows * in * out < 1 << 16;
-    (void)small;
-    #pragma omp parallel for schedule(static) num_threads(threads) if (!small)
+    int step = rows == 1 ? round_up((out + threads - 1) / threads, LINE) : PANEL;
+    if ((size_t)rows * in * out < 1 << 16) threads = 1;
+    #pragma omp parallel for schedule(static) num_threads(threads)
     for (int c = 0; c < out; c += step) {
         int columns = min_int(step, out - c);
         if (rows == 1) one_row(y + c, x, in, W + c, stride, b + c, columns);
@@ -1712,7 +1722,7 @@ void score_rows(float *s, size_t stride, const float *q, int R, const Keys *keys
     for (int j = 0; j < n + R - 1; j += C) {
         const weight *k[16];
         for (int i = 0; i < C; i++) k[i] = key_at(keys, min_int(j + i, n + R - 2), column);
-        dots(out, q, keys->stride, k, R, d);
+        dots(out, q, keys->stride, k, R, d, 0);
         for (int i = 0; i < 16; i += VEC) store(out + i, load(out + i) * scale);
         for (int r = 0; r < R; r++) copy(s + r * stride + j, out + r * C, min_int(C, n + r - j));
     }
