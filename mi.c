@@ -1374,11 +1374,15 @@ void products(Lanes *sum, const float *a, size_t stride, const weight *const *b,
         for (int c = 0; c < C; c++) s[r][c] = (Lanes){0};
     for (int i = 0; i < n; i += 16) {
         for (int c = 0; c < C && ahead; c++) fetch(b[c] + i + ahead);
-        for (int p = 0; p < PARTS; p++)
+        for (int p = 0; p < PARTS; p++) {
+            vec of_a[4], of_b[4];
+            for (int r = 0; r < R; r++) of_a[r] = load(a + r * stride + i + p * VEC);
+            for (int c = 0; c < C; c++) of_b[c] = load(b[c] + i + p * VEC);
+            __atomic_signal_fence(__ATOMIC_SEQ_CST);    /* or gcc loads each R or C times */
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < C; c++)
-                    s[r][c].part[p] = fma_vec(load(a + r * stride + i + p * VEC),
-                                              load(b[c] + i + p * VEC), s[r][c].part[p]);
+                    s[r][c].part[p] = fma_vec(of_a[r], of_b[c], s[r][c].part[p]);
+        }
     }
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) sum[4 * r + c] = s[r][c];
