@@ -1506,8 +1506,9 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
  * load of x all its columns. A slab of W, DEPTH x PANEL, stays in the second-level cache while all
  * rows of x go by. Its rows lie far apart in the file; the first tile packs them side by side as
  * it reads them. From slab to slab the sums wait in y, so they still run over k = 0..in-1. */
-enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
-enum { LINE = 16 };                                     /* floats in a line of the cache */
+enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = VEC == 4 ? 2 : 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
+enum { LINE = 16, LINES = (PANEL / LINE + 2) / 2 * 2 }; /* floats in a line of the cache; lines of */
+                                                        /* one row of a slab, made even */
 
 typedef struct {
     const weight *W;                                    /* [depth,PANEL], rows `stride` apart */
@@ -1515,15 +1516,15 @@ typedef struct {
     int           depth;
     int           begins;                               /* the sums start here: y is not read */
     const weight *bias;                                 /* [PANEL] if the sums end here, or NULL */
-    const weight *ahead;                                /* the next slab, whose rows lie */
-    size_t        ahead_stride;                         /* so far apart: fetch of each row */
-    int           lines;                                /* so many lines */
+    const weight *ahead;                                /* the next slab, to be fetched; its rows */
+    size_t        ahead_stride;                         /* lie so far apart */
 } Slab;
 
-/* y <- y + x W    x [rows,depth], W [depth,PANEL] -> y [rows,PANEL]; pack [depth,PANEL] <- W */
+/* y <- y + x W    x [rows,depth], W [depth,PANEL] -> y [rows,PANEL]; pack [depth,PANEL] <- W
+ * Meanwhile fetch `lines` lines of each row of the next slab. */
 static inline __attribute__((always_inline))
 void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, const Slab *slab,
-          float *pack)
+          float *pack, int lines)
 {
     vec sum[TILE_ROWS][TILE_VECS];
     const weight *W = slab->W, *ahead = slab->ahead;
@@ -1536,7 +1537,7 @@ void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, 
             w[v] = load(W + v * VEC);
             if (pack) store(pack + i * PANEL + v * VEC, w[v]);
         }
-        for (int line = 0; line < slab->lines; line++) fetch(ahead + line * LINE);
+        for (int line = 0; line < lines; line++) fetch(ahead + line * LINE);
         for (int r = 0; r < rows; r++) {
             vec xi = all(x[r * x_stride + i]);
             for (int v = 0; v < TILE_VECS; v++) sum[r][v] = fma_vec(xi, w[v], sum[r][v]);
@@ -1548,35 +1549,38 @@ void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, 
                   slab->bias ? sum[r][v] + load(slab->bias + v * VEC) : sum[r][v]);
 }
 
-/* A tile of any number of rows up to TILE_ROWS: each number has registers of its own. */
+/* A tile of up to TILE_ROWS rows: each number of rows has registers of its own. */
 static void any_tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                     const Slab *slab)
+                     const Slab *slab, int alone)
 {
     switch (rows) {
-#define CASE(n) case n: if (n <= TILE_ROWS) tile(y, y_stride, x, x_stride, n, slab, NULL); break;
+#define CASE(n)                                                                                  \
+    case n:                                                                                      \
+        if (n > TILE_ROWS) break;                                                                \
+        if (alone) tile(y, y_stride, x, x_stride, n, slab, NULL, LINES);                         \
+        else       tile(y, y_stride, x, x_stride, n, slab, NULL, LINES / 2);                     \
+        break;
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
     }
 }
 
-/* All rows of x through one slab, tile by tile; together they fetch the next slab. */
+/* All rows of x through one slab. The first two tiles fetch the next slab, a half each; one tile
+ * alone fetches all of it. */
 static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
                       Slab slab, float *pack)
 {
-    int lines = PANEL / LINE + 1, tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-    int share = (lines + tiles - 1) / tiles;
-    for (int r = 0; r < rows; r += TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
-        slab.lines = min_int(share, lines);
-        if (r == 0 && rows > TILE_ROWS) {
-            tile(y, y_stride, x, x_stride, TILE_ROWS, &slab, pack);
-            slab.W = pack;
-            slab.stride = PANEL;
-        } else {
-            any_tile(y, y_stride, x, x_stride, min_int(TILE_ROWS, rows - r), &slab);
-        }
-        slab.ahead += slab.lines * LINE;
-        lines -= slab.lines;
+    int r = 0;
+    if (rows > TILE_ROWS) {
+        tile(y, y_stride, x, x_stride, TILE_ROWS, &slab, pack, LINES / 2);
+        slab.W = pack;
+        slab.stride = PANEL;
+        slab.ahead += LINES / 2 * LINE;
+        r = TILE_ROWS;
     }
+    for (; r < rows; r += TILE_ROWS)
+        any_tile(y + r * y_stride, y_stride, x + r * x_stride, x_stride,
+                 min_int(TILE_ROWS, rows - r), &slab, rows <= TILE_ROWS);
 }
 
 /* The last columns of W may fill only a part of a panel: tiles of y, W and b padded with zeros. */
@@ -1593,7 +1597,7 @@ static void edge_rows(float *y, size_t y_stride, const float *x, size_t x_stride
     for (int r = 0; r < rows; r += TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
         int n = min_int(TILE_ROWS, rows - r);
         for (int i = 0; i < n; i++) memcpy(part + i * PANEL, y + i * y_stride, size);
-        any_tile(part, PANEL, x, x_stride, n, &slab);
+        any_tile(part, PANEL, x, x_stride, n, &slab, 1);
         for (int i = 0; i < n; i++) memcpy(y + i * y_stride, part + i * PANEL, size);
     }
 }
