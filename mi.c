@@ -1374,6 +1374,7 @@ void products(Lanes *sum, const float *a, size_t stride, const weight *const *b,
         for (int c = 0; c < C; c++) s[r][c] = (Lanes){0};
     for (int i = 0; i < n; i += 16) {
         for (int c = 0; c < C && ahead; c++) fetch(b[c] + i + ahead);
+        #pragma GCC unroll 4                            /* or the sums do not stay in registers */
         for (int p = 0; p < PARTS; p++) {
             vec of_a[4], of_b[4];
             for (int r = 0; r < R; r++) of_a[r] = load(a + r * stride + i + p * VEC);
@@ -1506,7 +1507,7 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
  * load of x all its columns. A slab of W, DEPTH x PANEL, stays in the second-level cache while all
  * rows of x go by. Its rows lie far apart in the file; the first tile packs them side by side as
  * it reads them. From slab to slab the sums wait in y, so they still run over k = 0..in-1. */
-enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = VEC == 4 ? 2 : 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
+enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
 enum { LINE = 16, LINES = (PANEL / LINE + 2) / 2 * 2 }; /* floats in a line of the cache; lines of */
                                                         /* one row of a slab, made even */
 
