@@ -15,13 +15,15 @@
  *
  * One block, with the names of its sites (l = layer; TransformerLens uses the same names):
  *
- *     resid_pre ──┬──────────────────────────────────────────────────────────┐
- *                 └─ ln1_scale ─ ln1 ─┬─ q ─┬─ scores ─ pattern ─┐            │
- *                                     ├─ k ─┘                    ├─ z ─ attn_out
- *                                     └─ v ─────────────────────┘            │
- *     resid_mid ──┬─────────────────────────── = resid_pre + attn_out ────────┤
- *                 └─ ln2_scale ─ ln2 ─ mlp_pre ─ mlp_post ─ mlp_out           │
- *     resid_post ──────────────────────────── = resid_mid + mlp_out ──────────┘
+ *     resid_pre ── ln1_scale ─ ln1 ─┬─ q ─┬─ scores ─ pattern ─┬─ z ─ attn_out ─┐
+ *         │                         ├─ k ─┘                    │                │
+ *         │                         └─ v ──────────────────────┘                │
+ *         + <───────────────────────────────────────────────────────────────────┘
+ *         │
+ *     resid_mid ── ln2_scale ─ ln2 ─ mlp_pre ─ mlp_post ─ mlp_out ──────────────┐
+ *         + <───────────────────────────────────────────────────────────────────┘
+ *         │
+ *     resid_post
  *
  * below the first block: embed + pos_embed; above the last: ln_f_scale, ln_f, and the unembedding.
  *
@@ -77,17 +79,57 @@ const char *mi_error(void)
     return error_text;
 }
 
-/* Say why and return -1, so that a failing function can end with `return mi_fail(...)`. File names
- * and such may hold anything: what could move a terminal's cursor becomes '?'. */
+enum { N_CODE_POINTS = 0x110000 };
+
+/* The character at the start of text [n >= 1] -> its code point and its length; or -1 and length 1
+ * if it is not UTF-8: cut off, overlong, a surrogate, above U+10FFFF. */
+static int32_t utf8_decode(const uint8_t *text, size_t n, int *length)
+{
+    static const int32_t lowest[] = {0, 0, 0x80, 0x800, 0x10000};   /* below: overlong */
+    *length = 1;
+    if (text[0] < 0x80)
+        return text[0];
+    int n_bytes = text[0] < 0xE0 ? 2 : text[0] < 0xF0 ? 3 : 4;
+    if (text[0] < 0xC0 || text[0] > 0xF4 || n < (size_t)n_bytes)
+        return -1;
+    int32_t code = text[0] & (0x7F >> n_bytes);
+    for (int i = 1; i < n_bytes; i++) {
+        if ((text[i] & 0xC0) != 0x80)
+            return -1;
+        code = code << 6 | (text[i] & 0x3F);
+    }
+    if (code < lowest[n_bytes] || code >= N_CODE_POINTS || (code >= 0xD800 && code < 0xE000))
+        return -1;
+    *length = n_bytes;
+    return code;
+}
+
+/* Append text to a message. It may come from anywhere: control characters and broken UTF-8, which
+ * could move a terminal's cursor, become '?'. */
+static void append_visible(char *out, size_t size, const char *text, size_t n)
+{
+    size_t used = strlen(out);
+    for (size_t i = 0; i < n && used + 8 < size;) {
+        int length;
+        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
+        if (code < 32 || (code >= 127 && code < 160)) out[used++] = '?';
+        else memcpy(out + used, text + i, length), used += length;
+        i += length;
+    }
+    out[used] = 0;
+}
+
+/* Say why and return -1, so that a failing function can end with `return mi_fail(...)`. */
 __attribute__((format(printf, 1, 2)))
 static int mi_fail(const char *format, ...)
 {
+    char    raw[sizeof error_text];
     va_list args;
     va_start(args, format);
-    vsnprintf(error_text, sizeof error_text, format, args);
+    vsnprintf(raw, sizeof raw, format, args);
     va_end(args);
-    for (char *c = error_text; *c; c++)
-        if (iscntrl((unsigned char)*c)) *c = '?';
+    error_text[0] = 0;
+    append_visible(error_text, sizeof error_text, raw, strlen(raw));
     return -1;
 }
 
@@ -452,6 +494,9 @@ static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
     return keys;
 }
+
+/* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
+#define MIN_WORK 500000
 
 static int kept(const MiRun *run, MiSite site)
 {
@@ -1036,10 +1081,13 @@ int mi_forward(MiRun *run, int from, int to)
     const MiModel *model = run->model;
     if (from < 0 || from > to || to > run->n_rows)
         return mi_fail("this run has no rows %d to %d", from, to - 1);
+    int threads = run->threads, D = model->shape.d_model;
+    if ((double)(to - from) * D * D < MIN_WORK) run->threads = 1;
     for (int half = run->half; half < 2 * model->shape.n_layer; half++)
         half & 1 ? mlp(run, half / 2, from, to) : attention(run, half / 2, from, to);
     layernorm(run, MI_resid_post, MI_ln_f_scale, MI_ln_f, 0, model->ln_f_gamma, model->ln_f_beta,
               max_int(from, run->first_read), to);
+    run->threads = threads;
     return 0;
 }
 
@@ -1105,8 +1153,9 @@ int mi_logits(const MiRun *run, int lane, int pos, float *logits)
     const MiModel *model = run->model;
     const float *x = mi_site(run, lane, MI_ln_f, 0, pos);
     if (!x) return -1;
-    run->kernel->unembed(logits, x, 1, model->W_U, model->shape.n_vocab, model->shape.d_model,
-                         run->threads);
+    int V = model->shape.n_vocab, D = model->shape.d_model;
+    run->kernel->unembed(logits, x, 1, model->W_U, V, D,
+                         (double)V * D < MIN_WORK ? 1 : run->threads);
     return 0;
 }
 
@@ -1642,13 +1691,11 @@ static void one_row(float *y, const float *x, int in, const weight *W, size_t st
     for (int c = 0; c < columns; c++) y[c] += b[c];
 }
 
-/* Threads share out the columns, never the sum over inputs. Very small products are not worth
- * waking a thread. */
+/* Threads share out the columns, never the sum over inputs. */
 static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
     int step = rows == 1 ? round_up((out + threads - 1) / threads, LINE) : PANEL;
-    if ((size_t)rows * in * out < 1 << 16) threads = 1;
     #pragma omp parallel for schedule(static) num_threads(threads)
     for (int c = 0; c < out; c += step) {
         int columns = min_int(step, out - c);
@@ -2048,6 +2095,7 @@ static int check_tensors(Header *header)
 {
     Tensor *tensors = header->tensors;
     int     n = header->n_tensors;
+    if (n == 0) return 0;
     qsort(tensors, n, sizeof *tensors, by_offset);
     for (int i = 1; i < n; i++)
         if (tensors[i].range[0] < tensors[i - 1].range[1])
@@ -2432,7 +2480,6 @@ enum { OTHER, LETTER, NUMBER, SPACE };                  /* the classes that word
 enum {
     N_IDS          = 50257,
     END_OF_TEXT    = N_IDS - 1,
-    N_CODE_POINTS  = 0x110000,
     N_SLOTS        = 1 << 17,                           /* a power of two, over twice N_IDS */
     TOKENIZER_SIZE = 1 << 19,                           /* the file is smaller */
 };
@@ -2548,29 +2595,6 @@ static int read_tokenizer(MiTokenizer *tokenizer)
  *
  *     's|'t|'re|'ve|'m|'ll|'d | ?\p{L}+ | ?\p{N}+ | ?[^\s\p{L}\p{N}]+ | \s+(?!\S) | \s+
  */
-
-/* The character at the start of text [n >= 1] -> its code point and its length; or -1 and length 1
- * if it is not UTF-8: cut off, overlong, a surrogate, above U+10FFFF. */
-static int32_t utf8_decode(const uint8_t *text, size_t n, int *length)
-{
-    static const int32_t lowest[] = {0, 0, 0x80, 0x800, 0x10000};   /* below: overlong */
-    *length = 1;
-    if (text[0] < 0x80)
-        return text[0];
-    int n_bytes = text[0] < 0xE0 ? 2 : text[0] < 0xF0 ? 3 : 4;
-    if (text[0] < 0xC0 || text[0] > 0xF4 || n < (size_t)n_bytes)
-        return -1;
-    int32_t code = text[0] & (0x7F >> n_bytes);
-    for (int i = 1; i < n_bytes; i++) {
-        if ((text[i] & 0xC0) != 0x80)
-            return -1;
-        code = code << 6 | (text[i] & 0x3F);
-    }
-    if (code < lowest[n_bytes] || code >= N_CODE_POINTS || (code >= 0xD800 && code < 0xE000))
-        return -1;
-    *length = n_bytes;
-    return code;
-}
 
 /* The class and the length of the character at `at`. A byte that is not UTF-8 is a character of
  * class OTHER by itself, so that all byte strings can be encoded and come back unchanged. */
@@ -2899,20 +2923,6 @@ typedef struct {
     int                n_found;
 } Parser;
 
-/* Append text to a message, with control characters and broken UTF-8 made visible as '?'. */
-static void append_visible(char *out, size_t size, const char *text, size_t n)
-{
-    size_t used = strlen(out);
-    for (size_t i = 0; i < n && used + 8 < size;) {
-        int length;
-        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
-        if (code < 32 || (code >= 127 && code < 160)) out[used++] = '?';
-        else memcpy(out + used, text + i, length), used += length;
-        i += length;
-    }
-    out[used] = 0;
-}
-
 /* Columns that text [n] takes on a terminal: one a character. */
 static int columns_of(const char *text, size_t n)
 {
@@ -3134,7 +3144,8 @@ static int find_text(const Parser *p, const char *text, size_t n, int space, Ran
     memcpy(spaced + 1, text, n);
     for (int first = 0; first < p->n; first++)
         for (int last = first; last < p->n && last <= first + (int)n; last++)
-            if (tokens_spell(p, first, last, text, n) || (space && tokens_spell(p, first, last, spaced, n + 1)))
+            if (tokens_spell(p, first, last, text, n) ||
+                (space && tokens_spell(p, first, last, spaced, n + 1)))
                 if (found++ < most) matches[found - 1] = (Range){ first, last, 0 };
     free(spaced);
     return found;
@@ -3159,12 +3170,13 @@ static int parse_text_position(Parser *p, Range *pos)
     if (!p->tokenizer) return fail_at(p, start, "text positions need a tokenizer");
     Range matches[16];
     int   found = find_text(p, text, n, !quoted, matches, 16), chosen = take(p, "#");
+    const char *digits = p->at;
     if (chosen && (!take_number(p, &number) || number < 1))
-        return fail_at(p, p->at, "expected a number after #: #1 is the first match");
+        return fail_at(p, digits, "expected a number after #: #1 is the first match");
     if (found == 0) {
         const char *as_token = quoted ? "no run of whole tokens of the prompt spells this text"
                                       : "this is not a position, and no token of the prompt";
-        return fail_at(p, text, "%s; mi PROMPT -k 0 shows the tokens", as_token);
+        return fail_at(p, text, "%s; mi PROMPT --explain shows the tokens", as_token);
     }
     if (!chosen && found > 1) {
         char list[128] = "";
@@ -3174,7 +3186,7 @@ static int parse_text_position(Parser *p, Range *pos)
         return fail_at(p, text, "this text stands %d times in the prompt:%s", found, list);
     }
     if (number > min_int(found, 16))
-        return fail_at(p, p->at - 1, "this text stands only %d times in the prompt", found);
+        return fail_at(p, digits, "this text stands only %d times in the prompt", found);
     *pos = matches[number - 1];
     return 0;
 }
@@ -3307,7 +3319,8 @@ static int parse_float(const char *text, float *value)
     errno = 0;
     double number = strtod(text, &end);
     *value = (float)number;
-    return *text && !isspace((unsigned char)*text) && !*end && isfinite(number) && isfinite(*value);
+    return *text && !strpbrk(text, "xX") && !isspace((unsigned char)*text) && !*end &&
+           isfinite(number) && isfinite(*value);
 }
 
 /* "0.1", or "3s": so many standard deviations of all entries of wte. */
@@ -3334,17 +3347,28 @@ static int parse_noise(const MiModel *model, const char *value, float *amount)
 static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edit)
 {
     const char *where = value ? value : p->argument + strlen(p->argument);
-    int keys = 0;
-    for (int i = 0; i < p->n_found; i++) keys |= SITES[p->found[i].site].width == MI_KEYS;
+    int keys = 0, sigma = -1;
+    const char *edges = NULL;
+    for (int i = 0; i < p->n_found; i++) {
+        keys |= SITES[p->found[i].site].width == MI_KEYS;
+        if (keys && !edges) edges = p->found[i].text;
+        if (SITES[p->found[i].site].width == MI_ONE) sigma = i;
+    }
     *edit = (MiEdit){ .op = MI_SET, .head = -1 };
     if (!strcmp(op, "ablate")) {
-        int tlzero = value && !strcmp(value, "tlzero"), mean = value && !strcmp(value, "mean");
-        if (value && strcmp(value, "zero") && !tlzero && !mean)
-            return fail_at(p, where, "an ablation is =zero, =tlzero or =mean");
-        if ((tlzero || mean) && keys)
+        static const char *const kinds[] = { "zero", "tlzero", "mean", "resample" };
+        static const MiFrom      froms[] = { MI_FROM_VALUE, MI_FROM_TLZERO, MI_FROM_MEAN,
+                                             MI_FROM_CALLER };
+        int kind = 0;
+        while (value && kind < 4 && strcmp(value, kinds[kind])) kind++;
+        if (kind == 4)
+            return fail_at(p, where, "an ablation is =zero, =tlzero, =mean or =resample");
+        if (kind && keys)
             return fail_at(p, where, "scores and pattern have no =%s: their rows differ in length",
                            value);
-        edit->from = tlzero ? MI_FROM_TLZERO : mean ? MI_FROM_MEAN : MI_FROM_VALUE;
+        if (kind < 2 && sigma >= 0)
+            return fail_at(p, p->found[sigma].text, "LayerNorm divides by this: it cannot be zero");
+        edit->from = froms[kind];
     } else if (!strcmp(op, "patch")) {
         edit->from = MI_FROM_SOURCE;
         edit->amount = 1;
@@ -3367,7 +3391,7 @@ static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edi
         int project = !strcmp(op, "project");
         edit->op = project ? MI_PROJECT : MI_ADD;
         edit->from = MI_FROM_CALLER;
-        if (keys) return fail_at(p, where, "the rows of scores and pattern differ in length: they "
+        if (keys) return fail_at(p, edges, "the rows of scores and pattern differ in length: they "
                                  "have no direction");
         if (project && value) return fail_at(p, where - 1, "--project takes no value");
         if (!project && (!value || !parse_float(value, &edit->amount)))
@@ -3379,8 +3403,13 @@ static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edi
         if (value) return fail_at(p, where - 1, "--knockout takes no value");
         edit->amount = -INFINITY;
         for (int i = 0; i < p->n_found; i++) {
-            if (p->found[i].unit != HEAD || !p->found[i].has_key)
-                return fail_at(p, p->found[i].text, "a knockout is an attention edge of a head: "
+            MiSite site = p->found[i].site;
+            const char *text = p->found[i].text;
+            if (p->found[i].unit == HEAD && site != MI_z && site != MI_scores)
+                text = strchr(text, '.');
+            if (p->found[i].unit != HEAD || !p->found[i].has_key || text != p->found[i].text)
+                return fail_at(p, text ? text : p->found[i].text,
+                               "a knockout is an attention edge of a head: "
                                "L5H3@QUERY:KEY");
             p->found[i].site = MI_scores;
         }
@@ -3555,7 +3584,7 @@ typedef struct { int r, g, b; } Color;
 typedef struct {
     char    title[160], row_axis[24], col_axis[24];
     int     n_rows, n_cols;
-    double *value;                      /* [n_rows, n_cols] */
+    double *value, *error;              /* [n_rows, n_cols]; standard errors, or NULL */
     char  (*row)[40], (*col)[40];       /* labels */
     char  (*word)[40];                  /* shown instead of the number, or NULL */
     int     diverging;                  /* colours from -limit to limit, else from 0 to limit */
@@ -3579,6 +3608,7 @@ static int new_grid(Grid *grid, int n_rows, int n_cols, int words)
 static void free_grid(Grid *grid)
 {
     free(grid->value);
+    free(grid->error);
     free(grid->row);
     free(grid->col);
     free(grid->word);
@@ -3650,7 +3680,10 @@ static void print_cell(const Screen *screen, const Grid *grid, int i, int width,
     double value = grid->value[i];
     if (grid->word) snprintf(text, sizeof text, "%s", grid->word[i]);
     else short_number(text, sizeof text, value, grid->diverging);
-    if (screen->color && isfinite(value)) {
+    int pale = grid->error && fabs(value) < 2 * grid->error[i];
+    if (pale && !screen->color && isfinite(value)) snprintf(text, sizeof text, "~");
+    if (screen->color && pale) fputs("\033[2m", screen->out);
+    else if (screen->color && isfinite(value)) {
         Color c = heat(grid->diverging ? value / limit : fabs(value) / limit);
         fprintf(screen->out, "\033[48;2;%d;%d;%dm\033[38;2;%sm", c.r, c.g, c.b,
                 is_dark(c) ? "255;255;255" : "20;20;20");
@@ -3708,7 +3741,8 @@ static void print_grid(const Screen *screen, const Grid *grid)
     fprintf(out, "  %s\n", grid->title);
     for (int first = 0; first < grid->n_cols; first += per_panel) {
         int last = min_int(first + per_panel, grid->n_cols);
-        for (int line = 0; line < 2; line++) print_header(out, grid, first, last, label, width, line);
+        for (int line = 0; line < 2; line++)
+            print_header(out, grid, first, last, label, width, line);
         for (int r = 0; r < grid->n_rows; r++) {
             fputs("  ", out);
             print_padded(out, grid->row[r], label);
@@ -3723,7 +3757,7 @@ static void print_grid(const Screen *screen, const Grid *grid)
 
 static void tsv_text(FILE *out, const char *text)
 {
-    for (; *text; text++) fputc(*text == '\t' || *text == '\n' ? ' ' : *text, out);
+    for (; *text; text++) fputc(iscntrl((unsigned char)*text) ? ' ' : *text, out);
 }
 
 static void tsv_grid(FILE *out, const Grid *grid)
@@ -3741,6 +3775,12 @@ static void tsv_grid(FILE *out, const Grid *grid)
         }
     }
     fputc('\n', out);
+    if (!grid->error) return;
+    Grid errors = *grid;
+    snprintf(errors.title, sizeof errors.title, "standard error");
+    errors.value = grid->error;
+    errors.error = NULL;
+    tsv_grid(out, &errors);
 }
 
 static void xml_text(FILE *out, const char *text)
@@ -3782,8 +3822,9 @@ static void svg_color_bar(FILE *out, const Grid *grid, double limit)
     for (int i = 0; i < STEPS; i++) {
         double share = 1 - (double)i / (STEPS - 1);
         Color  c = heat(grid->diverging ? 2 * share - 1 : share);
-        fprintf(out, "<rect x=\"%d\" y=\"%d\" width=\"14\" height=\"%d\" fill=\"#%02x%02x%02x\"/>\n",
-                x, SVG_TOP + i * HEIGHT, HEIGHT, c.r, c.g, c.b);
+        fprintf(out,
+                "<rect x=\"%d\" y=\"%d\" width=\"14\" height=\"%d\" fill=\"#%02x%02x%02x\"/>\n", x,
+                SVG_TOP + i * HEIGHT, HEIGHT, c.r, c.g, c.b);
     }
     snprintf(text, sizeof text, "%.3g", limit);
     svg_label(out, x + 20, SVG_TOP + 8, "start", "", text);
@@ -3811,16 +3852,19 @@ static void svg_grid(FILE *out, const Grid *grid, int top)
             double value = grid->value[i];
             char   number[48];
             if (!isfinite(value)) continue;
-            Color color = heat(grid->diverging ? value / limit : fabs(value) / limit);
+            int   pale = grid->error && fabs(value) < 2 * grid->error[i];
+            Color color = heat(pale ? 0 : grid->diverging ? value / limit : fabs(value) / limit);
             if (grid->word) snprintf(number, sizeof number, "%s", grid->word[i]);
             else short_number(number, sizeof number, value, grid->diverging);
-            fprintf(out, "<g><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" "
-                    "fill=\"#%02x%02x%02x\"/><title>", SVG_LEFT + c * width, y, width - 1, SVG_ROW - 1,
-                    color.r, color.g, color.b);
+            fprintf(out,
+                    "<g><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" "
+                    "fill=\"#%02x%02x%02x\"/><title>",
+                    SVG_LEFT + c * width, y, width - 1, SVG_ROW - 1, color.r, color.g, color.b);
             xml_text(out, grid->row[r]);
             fputs(" | ", out);
             xml_text(out, grid->col[c]);
             fprintf(out, " : %.6g", value);
+            if (grid->error) fprintf(out, " ± %.2g", grid->error[i]);
             if (grid->word) fputc(' ', out), xml_text(out, grid->word[i]);
             fputs("</title>", out);
             svg_label(out, SVG_LEFT + (c + 0.5) * width, y + 16, "middle",
@@ -3840,9 +3884,11 @@ static void print_svg(FILE *out, const Grid *grids, int n)
         width = max_int(width, svg_width(&grids[i]));
         height += svg_height(&grids[i]);
     }
-    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 "
+    fprintf(out,
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 "
             "%d %d\" font-family=\"Helvetica,Arial,sans-serif\" font-size=\"12\">\n"
-            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n", width, height, width, height);
+            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
+            width, height, width, height);
     for (int i = 0, top = 0; i < n; top += svg_height(&grids[i++])) svg_grid(out, &grids[i], top);
     fputs("</svg>\n", out);
 }
@@ -3860,6 +3906,7 @@ static void print_bar(FILE *out, double share, int columns, const char *color)
     if (columns - (n + 7) / 8 > 0) fprintf(out, "%*s", columns - (n + 7) / 8, "");
 }
 
+/* The colour of a run, or another style; two letters tell their names apart. */
 static const char *color_of(const Screen *screen, const char *name)
 {
     static const struct { const char *name, *code; } colors[] = {
@@ -3869,7 +3916,7 @@ static const char *color_of(const Screen *screen, const char *name)
         { "off", "\033[0m" },
     };
     for (size_t i = 0; screen->color && i < sizeof colors / sizeof *colors; i++)
-        if (!strcmp(colors[i].name, name)) return colors[i].code;
+        if (!memcmp(colors[i].name, name, 2)) return colors[i].code;
     return "";
 }
 
@@ -3883,7 +3930,7 @@ static void json_text(FILE *out, const char *text, size_t n)
         int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
         if (code < 0) fputs("\xEF\xBF\xBD", out);
         else if (code == '"' || code == '\\') fprintf(out, "\\%c", (char)code);
-        else if (code < 32 || code == 127) fprintf(out, "\\u%04x", (unsigned)code);
+        else if (code < 32 || (code >= 127 && code < 160)) fprintf(out, "\\u%04x", (unsigned)code);
         else fwrite(text + i, 1, length, out);
         i += length;
     }
@@ -4027,7 +4074,8 @@ typedef struct { Request *at; int n; } Requests;
 
 typedef struct {
     const char *prompt, *tokens, *source, *source_tokens, *model, *tokenizer;
-    const char *answer, *versus, *at, *metric, *color, *lens, *attn, *align, *svg, *trace, *kind;
+    const char *answer, *versus, *at, *metric, *color, *lens, *attn, *align, *svg, *trace, *kind,
+               *data, *mean_from;
     int         bos, top, generate, threads, samples, seed, loss;
     int         window, json, tsv, provenance, explain, sites, help, version;
     double      temp, top_p;
@@ -4049,10 +4097,10 @@ typedef struct {
 
 #define FIELD(name) offsetof(Command, name)
 static const Option OPTIONS[] = {
-    { HEADING, 0, "Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\"",
-      0, 0, 0, NULL },
+    { HEADING, 0, "Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\"", 0,
+      0, 0, NULL },
     { TEXT, 'm', "model", "FILE", FIELD(model), 0, 0,
-      "a GPT-2 in .safetensors ($MI_MODEL, or tiny.safetensors)" },
+      "a GPT-2 in .safetensors ($MI_MODEL, or tiny)" },
     { TEXT, 0, "tokenizer", "FILE", FIELD(tokenizer), 0, 0, "the tokenizer.bin to use" },
     { TEXT, 0, "tokens", "IDS", FIELD(tokens), 0, 0, "the prompt as GPT-2 ids: \"464 3290\"" },
     { FLAG, 0, "bos", NULL, FIELD(bos), 0, 0, "put <|endoftext|> first, as TransformerLens does" },
@@ -4062,12 +4110,16 @@ static const Option OPTIONS[] = {
       "the token to watch: text, #id, several a|b, or 33-99" },
     { TEXT, 0, "versus", "TOKEN", FIELD(versus), 0, 0, "the token to compare it with" },
     { TEXT, 0, "at", "POS", FIELD(at), 0, 0, "the position to read at (-1, the last)" },
+    { TEXT, 0, "data", "FILE.tsv", FIELD(data), 0, 0,
+      "a table of prompts: columns prompt, source, answer ..." },
+    { CHOICE, 0, "mean-from", "prompt|source", FIELD(mean_from), 0, 0,
+      "what --ablate =mean averages over with --data" },
     { INTEGER, 0, "threads", "N", FIELD(threads), 1, 1024, "how many cores to use (all)" },
 
     { HEADING, 0, "Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
       "mi --ablate heads --each", 0, 0, 0, NULL },
-    { REQUEST, 0, "ablate", "SITES[=zero|tlzero|mean]", FIELD(edits), 0, 0,
-      "remove: zero, TransformerLens' zero, or the prompt's mean" },
+    { REQUEST, 0, "ablate", "SITES[=KIND]", FIELD(edits), 0, 0,
+      "remove: =zero, =tlzero, =mean, =resample" },
     { REQUEST, 0, "patch", "SITES[=ALPHA]", FIELD(edits), 0, 0,
       "take the source's value (ALPHA: go part of the way)" },
     { REQUEST, 0, "freeze", "SITES", FIELD(edits), 0, 0, "hold at the unedited run's value" },
@@ -4080,17 +4132,18 @@ static const Option OPTIONS[] = {
     { REQUEST, 0, "set", "SITES=FILE.npy", FIELD(edits), 0, 0, "write back what --save wrote" },
     { MODIFIER, 0, "toward", "TEXT", offsetof(Request, toward), 0, 0,
       "the direction: the site's value after TEXT ..." },
-    { MODIFIER, 0, "away", "TEXT", offsetof(Request, away), 0, 0, "... minus its value after TEXT" },
+    { MODIFIER, 0, "away", "TEXT", offsetof(Request, away), 0, 0,
+      "... minus its value after TEXT" },
     { MODIFIER, 0, "direction", "FILE.npy|random:SEED", offsetof(Request, direction), 0, 0,
       "the direction from a file, or random (of the same norm)" },
     { CHOICE, 0, "align", "last|front", FIELD(align), 0, 0,
       "front: steer position by position from the first token" },
-    { EACH, 0, "each", NULL, 0, 0, 0,
-      "sweep the intervention before it: one run per cell of its ranges" },
+    { EACH, 0, "each", NULL, 0, 0, 0, "sweep the one before: a run per cell of its ranges" },
     { TEXT, 0, "trace", "TEXT", FIELD(trace), 0, 0,
-      "causal trace: noise on TEXT's embeddings, each layer and position restored" },
+      "causal trace: noise on TEXT, then each state restored" },
     { CHOICE, 0, "kind", "resid|mlp|attn", FIELD(kind), 0, 0, "what --trace restores (resid)" },
-    { INTEGER, 0, "window", "N", FIELD(window), 1, 1000, "layers at a time, for mlp and attn (10)" },
+    { INTEGER, 0, "window", "N", FIELD(window), 1, 1000,
+      "layers at a time, for mlp and attn (10)" },
     { INTEGER, 0, "samples", "N", FIELD(samples), 1, 10000, "average over N draws of noise (10)" },
     { INTEGER, 0, "seed", "N", FIELD(seed), 0, INT_MAX, "of noise and sampling (0)" },
 
@@ -4099,7 +4152,7 @@ static const Option OPTIONS[] = {
     { CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", FIELD(metric), 0, 0,
       "the number to report" },
     { CHOICE, 0, "lens", "each|final", FIELD(lens), 0, 0,
-      "the logit lens, LayerNorm's statistics taken at each point or at the end" },
+      "the logit lens, with each point's LayerNorm or the last" },
     { TEXT, 0, "attn", "HEADS", FIELD(attn), 0, 0, "attention patterns as pictures" },
     { FLAG, 0, "loss", NULL, FIELD(loss), 0, 0, "how surprising each token of the prompt is" },
     { INTEGER, 'n', "generate", "N", FIELD(generate), 1, 1 << 20, "continue by N tokens" },
@@ -4115,7 +4168,8 @@ static const Option OPTIONS[] = {
     { FLAG, 0, "provenance", NULL, FIELD(provenance), 0, 0, "the model's sha256 in the JSON" },
 
     { HEADING, 0, "Information", "mi --ablate L5H3 --explain", 0, 0, 0, NULL },
-    { FLAG, 0, "explain", NULL, FIELD(explain), 0, 0, "show tokens, resolved edits and memory; stop" },
+    { FLAG, 0, "explain", NULL, FIELD(explain), 0, 0,
+      "show tokens, resolved edits and memory; stop" },
     { FLAG, 0, "sites", NULL, FIELD(sites), 0, 0, "list the sites" },
     { FLAG, 'h', "help", NULL, FIELD(help), 0, 0, "this text" },
     { FLAG, 0, "version", NULL, FIELD(version), 0, 0, "the version" },
@@ -4136,12 +4190,13 @@ static void print_help(FILE *out)
         snprintf(left, sizeof left, "  %c%c%c --%s %s", o->letter ? '-' : ' ',
                  o->letter ? o->letter : ' ', o->letter ? ',' : ' ', o->name,
                  o->argument ? o->argument : "");
-        if (strlen(left) >= 36) fprintf(out, "%s\n%36s%s\n", left, "", o->help);
-        else fprintf(out, "%-36s%s\n", left, o->help);
+        if (strlen(left) >= 32) fprintf(out, "%s\n%32s%s\n", left, "", o->help);
+        else fprintf(out, "%-32s%s\n", left, o->help);
     }
-    fprintf(out, "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
-                 "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
-                 "Without PROMPT, a built-in one is used: who got the drink?\n");
+    fprintf(out,
+            "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
+            "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
+            "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
 
 static void print_sites(FILE *out)
@@ -4152,7 +4207,8 @@ static void print_sites(FILE *out)
         char tl[64], *slot;
         snprintf(tl, sizeof tl, "%s", SITES[i].tl_name ? SITES[i].tl_name : "-");
         if ((slot = strstr(tl, "%d"))) slot[0] = 'l', memmove(slot + 1, slot + 2, strlen(slot + 1));
-        fprintf(out, "%-11s %-5s %-33s %s\n", SITES[i].name, widths[SITES[i].width], tl, SITES[i].what);
+        fprintf(out, "%-11s %-5s %-33s %s\n", SITES[i].name, widths[SITES[i].width], tl,
+                SITES[i].what);
     }
 }
 
@@ -4176,6 +4232,7 @@ static const Option *find_option(const char *word, const char **value)
 static int is_choice(const char *choices, const char *word)
 {
     size_t n = strlen(word);
+    if (strchr(word, '|')) return 0;
     for (const char *c = choices; c; c = strchr(c, '|')) {
         c += *c == '|';
         if (n && !strncmp(c, word, n) && (c[n] == '|' || !c[n])) return 1;
@@ -4189,8 +4246,9 @@ static int set_number(char *field, const Option *o, const char *value)
     errno = 0;
     double number = strtod(value, &end);
     int    whole = o->kind == INTEGER;
-    if (!*value || *end || isspace((unsigned char)*value) || !(number >= o->low) ||
-        !(number <= o->high) || (whole && strspn(value, "0123456789") != strlen(value)))
+    if (!*value || *end || isspace((unsigned char)*value) || strpbrk(value, "xX") ||
+        !(number >= o->low) || !(number <= o->high) ||
+        (whole && strspn(value, "0123456789") != strlen(value)))
         return mi_fail("--%s: \"%.100s\" is not a %snumber from %d to %d", o->name, value,
                        whole ? "whole " : "", o->low, o->high);
     if (whole) *(int *)field = (int)number;
@@ -4204,7 +4262,8 @@ static int set_modifier(Command *command, const Option *o, const char *value)
         Request *request = &command->edits.at[i];
         if (strcmp(request->op, "steer") && strcmp(request->op, "project")) continue;
         const char **field = (const char **)((char *)request + o->field);
-        if (*field) return mi_fail("--%s: the --%s before it has one already", o->name, request->op);
+        if (*field)
+            return mi_fail("--%s: the --%s before it has one already", o->name, request->op);
         *field = value;
         return 0;
     }
@@ -4254,7 +4313,6 @@ static int set_option(Command *command, const Option *o, const char *value)
         *(const char **)field = value;
         return 0;
     default:
-        if (*(const char **)field) return mi_fail("--%s is given twice", o->name);
         *(const char **)field = value;
         return 0;
     }
@@ -4282,14 +4340,23 @@ static int add_trace(Command *command)
         return mi_fail("--trace takes its values from the prompt itself; leave out --source");
     size_t n = strlen(command->trace) + 16;
     if (!(command->traced = malloc(n))) return mi_fail("out of memory");
-    snprintf(command->traced, n, "embed@\"%s\"=3s", command->trace);
+    int plain = isalpha((unsigned char)*command->trace) && !strpbrk(command->trace, "\",:#=@");
+    snprintf(command->traced, n, plain ? "embed@%s=3s" : "embed@\"%s\"=3s", command->trace);
     command->source = "same";
     int window = !strcmp(kind, "resid") ? 0 : command->window ? command->window : 10;
     if (add_request(&command->edits, (Request){ .op = "noise", .argument = command->traced }) < 0)
         return -1;
-    if (add_request(&command->edits, (Request){ .op = "patch", .argument = sites, .window = window }))
+    if (add_request(&command->edits,
+                    (Request){ .op = "patch", .argument = sites, .window = window }))
         return -1;
     return set_each(command);
+}
+
+static int patches(const Command *command)
+{
+    for (int i = 0; i < command->edits.n; i++)
+        if (!strcmp(command->edits.at[i].op, "patch")) return 1;
+    return 0;
 }
 
 static int sweeps(const Command *command)
@@ -4301,7 +4368,7 @@ static int sweeps(const Command *command)
 
 static int parse_command(Command *command, int argc, char **argv)
 {
-    int only_prompts = 0;
+    int only_prompts = 0, seen[N_OPTIONS] = {0};
     *command = (Command){ .top = -1, .color = "auto", .samples = 10, .temp = -1, .top_p = -1 };
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value;
@@ -4324,13 +4391,25 @@ static int parse_command(Command *command, int argc, char **argv)
             if (i + 1 == argc) return mi_fail("--%s needs a value: %s", o->name, o->argument);
             value = argv[++i];
         }
+        if (seen[o - OPTIONS]++ && o->kind == TEXT) return mi_fail("--%s is given twice", o->name);
         if (set_option(command, o, value ? value : "each") < 0) return -1;
     }
     if (add_trace(command) < 0) return -1;
     if (command->prompt && command->tokens)
         return mi_fail("--tokens: there is a prompt already, \"%.100s\"", command->prompt);
+    if (command->prompt && command->source && !strcmp(command->prompt, "-") &&
+        !strcmp(command->source, "-"))
+        return mi_fail("--source: the prompt is read from standard input already");
     if (command->source && command->source_tokens)
         return mi_fail("--source-tokens: there is a --source already");
+    if (command->data && (command->prompt || command->tokens))
+        return mi_fail("--data: there is a prompt already; the prompts stand in the file");
+    if (command->data && (command->generate || command->saves.n))
+        return mi_fail("--data: --generate and --save are for one prompt");
+    if (command->mean_from && !command->data) return mi_fail("--mean-from is for --data");
+    int steers = 0;
+    for (int i = 0; i < command->edits.n; i++) steers |= !strcmp(command->edits.at[i].op, "steer");
+    if (command->align && !steers) return mi_fail("--align is for --steer");
     if (command->json && command->tsv) return mi_fail("--tsv: there is --json already");
     if ((command->temp >= 0 || command->top_p >= 0) && !command->generate)
         return mi_fail("--temp and --top-p are for --generate");
@@ -4338,7 +4417,8 @@ static int parse_command(Command *command, int argc, char **argv)
     if (command->svg && !pictures)
         return mi_fail("--svg: there is no picture to draw; --each, --lens, --attn and --loss make "
                        "one");
-    if (command->generate && sweeps(command)) return mi_fail("--each and --generate exclude each other");
+    if (command->generate && sweeps(command))
+        return mi_fail("--each and --generate exclude each other");
     if (command->top < 0) command->top = command->generate || pictures ? 0 : 10;
     return 0;
 }
@@ -4351,7 +4431,8 @@ static int parse_command(Command *command, int argc, char **argv)
 typedef struct {
     int *tokens, n;
     char label[64];
-    int  spaced;                        /* a space was put before the text to make it one token */
+    int  spaced;                        /* 1: a space was put before the text to make it one token;
+                                         * -1: it was not, but that would be a token too */
 } TokenSet;
 
 typedef struct { int *tokens, n; } Prompt;
@@ -4362,7 +4443,7 @@ typedef struct {
     const MiRun  *run;
     const Prompt *prompt;
     float        *logits, *prob;        /* [V] */
-    double        metric;
+    double        metric, error, hits;  /* over --data: mean, standard error, share of top-1 */
     int          *top, n_top;
     char         *text;                 /* generated */
     size_t        text_size;
@@ -4391,12 +4472,12 @@ typedef struct {
     Sweep          sweep;
     TokenSet       answer, versus;
     const char    *metric;
-    int            at, samples;
+    int            at, samples, n_data;
     MiEdits        edits;
     int           *first_edit;          /* [requests + 1] where each one's edits begin */
     double        *strength;            /* [requests] |C v| / |h| of a steering */
     MiEdit        *sampled;             /* [samples, edits] */
-    MiRun         *base, *source, *edited;
+    MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
     Reading        readings[3];
     int            n_readings;
     Parser         heads;               /* of --attn */
@@ -4404,7 +4485,7 @@ typedef struct {
     int            n_saves;
     Output         svg;
     Grid          *grids;
-    int            n_grids, first_attn;
+    int            n_grids, first_attn, aligned;
 } Experiment;
 
 /* The prompt that is used without one: who got the drink? */
@@ -4468,7 +4549,7 @@ static int encode_prompt(const Experiment *x, const char *flag, const char *text
 {
     char  *input = NULL;
     size_t n = strlen(text);
-    if (!strcmp(text, "-")) {
+    if (!strcmp(text, "-") && is_choice("the prompt|--source", flag)) {
         FILE *memory = open_memstream(&input, &n);
         if (!memory) return mi_fail("out of memory");
         for (int c; (c = getchar()) != EOF;) putc(c, memory);
@@ -4483,7 +4564,7 @@ static int encode_prompt(const Experiment *x, const char *flag, const char *text
         count = mi_fail("out of memory");
     if (count >= 0) mi_encode(x->tokenizer, text, n, prompt->tokens + bos, count);
     free(input);
-    if (count < 0) return -1;
+    if (count < 0) return mi_fail_in(flag);
     if (bos && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
         return mi_fail("--bos: the model has no token <|endoftext|>");
     prompt->n = (int)count + bos;
@@ -4539,7 +4620,8 @@ static void list_tokens(const Experiment *x, const Prompt *prompt, char *out, si
     char label[64];
     out[0] = 0;
     for (int t = 0; t < prompt->n && strlen(out) + 80 < size; t++)
-        sprintf(out + strlen(out), "%s%s", t ? "|" : "", token_label(x, prompt->tokens[t], label, 64));
+        sprintf(out + strlen(out), "%s%s", t ? "|" : "",
+                token_label(x, prompt->tokens[t], label, 64));
 }
 
 /* The unedited donor of --patch: another prompt of the same number of tokens. */
@@ -4547,11 +4629,14 @@ static int read_source(Experiment *x)
 {
     const Command *c = x->command;
     if (!c->source && !c->source_tokens) return 0;
+    if (c->data && !patches(c) && !c->mean_from) return 0;  /* a column that is not needed */
     int same = c->source && !strcmp(c->source, "same");
     int status = c->source_tokens ? parse_ids(x, "--source-tokens", c->source_tokens, &x->donor)
-               : !same ? encode_prompt(x, "--source", c->source, &x->donor)
-               : c->tokens ? parse_ids(x, "--tokens", c->tokens, &x->donor)
-               : encode_prompt(x, "the prompt", c->prompt ? c->prompt : DEFAULT_PROMPT, &x->donor);
+               : !same ? encode_prompt(x, "--source", c->source, &x->donor) : 0;
+    if (same && (x->donor.tokens = malloc(x->prompt.n * sizeof(int)))) {
+        memcpy(x->donor.tokens, x->prompt.tokens, x->prompt.n * sizeof(int));
+        x->donor.n = x->prompt.n;
+    } else if (same) return mi_fail("out of memory");
     if (status < 0 || x->donor.n == x->prompt.n) return status;
     char ours[700], theirs[700];
     list_tokens(x, &x->prompt, ours, sizeof ours);
@@ -4576,10 +4661,12 @@ static int parse_answer(const Experiment *x, const char *flag, const char *text,
     }
     if (n == 0 || n > 200) return mi_fail("%s: expected a token", flag);
     int64_t pieces = mi_encode(x->tokenizer, text, n, tokens, 16);
-    if (pieces == 1) return tokens[0];
+    if (pieces < 0) return mi_fail_in(flag);
     snprintf(spaced, sizeof spaced, " %.*s", (int)n, text);
-    if (mi_encode(x->tokenizer, spaced, n + 1, &row, 1) == 1) return set->spaced = 1, row;
-    if (pieces < 0) return -1;
+    int also = *text != ' ' && mi_encode(x->tokenizer, spaced, n + 1, &row, 1) == 1;
+    if (also) set->spaced = pieces == 1 ? -1 : 1;
+    if (pieces == 1) return tokens[0];
+    if (also) return row;
     Prompt list = { tokens, (int)(pieces < 16 ? pieces : 16) };
     char   shown[700];
     list_tokens(x, &list, shown, sizeof shown);
@@ -4593,7 +4680,8 @@ static int parse_token_set(const Experiment *x, const char *flag, const char *te
     if (!text) return 0;
     set->tokens = malloc((strlen(text) + 101) * sizeof(int));
     if (!set->tokens) return mi_fail("out of memory");
-    if (sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 && n == 5 && !text[5] && low <= high) {
+    if (isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 &&
+        n == 5 && isdigit((unsigned char)text[3]) && !text[5] && low <= high) {
         for (int i = low; i <= high; i++) {
             char digits[16];
             snprintf(digits, sizeof digits, "%02d", i);
@@ -4606,8 +4694,10 @@ static int parse_token_set(const Experiment *x, const char *flag, const char *te
         size_t length = strcspn(start, "|");
         char   label[64];
         int    row = parse_answer(x, flag, start, length, set);
+        int    known = 0;
         if (row < 0) return -1;
-        set->tokens[set->n++] = row;
+        for (int i = 0; i < set->n; i++) known |= set->tokens[i] == row;
+        if (!known) set->tokens[set->n++] = row;
         size_t used = strlen(set->label);
         snprintf(set->label + used, sizeof set->label - used, "%s%s", used ? "|" : "",
                  token_label(x, row, label, 40));
@@ -4706,7 +4796,8 @@ static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiE
 {
     Sweep *sweep = &x->sweep;
     Range  axes[4] = { a->layer, a->index, a->pos, a->key };
-    int    n[4], last = -1, rows[4] = {0}, cols[4] = {0}, window = x->command->edits.at[sweep->request].window;
+    int n[4], last = -1, rows[4] = { 0 }, cols[4] = { 0 },
+              window = x->command->edits.at[sweep->request].window;
     for (int i = 0; i < 4; i++) {
         axes[i].many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
         n[i] = size_of(axes[i]);
@@ -4733,11 +4824,13 @@ static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiE
         Address single = *a;
         single.layer = now[0], single.index = now[1], single.pos = now[2], single.key = now[3];
         int r = first_row + i / n_cols, c = i % n_cols, l = now[0].lo;
-        if (list && last < 0) snprintf(row[r], 40, "%.*s", (int)min_int((int)strcspn(a->text, ",="), 39), a->text);
+        if (list && last < 0)
+            snprintf(row[r], 40, "%.*s", (int)min_int((int)strcspn(a->text, ",="), 39), a->text);
         else cell_label(x, a, now, rows, row[r]);
         cell_label(x, a, now, cols, sweep->col[c]);
-        if (window) single.layer = (Range){ max_int(0, l - window / 2),
-                                            min_int(x->model->shape.n_layer, l + (window + 1) / 2) - 1, 0 };
+        if (window)
+            single.layer = (Range){ max_int(0, l - window / 2),
+                                    min_int(x->model->shape.n_layer, l + (window + 1) / 2) - 1, 0 };
         cell[r * n_cols + c] = single.key.lo > single.pos.hi ? -1 : add_cell(x, p, &single, edit);
         if (cell[r * n_cols + c] < -1) return -1;
     }
@@ -4763,16 +4856,58 @@ static int read_sweep(Experiment *x, int which)
     for (int i = 0; i < p.n_found && status == 0; i++)
         status = add_cells(x, &p, &p.found[i], &edit, p.n_found > 1);
     if (status == 0 && x->sweep.n_cells < 2)
-        status = fail_at(&p, text, "--each sweeps what is written with several values: L*H*, L5H3@*, "
+        status = fail_at(&p, text,
+                         "--each sweeps what is written with several values: L*H*, L5H3@*, "
                          "a list");
     free(p.found);
     return status;
 }
 
+/* SITES=FILE with exactly one address (a range is one); it goes to *address. */
+static int one_address(const Experiment *x, const char *flag, const char *text, Address *address)
+{
+    const char *equals = find_value(text);
+    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, flag, text, text,
+                 equals ? equals : text + strlen(text), NULL, 0 };
+    if (!equals || !equals[1]) return fail_at(&p, text + strlen(text), "expected =FILE.npy");
+    int status = parse_list(&p);
+    if (status == 0 && p.n_found != 1)
+        status = fail_at(&p, text, "expected one address a file; a range like L*H* is one");
+    if (status == 0 && p.found[0].has_key)
+        status = fail_at(&p, text, "scores and pattern are saved with all their keys");
+    if (status == 0 && address) *address = p.found[0];
+    free(p.found);
+    return status;
+}
+
+/* The direction of a --steer or --project, as far as the command line goes. */
+static int check_direction(const Experiment *x, const Request *request)
+{
+    const char *texts[2] = { request->toward, request->away }, *file = request->direction;
+    int         front = x->command->align && !strcmp(x->command->align, "front");
+    for (int i = 0; i < 2; i++) {
+        Prompt prompt = {0};
+        int status = texts[i] ? encode_prompt(x, i ? "--away" : "--toward", texts[i], &prompt) : 0;
+        free(prompt.tokens);
+        if (status < 0) return -1;
+        if (front && prompt.n > x->prompt.n)
+            return mi_fail("--align front: %s has %d tokens, the prompt only %d", i ? "--away"
+                           : "--toward", prompt.n, x->prompt.n);
+    }
+    if (!file) return 0;
+    if (!strncmp(file, "random:", 7)) {
+        size_t digits = strspn(file + 7, "0123456789");
+        if (digits < 1 || digits > 18 || file[7 + digits])
+            return mi_fail("--direction: expected a whole number after random:");
+    } else if (texts[0] || texts[1])
+        return mi_fail("--direction: there is a direction already, --toward or --away");
+    return 0;
+}
+
 static int read_edits(Experiment *x)
 {
     const Requests *edits = &x->command->edits;
-    int patches = 0, noise = 0;
+    int noise = 0;
     x->first_edit = calloc(edits->n + 1, sizeof(int));
     x->strength = calloc(edits->n + 1, sizeof(double));
     if (!x->first_edit || !x->strength) return mi_fail("out of memory");
@@ -4780,6 +4915,8 @@ static int read_edits(Experiment *x)
         const Request *request = &edits->at[i];
         int first = x->edits.n, steers = !strcmp(request->op, "steer");
         if (request->each && read_sweep(x, i) < 0) return -1;
+        if (!strcmp(request->op, "set") && one_address(x, "--set", request->argument, NULL) < 0)
+            return -1;
         if (!request->each &&
             mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
                            request->op, request->argument) < 0)
@@ -4789,19 +4926,22 @@ static int read_edits(Experiment *x)
             x->edits.at[j].order = i;
         }
         x->first_edit[i + 1] = x->edits.n;
-        patches |= !strcmp(request->op, "patch");
         noise |= !strcmp(request->op, "noise");
+        const char *value = find_value(request->argument);
+        if (!x->command->data && !strcmp(request->op, "ablate") && value &&
+            !strcmp(value, "=resample"))
+            return mi_fail("--ablate =resample takes another row's value: it needs --data");
         if (!steers && strcmp(request->op, "project")) continue;
         if (!request->toward && !request->away && !request->direction)
             return mi_fail("--%s needs a direction: --toward TEXT, --away TEXT, or --direction",
                            request->op);
-        if (request->direction && strncmp(request->direction, "random:", 7) &&
-            (request->toward || request->away))
-            return mi_fail("--direction: there is a direction already, --toward or --away");
+        if (check_direction(x, request) < 0) return -1;
     }
-    if (patches && !x->donor.n)
+    int patched = patches(x->command);
+    if (patched && !x->donor.n)
         return mi_fail("--patch needs --source PROMPT: where the value comes from");
-    if (!patches && x->donor.n) return mi_fail("--source is for --patch, and there is none");
+    if (!patched && x->donor.n && !x->command->data)
+        return mi_fail("--source is for --patch, and there is none");
     x->samples = noise ? x->command->samples : 1;
     return 0;
 }
@@ -4819,6 +4959,8 @@ static int read_heads(Experiment *x)
         int keys = SITES[a->site].width == MI_KEYS;
         if (!keys && (a->unit != HEAD || a->site != MI_z))
             return fail_at(&x->heads, a->text, "expected heads, as in L5H3, or L5H3.scores");
+        if (a->has_key)
+            return fail_at(&x->heads, a->text, "the picture has all keys; leave out the :");
         if (!keys) a->site = MI_pattern;
         if (a->unit == WHOLE_ROW) a->index = (Range){ 0, x->model->shape.n_head - 1, 1 };
     }
@@ -4862,19 +5004,14 @@ static int read_saves(Experiment *x)
     for (int i = 0; i < saves->n; i++, x->n_saves++) {
         const char *text = saves->at[i].argument, *equals = find_value(text);
         Save       *save = &x->saves[i];
-        Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--save", text, text,
-                     equals ? equals : text + strlen(text), NULL, 0 };
         save->output.path = equals ? equals + 1 : "";
-        if (!equals || !equals[1]) return fail_at(&p, p.end, "expected =FILE.npy");
-        if ((save->logits = p.end - p.at == 6 && take(&p, "logits"))) continue;
-        int status = parse_list(&p);
-        if (p.n_found) save->address = p.found[0];
-        if (status == 0 && p.n_found != 1)
-            status = fail_at(&p, text, "expected one address a file; a range like L*H* is one");
-        if (status == 0 && save->address.has_key)
-            status = fail_at(&p, text, "scores and pattern are saved with all their keys");
-        free(p.found);
-        if (status < 0) return -1;
+        save->logits = equals && equals[1] && equals - text == 6 && !strncmp(text, "logits", 6);
+        if (!save->logits && one_address(x, "--save", text, &save->address) < 0) return -1;
+        for (int j = 0; j < i; j++)
+            if (!strcmp(x->saves[j].output.path, save->output.path))
+                return mi_fail("--save: two of them write to %s", save->output.path);
+        if (x->command->svg && !strcmp(x->command->svg, save->output.path))
+            return mi_fail("--save: --svg writes to %s too", save->output.path);
     }
     return 0;
 }
@@ -4890,7 +5027,8 @@ static int open_outputs(Experiment *x)
 /* ---- Running ---- */
 
 /* The run of a text that a direction is taken from; with front, padded with spaces to n tokens. */
-static MiRun *run_text(const Experiment *x, const char *flag, const char *text, uint64_t keep, int n)
+static MiRun *run_text(const Experiment *x, const char *flag, const char *text, uint64_t keep,
+                       int n)
 {
     Prompt    prompt = {0};
     MiOptions options = { .keep = keep, .threads = x->command->threads };
@@ -4940,7 +5078,8 @@ static int direction_row(const Experiment *x, const Request *request, const MiEd
         v[i] = normal_at(&noise, 0, i);
         drawn += v[i] * v[i];
     }
-    for (int i = 0; i < edit->count; i++) v[i] *= (float)((toward || away ? norm : 1) / sqrt(drawn));
+    for (int i = 0; i < edit->count; i++)
+        v[i] *= (float)((toward || away ? norm : 1) / sqrt(drawn));
     return 0;
 }
 
@@ -4976,9 +5115,6 @@ static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, 
         if (request->away && !(away = run_text(x, "--away", request->away, keep, pad))) status = -1;
         if (front) rows = max_int(toward ? toward->n_rows : 1, away ? away->n_rows : 1);
     }
-    if (status == 0 && rows > x->prompt.n)
-        status = mi_fail("--align front: the texts have %d tokens, the prompt only %d", rows,
-                         x->prompt.n);
     for (int i = first; i < last && status == 0; i++) {
         MiEdit *edit = &edits->at[i];
         float  *v = new_constant(edits, rows * edit->count);
@@ -4989,7 +5125,8 @@ static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, 
         if (status < 0) break;
         double norm = sqrt(x->base->kernel->dot(v, v, rows * edit->count));
         if (!(norm > 0) || !isfinite(norm)) {
-            status = mi_fail("--%s: the direction is %s", request->op, norm > 0 ? "infinite" : "zero");
+            status =
+                mi_fail("--%s: the direction is %s", request->op, norm > 0 ? "infinite" : "zero");
             break;
         }
         for (int j = 0; j < edit->count && edit->op == MI_PROJECT; j++) v[j] /= (float)norm;
@@ -5025,15 +5162,13 @@ static void shape_of(const Experiment *x, const Address *a, Array *array)
 static int bind_file(Experiment *x, int which)
 {
     const char *text = x->command->edits.at[which].argument, *path = find_value(text) + 1;
-    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--set", text, text, path - 1,
-                 NULL, 0 };
-    Array array = {0}, want = {0};
-    char  have_text[64], want_text[64];
-    int   status = parse_list(&p);
-    if (status == 0 && p.n_found != 1) status = fail_at(&p, text, "expected one address a file");
+    Address address;
+    Array   array = {0}, want = {0};
+    char    have_text[64], want_text[64];
+    int     status = one_address(x, "--set", text, &address);
     if (status == 0) status = read_npy(path, &array);
     if (status == 0) {
-        shape_of(x, &p.found[0], &want);
+        shape_of(x, &address, &want);
         print_shape(want_text, sizeof want_text, &want);
         print_shape(have_text, sizeof have_text, &array);
         if (strcmp(want_text, have_text))
@@ -5050,7 +5185,6 @@ static int bind_file(Experiment *x, int which)
         values += (size_t)T * edit->value_stride;
     }
     free(array.values);
-    free(p.found);
     return status;
 }
 
@@ -5222,9 +5356,11 @@ static int read_run(Experiment *x, const char *name, const MiRun *run, const Pro
             reading->logits[i] += logits[i] / S;
             reading->prob[i] += (float)exp(logits[i] - log_sum) / S;
         }
-        reading->metric += (strcmp(x->metric, "loss")
-                            ? metric_of(x, logits, s || run != x->base ? x->readings[0].logits : logits)
-                            : mean_loss(x, run, s, prompt)) / S;
+        reading->metric +=
+            (strcmp(x->metric, "loss")
+                 ? metric_of(x, logits, s || run != x->base ? x->readings[0].logits : logits)
+                 : mean_loss(x, run, s, prompt)) /
+            S;
     }
     free(logits);
     if (status == 0) reading->n_top = mi_top(reading->prob, V, k, reading->top);
@@ -5352,6 +5488,9 @@ static int lens_grids(Experiment *x)
     int    final = !strcmp(x->command->lens, "final"), status = 0;
     int    metric = x->answer.n && strcmp(x->metric, "kl") && strcmp(x->metric, "loss");
     float *logits = malloc(V * sizeof *logits);
+    if (x->command->data && !metric)
+        return free(logits),
+               mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
     Grid  *words = next_grid(x, points, T, 1), *depth = NULL;
     if (metric && words) depth = next_grid(x, points, 1, 0), words = depth ? depth - 1 : NULL;
     if (!logits || !words) return free(logits), mi_fail("out of memory");
@@ -5390,8 +5529,10 @@ static int attn_grids(Experiment *x)
             for (int head = a->index.lo; head <= a->index.hi; head++) {
                 Grid *grid = next_grid(x, a->pos.hi - a->pos.lo + 1, x->prompt.n, 0);
                 if (!grid) return -1;
-                snprintf(grid->title, sizeof grid->title, "%s of L%dH%d%s: row = who looks, column = "
-                         "at whom", SITES[a->site].name, layer, head, x->edited ? ", edited" : "");
+                snprintf(grid->title, sizeof grid->title,
+                         "%s of L%dH%d%s: row = who looks, column = "
+                         "at whom",
+                         SITES[a->site].name, layer, head, x->edited ? ", edited" : "");
                 grid->diverging = a->site == MI_scores;
                 if (a->site == MI_pattern) grid->limit = 1;
                 for (int t = 0; t < x->prompt.n; t++) pos_label(x, t, grid->col[t]);
@@ -5442,7 +5583,7 @@ static int sweep_grid(Experiment *x)
     for (int i = 0; i < sweep->n_rows * sweep->n_cols; i++) {
         if (sweep->cell[i] < 0) continue;
         double value = sweep->value[sweep->cell[i]];
-        grid->value[i] = x->source ? normalize(x, value) : value - held;
+        grid->value[i] = x->source && !x->command->data ? normalize(x, value) : value - held;
     }
     return 0;
 }
@@ -5531,8 +5672,30 @@ static int sample(const Command *c, const float *logits, Choice *choices, int V,
     return choices[n - 1].token;
 }
 
-/* Continue the prompt; the text goes to out as it is made. */
-static int generate(const Experiment *x, const MiEdits *edits, FILE *out)
+/* Text on its way to a terminal: characters are put together from tokens that cut them, and what
+ * could move the cursor becomes '?'. */
+typedef struct { FILE *out; char held[8]; int n; } Stream;
+
+static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
+{
+    for (int i = 0; i < n || (end && stream->n); ) {
+        if (i < n) stream->held[stream->n++] = bytes[i++];
+        int     length, lead = (unsigned char)stream->held[0];
+        int     want = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
+        int32_t code = utf8_decode((const uint8_t *)stream->held, stream->n, &length);
+        if (code < 0 && stream->n < want && !(end && i == n)) continue;
+        int control = code < 0 || (code < 32 && code != '\n' && code != '\t') ||
+                      (code >= 127 && code < 160);
+        if (control) fputc('?', stream->out);
+        else fwrite(stream->held, 1, length, stream->out);
+        stream->n -= length;
+        memmove(stream->held, stream->held + length, stream->n);
+    }
+    fflush(stream->out);
+}
+
+/* Continue the prompt; the text goes to out as it is made, or to the stream. */
+static int generate(const Experiment *x, const MiEdits *edits, FILE *out, Stream *stream)
 {
     const Command *c = x->command;
     int       V = x->model->shape.n_vocab, status = 0;
@@ -5548,8 +5711,8 @@ static int generate(const Experiment *x, const MiEdits *edits, FILE *out)
         int next = sample(c, logits, choices, V, i);
         if (mi_id_of_row(x->tokenizer, next) == END_OF_TEXT) break;
         const char *bytes = mi_token_bytes(x->tokenizer, next, &length);
-        fwrite(bytes, 1, length, out);
-        if (out == stdout) fflush(out);
+        if (stream) stream_bytes(stream, bytes, length, 0);
+        else fwrite(bytes, 1, length, out);
         if (i + 1 < c->generate) status = mi_append(run, &next, 1);
     }
     if (!run) status = -1;
@@ -5563,7 +5726,7 @@ static int generate_text(const Experiment *x, Reading *reading, const MiEdits *e
 {
     FILE *memory = open_memstream(&reading->text, &reading->text_size);
     if (!memory) return mi_fail("out of memory");
-    int status = generate(x, edits, memory);
+    int status = generate(x, edits, memory, NULL);
     return fclose(memory) ? mi_fail("out of memory") : status;
 }
 
@@ -5580,6 +5743,7 @@ static void close_experiment(Experiment *x)
     close_output(&x->svg, 0);
     mi_free(x->edited);
     mi_free(x->source);
+    mi_free(x->other);
     mi_free(x->base);
     mi_edits_free(&x->edits);
     mi_edits_free(&x->sweep.edits);
@@ -5642,9 +5806,14 @@ static void print_requests(const Experiment *x, const Screen *screen)
             fprintf(out, "   (mean of %d samples, seed %d)", x->samples, x->command->seed);
         fputc('\n', out);
     }
-    if (x->answer.spaced || x->versus.spaced)
-        fprintf(out, "  %sa space was put before the answer: only so is it one token%s\n",
-                color_of(screen, "dim"), color_of(screen, "off"));
+    int spaced = x->answer.spaced ? x->answer.spaced : x->versus.spaced;
+    if (spaced)
+        fprintf(
+            out, "  %snote    %s%s\n", color_of(screen, "dim"),
+            spaced > 0
+                ? "a space was put before the answer: only so is it one token"
+                : "the answer is the token without a space; with one, as after a word, it is another",
+            color_of(screen, "off"));
     fputc('\n', out);
 }
 
@@ -5695,7 +5864,8 @@ static const char *metric_title(const Experiment *x, char *title, size_t size)
 static void print_verdict(const Experiment *x, FILE *out)
 {
     double base = x->readings[0].metric, edited = x->edited ? x->readings[1].metric : 0;
-    if (!x->edited || x->sweep.request >= 0 || strcmp(x->metric, "logit_diff") || base < 0.05) return;
+    if (!x->edited || x->sweep.request >= 0 || strcmp(x->metric, "logit_diff") || base < 0.05)
+        return;
     double lost = 100 * (1 - edited / base);
     if (edited < 0)
         fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
@@ -5719,8 +5889,10 @@ static void print_metric(const Experiment *x, const Screen *screen)
     if (!strcmp(x->metric, "prob")) largest = 1;
     for (int i = 0; i < x->n_readings; i++) {
         const Reading *reading = &x->readings[i];
-        fprintf(out, "     %s%-6s%s %+10.4f  ", color_of(screen, reading->name), reading->name,
-                color_of(screen, "off"), reading->metric);
+        int signs = is_choice("logit_diff|logit|logprob", x->metric);
+        fprintf(out, signs ? "     %s%-6s%s %+10.4f  " : "     %s%-6s%s %10.4g  ",
+                color_of(screen, reading->name), reading->name, color_of(screen, "off"),
+                reading->metric);
         print_bar(out, fabs(reading->metric) / largest, 40, color_of(screen, reading->name));
         fputc('\n', out);
     }
@@ -5729,7 +5901,8 @@ static void print_metric(const Experiment *x, const Screen *screen)
         double range = x->readings[2].metric - x->readings[0].metric;
         double moved = x->readings[1].metric - x->readings[0].metric;
         if (fabs(range) >= 1e-6)
-            fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n", moved / range);
+            fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n",
+                    moved / range);
     }
     fputc('\n', out);
 }
@@ -5751,7 +5924,7 @@ static int *strongest(const Grid *grid)
 static void print_sweep(const Experiment *x, const Screen *screen, const Grid *grid)
 {
     enum { TOO_MANY = 64, SHOWN = 20 };
-    int   neurons = SITES[x->sweep.edits.at[0].site].width == MI_D_MLP;
+    int   neurons = grid->row[0][0] == 'N' || grid->col[0][0] == 'N';
     FILE *out = screen->out;
     int   n = grid->n_rows * grid->n_cols, *order = strongest(grid);
     if (!order) return;
@@ -5761,7 +5934,8 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
         for (int side = 0; side < 2 && value; side++) {
             int top[SHOWN];
             for (int i = 0; i < n; i++)
-                value[i] = isfinite(grid->value[i]) ? (float)(side ? -1 : 1) * (float)grid->value[i] : -INFINITY;
+                value[i] = isfinite(grid->value[i]) ? (float)(side ? -1 : 1) * (float)grid->value[i]
+                                                    : -INFINITY;
             for (int i = 0, found = mi_top(value, n, SHOWN, top); i < found; i++)
                 fprintf(out, "    %-14s %-14s %+9.4f\n", grid->row[top[i] / grid->n_cols],
                         grid->col[top[i] % grid->n_cols], grid->value[top[i]]);
@@ -5778,9 +5952,11 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
                     grid->col[order[i] % grid->n_cols], grid->value[order[i]]);
         fprintf(out, "\n\n");
     }
-    if (x->source && fabs(x->readings[x->n_readings - 1].metric -
+    if (x->source && !x->n_data && fabs(x->readings[x->n_readings - 1].metric -
                           x->readings[x->edited ? 1 : 0].metric) < 1e-6)
-        fprintf(out, "  The source's metric is that of the run it is patched into: nothing to restore.\n\n");
+        fprintf(
+            out,
+            "  The source's metric is that of the run it is patched into: nothing to restore.\n\n");
     free(order);
 }
 
@@ -5803,8 +5979,20 @@ static void print_report(const Experiment *x, const Screen *screen)
 
 static void print_tsv(const Experiment *x, FILE *out)
 {
+    if (x->command->data) {
+        fprintf(out, "run\tmetric\tmean\tse\tn\taccuracy\n");
+        for (int i = 0; i < x->n_readings; i++)
+            fprintf(out, "%s\t%s\t%.9g\t%.9g\t%d\t%.9g\n", x->readings[i].name, x->metric,
+                    x->readings[i].metric, x->readings[i].error, x->n_data, x->readings[i].hits);
+    }
     for (int i = 0; i < x->n_grids; i++) tsv_grid(out, &x->grids[i]);
-    if (x->n_grids && x->command->top == 0) return;
+    if (x->command->generate) fprintf(out, "run\ttext\n");
+    for (int i = 0; x->command->generate && i < (x->edited ? 2 : 1); i++) {
+        fprintf(out, "%s\t", x->readings[i].name);
+        tsv_text(out, x->readings[i].text);
+        fputc('\n', out);
+    }
+    if (x->command->data || (x->n_grids && x->command->top == 0)) return;
     fprintf(out, "run\trank\tid\ttoken\tlogit\tprob\n");
     for (int i = 0; i < x->n_readings; i++)
         for (int k = 0; k < x->readings[i].n_top; k++) {
@@ -5840,7 +6028,8 @@ static void json_field(FILE *out, const char *name, double value)
 static void tl_name(const MiEdit *edit, char *name, size_t size)
 {
     const char *pattern = SITES[edit->site].tl_name, *slot = pattern ? strstr(pattern, "%d") : NULL;
-    if (slot) snprintf(name, size, "%.*s%d%s", (int)(slot - pattern), pattern, edit->layer, slot + 2);
+    if (slot)
+        snprintf(name, size, "%.*s%d%s", (int)(slot - pattern), pattern, edit->layer, slot + 2);
     else snprintf(name, size, "%s", pattern ? pattern : "");
 }
 
@@ -5854,7 +6043,8 @@ static void json_edits(FILE *out, const Experiment *x)
         int  last_column = edit->first + edit->count - 1;
         char name[64];
         while (x->first_edit[which + 1] <= i) which++;
-        fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "", x->command->edits.at[which].op);
+        fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "",
+                x->command->edits.at[which].op);
         if (SITES[edit->site].place == MI_BLOCK) fprintf(out, "L%d.", edit->layer);
         fprintf(out, "%s\",\"tl\":", SITES[edit->site].name);
         tl_name(edit, name, sizeof name);
@@ -5936,9 +6126,9 @@ static int json_lens(FILE *out, const Experiment *x)
 }
 
 /* The grids of --attn and --loss, as lists of rows. */
-static void json_values(FILE *out, const Grid *grid)
+static void json_values(FILE *out, const char *name, const Grid *grid)
 {
-    fputs("\"values\":[", out);
+    fprintf(out, "\"%s\":[", name);
     for (int i = 0; i < grid->n_rows * grid->n_cols; i++) {
         fputs(i % grid->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
         json_number(out, grid->value[i]);
@@ -5979,19 +6169,22 @@ static void json_attn(FILE *out, const Experiment *x)
                 fprintf(out, "%s\n  {\"site\":\"%s\",\"layer\":%d,\"head\":%d,\"queries\":[%d,%d],"
                         "\"keys\":[0,%d],", n++ ? "," : "", SITES[a->site].name, layer, head,
                         a->pos.lo, a->pos.hi, x->prompt.n - 1);
-                json_values(out, grid);
+                json_values(out, "values", grid);
                 fputs("}", out);
             }
     }
     fputs("]", out);
 }
 
+static void json_data(FILE *out, const Experiment *x);
+
 static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
 {
     const Command *c = x->command;
     const MiShape *s = &x->model->shape;
     fprintf(out, "{\"version\":\"%s\",\"argv\":[", MI_VERSION);
-    for (int i = 0; i < argc; i++) fputs(i ? "," : "", out), json_text(out, argv[i], strlen(argv[i]));
+    for (int i = 0; i < argc; i++)
+        fputs(i ? "," : "", out), json_text(out, argv[i], strlen(argv[i]));
     fputs("],\n \"model\":{\"file\":", out);
     json_text(out, x->model->file, strlen(x->model->file));
     if (c->provenance) {
@@ -5999,9 +6192,12 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
         sha256(x->model->map, x->model->map_size, digest);
         fprintf(out, ",\"sha256\":\"%s\"", digest);
     }
-    fprintf(out, ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
-                 " \"seed\":%d,\"samples\":%d,\n \"tokens\":[", s->n_layer, s->n_head, s->d_model,
-            s->n_ctx, s->n_vocab, c->seed, x->samples);
+    fprintf(out,
+            ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
+            " \"seed\":%d,\"samples\":%d",
+            s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab, c->seed, x->samples);
+    if (c->data) return json_data(out, x), 0;
+    fputs(",\n \"tokens\":[", out);
     for (int t = 0; t < x->prompt.n; t++) {
         fprintf(out, "%s\n  {\"pos\":%d,", t ? "," : "", t);
         json_token(out, x, x->prompt.tokens[t]);
@@ -6019,7 +6215,7 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
     if (c->attn) json_attn(out, x);
     if (c->loss) {
         fputs(",\n \"loss\":{\"from\":1,", out);
-        json_values(out, &x->grids[x->n_grids - 1]);
+        json_values(out, "values", &x->grids[x->n_grids - 1]);
         fputs("}", out);
     }
     if (c->generate) {
@@ -6048,8 +6244,10 @@ static void print_plan(const Experiment *x, FILE *out)
 {
     const MiShape *s = &x->model->shape;
     int T = x->prompt.n, t0 = T, half = 2 * s->n_layer;
+    char file[512] = "";
+    append_visible(file, sizeof file, x->model->file, strlen(x->model->file));
     fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
-            x->model->file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+            file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
     for (int t = 0; t < T; t++) {
         char label[64];
         fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(x->tokenizer, x->prompt.tokens[t]),
@@ -6064,8 +6262,8 @@ static void print_plan(const Experiment *x, FILE *out)
             const MiEdit *e = &x->edits.at[j];
             int last = min_int(e->pos_end, T) - 1, last_column = e->first + e->count - 1;
             tl_name(e, name, sizeof name);
-            fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", e->layer, SITES[e->site].name,
-                    *name ? name : "(not in TransformerLens)", e->pos, last,
+            fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", e->layer,
+                    SITES[e->site].name, *name ? name : "(not in TransformerLens)", e->pos, last,
                     e->head < 0 ? "columns" : "keys", e->first,
                     e->head < 0 ? last_column : min_int(last_column, last));
             if (e->head >= 0) fprintf(out, " of head %d", e->head);
@@ -6074,13 +6272,553 @@ static void print_plan(const Experiment *x, FILE *out)
             half = min_int(half, half_of(x->model, e->site, e->layer));
         }
     }
-    double trunk = run_megabytes(x->model, T, T, sites_shown(x) | sites_read(&x->edits, 0) | ALWAYS_KEPT);
+    double trunk =
+        run_megabytes(x->model, T, T, sites_shown(x) | sites_read(&x->edits, 0) | ALWAYS_KEPT);
     double fork = run_megabytes(x->model, (T - t0) * x->samples, T, sites_shown(x));
     if (x->edits.n)
         fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
                 T - t0, T, half, 2 * s->n_layer, x->samples > 1 ? ", for each sample" : "");
     fprintf(out, "memory  %.1f MB beside the weights\n",
             trunk * (x->donor.n ? 2 : 1) + (x->edits.n ? fork : 0));
+}
+
+/* ============================================================================================= */
+/* --data: the same experiment on many prompts                                                   */
+/* ============================================================================================= */
+
+/* A file of rows and columns separated by tabs; row 0 has the names of the columns. */
+typedef struct {
+    const char *file;
+    char       *text, **cell;
+    int         n_rows, n_cols;
+} Table;
+
+static int column(const Table *table, const char *name, size_t n)
+{
+    for (int c = 0; c < table->n_cols; c++)
+        if (strlen(table->cell[c]) == n && !strncmp(table->cell[c], name, n)) return c;
+    return -1;
+}
+
+static const char *cell_of(const Table *table, int row, const char *name)
+{
+    int c = column(table, name, strlen(name));
+    return c < 0 ? NULL : table->cell[row * table->n_cols + c];
+}
+
+/* Cut the text at tabs and line ends, in place. */
+static int split_table(Table *table)
+{
+    for (char *line = table->text; *line;) {
+        size_t length = strcspn(line, "\n");
+        char  *next = line + length + (line[length] == '\n');
+        line[length] = 0;
+        if (length && line[length - 1] == '\r') line[length - 1] = 0;
+        int n = 0, used = table->n_rows * table->n_cols;
+        for (char *cell = line; cell && *line; n++) {
+            if (table->n_rows == 0) table->n_cols = n + 1;
+            if (n == table->n_cols) break;
+            char **cells = grow(table->cell, used + n, sizeof *cells);
+            if (!cells) return -1;
+            table->cell = cells;
+            cells[used + n] = cell;
+            cell = strchr(cell, '\t');
+            if (cell) *cell++ = 0;
+            if (!cell != (n + 1 == table->n_cols) && table->n_rows) n = table->n_cols;
+        }
+        if (n && n != table->n_cols)
+            return mi_fail("%s: row %d does not have the header's %d columns", table->file,
+                           table->n_rows, table->n_cols);
+        table->n_rows += n > 0;
+        line = next;
+    }
+    return 0;
+}
+
+static int read_table(Table *table, const char *path)
+{
+    enum { MOST = 1 << 28 };
+    struct stat info;
+    table->file = path;
+    if (stat(path, &info) < 0) return mi_fail("%s: %s", path, strerror(errno));
+    if (!S_ISREG(info.st_mode) || info.st_size > MOST)
+        return mi_fail("%s: not a table", path);
+    table->text = read_text(path, (size_t)info.st_size);
+    if (!table->text) return mi_fail("%s: %s", path, strerror(errno));
+    if (split_table(table) < 0) return -1;
+    if (table->n_rows < 2 || !cell_of(table, 0, "prompt"))
+        return mi_fail("%s: expected a header with a column named prompt, and rows", path);
+    return 0;
+}
+
+/* "@S2" -> "@9" or "@Mary#2", what the row says in its column S2. The result is new memory. */
+static char *fill_in(const Table *table, int row, const char *argument)
+{
+    char  *out = NULL;
+    size_t size;
+    FILE  *memory = open_memstream(&out, &size);
+    int    quoted = 0;
+    for (const char *c = argument; memory && *c; c++) {
+        fputc(*c, memory);
+        if (*c == '"') quoted = !quoted;
+        size_t n = strspn(c + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
+        int    found = (*c == '@' || *c == ':') && !quoted && n ? column(table, c + 1, n) : -1;
+        if (found < 0) continue;
+        const char *value = table->cell[row * table->n_cols + found],
+                   *number = value + (*value == '-');
+        int index = *number && strspn(number, "0123456789") == strlen(number);
+        const char *hash = strrchr(value, '#');
+        if (hash && strspn(hash + 1, "0123456789") != strlen(hash + 1)) hash = NULL;
+        if (index || *value != ' ') fputs(value, memory);
+        else fprintf(memory, "\"%.*s\"%s", (int)(hash ? hash - value : (long)strlen(value)), value,
+                     hash ? hash : "");
+        c += n;
+    }
+    if (!memory || fclose(memory)) return free(out), mi_fail("out of memory"), NULL;
+    return out;
+}
+
+/* The command of one row: the table's prompts and answers, and positions by the row's columns. */
+static int row_command(const Command *all, const Table *table, int row, Command *command)
+{
+    *command = *all;
+    command->prompt = cell_of(table, row, "prompt");
+    const char *fields[] = { "source", "answer", "versus", "at" };
+    const char **places[] = { &command->source, &command->answer, &command->versus, &command->at };
+    for (int i = 0; i < 4; i++) {
+        const char *cell = cell_of(table, row, fields[i]);
+        if (!*places[i] && cell && *cell) *places[i] = cell;
+    }
+    if (command->at && column(table, command->at, strlen(command->at)) >= 0)
+        command->at = cell_of(table, row, command->at);
+    command->edits.at = calloc(all->edits.n + 1, sizeof *command->edits.at);
+    if (!command->edits.at) return mi_fail("out of memory");
+    for (int i = 0; i < all->edits.n; i++) {
+        command->edits.at[i] = all->edits.at[i];
+        command->edits.at[i].argument = fill_in(table, row, all->edits.at[i].argument);
+        if (!command->edits.at[i].argument) return -1;
+    }
+    return 0;
+}
+
+static void free_row(Experiment *y, Command *command)
+{
+    y->model = NULL;                                    /* shared by all rows */
+    y->tokenizer = NULL;
+    close_experiment(y);
+    for (int i = 0; command->edits.at && i < command->edits.n; i++)
+        free((char *)command->edits.at[i].argument);
+    free(command->edits.at);
+}
+
+/* What the rows have in common: the mean activations of =mean, and the partners of =resample. */
+typedef struct {
+    Table   table;
+    int     aligned, n;                                 /* all rows have n tokens */
+    double **sum; /* [edits] of the rows' sums [n or 1, count] */
+    long    *count;                                     /* [edits] */
+    int     n_edits;
+    int    *partner;                                    /* [rows] */
+} Data;
+
+/* One row, read and resolved but not run. */
+static int open_row(const Experiment *x, const Data *data, int row, Experiment *y, Command *command)
+{
+    *y = (Experiment){ .command = command, .model = x->model, .tokenizer = x->tokenizer,
+                       .sweep = { .request = -1 } };
+    if (row_command(x->command, &data->table, row, command) == 0 && read_prompt(y) == 0 &&
+        read_source(y) == 0 && read_answers(y) == 0 && read_edits(y) == 0 && read_heads(y) == 0)
+        return 0;
+    char why[sizeof error_text];
+    memcpy(why, error_text, sizeof why);
+    snprintf(error_text, sizeof error_text, "%.200s, row %d: %.1700s", data->table.file, row, why);
+    return -1;
+}
+
+/* Edit j of a row, counting the held ones first and then those of the sweep's cells. */
+static MiEdit *edit_of(Experiment *y, int j)
+{
+    return j < y->edits.n ? &y->edits.at[j] : &y->sweep.edits.at[j - y->edits.n];
+}
+
+/* Add one row's activations to the sums. Where rows differ in length, positions are not told
+ * apart. */
+static int add_to_means(const Experiment *x, Data *data, Experiment *y)
+{
+    int n_edits = y->edits.n + y->sweep.edits.n, status = 0;
+    int from_source = x->command->mean_from && !strcmp(x->command->mean_from, "source");
+    const Prompt *prompt = from_source ? &y->donor : &y->prompt;
+    MiOptions options = { .threads = x->command->threads, .keep = MI_KEEP_NONE };
+    if (from_source && !y->donor.n) return mi_fail("--mean-from source needs a column source");
+    for (int j = 0; j < n_edits; j++) options.keep |= (uint64_t)1 << edit_of(y, j)->site;
+    MiRun *run = mi_run(x->model, prompt->tokens, prompt->n, NULL, &options);
+    if (!run) return -1;
+    for (int j = 0; j < n_edits && j < data->n_edits && status == 0; j++) {
+        const MiEdit *edit = edit_of(y, j);
+        if (edit->from != MI_FROM_MEAN) continue;
+        if (!data->sum[j])
+            data->sum[j] = calloc((size_t)data->n * edit->count, sizeof(double));
+        if (!data->sum[j]) status = mi_fail("out of memory");
+        for (int t = 0; t < prompt->n && status == 0; t++) {
+            const float *row = mi_site(run, 0, edit->site, edit->layer, t);
+            double *sum = data->sum[j] + (data->aligned ? (size_t)t * edit->count : 0);
+            for (int i = 0; i < edit->count; i++) sum[i] += row[edit->first + i];
+        }
+        data->count[j] += data->aligned ? 1 : prompt->n;
+    }
+    mi_free(run);
+    return status;
+}
+
+/* Look at all rows before the first is run: their lengths, and the means that they share. */
+static int survey(const Experiment *x, Data *data)
+{
+    int rows = data->table.n_rows - 1, status = 0;
+    data->aligned = 1;
+    data->partner = malloc(rows * sizeof *data->partner);
+    if (!data->partner) return mi_fail("out of memory");
+    for (int pass = 0; pass < 2 && status == 0; pass++)
+        for (int r = 1; r <= rows && status == 0; r++) {
+            Experiment y;
+            Command    command;
+            status = open_row(x, data, r, &y, &command);
+            int n_edits = y.edits.n + y.sweep.edits.n, means = 0;
+            for (int j = 0; j < n_edits; j++) means |= edit_of(&y, j)->from == MI_FROM_MEAN;
+            if (pass == 0 && status == 0) {
+                if (r > 1 && y.prompt.n != data->n) data->aligned = 0;
+                data->n = max_int(data->n, y.prompt.n);
+            } else if (status == 0 && means) {
+                if (!data->sum) {
+                    data->n_edits = n_edits;
+                    data->sum = calloc(n_edits, sizeof *data->sum);
+                    data->count = calloc(n_edits, sizeof *data->count);
+                    if (!data->sum || !data->count) status = mi_fail("out of memory");
+                }
+                if (status == 0) status = add_to_means(x, data, &y);
+            }
+            free_row(&y, &command);
+        }
+    /* One cycle through all rows (Sattolo's shuffle): nobody is its own partner. */
+    for (int i = 0; i < rows; i++) data->partner[i] = i;
+    for (int i = rows - 1; i > 0; i--) {
+        int j = (int)(mix_bits(mix_bits(x->command->seed) ^ i) % i), swap = data->partner[i];
+        data->partner[i] = data->partner[j];
+        data->partner[j] = swap;
+    }
+    return status;
+}
+
+static int share_means(const Data *data, Experiment *y)
+{
+    for (int j = 0; data->sum && j < y->edits.n + y->sweep.edits.n; j++) {
+        MiEdit *edit = edit_of(y, j);
+        if (edit->from != MI_FROM_MEAN) continue;
+        int    n = data->aligned ? data->n : 1;
+        float *mean = new_constant(j < y->edits.n ? &y->edits : &y->sweep.edits, n * edit->count);
+        if (!mean) return -1;
+        for (int i = 0; i < n * edit->count; i++)
+            mean[i] = (float)(data->sum[j][i] / data->count[j]);
+        edit->value = mean + (data->aligned ? (size_t)edit->pos * edit->count : 0);
+        edit->value_stride = data->aligned ? edit->count : 0;
+        edit->pos_end = min_int(edit->pos_end, y->prompt.n);
+        edit->from = MI_FROM_CALLER;
+    }
+    return 0;
+}
+
+/* =resample: the values of the partner's run. */
+static int share_partner(const Experiment *x, const Data *data, int row, Experiment *y)
+{
+    for (int j = 0; j < y->edits.n + y->sweep.edits.n; j++) {
+        MiEdit *edit = edit_of(y, j);
+        if (edit->from != MI_FROM_CALLER || edit->op != MI_SET || edit->value) continue;
+        if (!data->aligned || data->table.n_rows < 3)
+            return mi_fail(
+                "%s: =resample needs at least two rows, all of the same number of tokens",
+                data->table.file);
+        if (!y->other) {
+            Experiment z;
+            Command    command;
+            MiOptions  options = { .threads = x->command->threads };
+            if (open_row(x, data, data->partner[row - 1] + 1, &z, &command) == 0)
+                y->other = mi_run(x->model, z.prompt.tokens, z.prompt.n, NULL, &options);
+            free_row(&z, &command);
+            if (!y->other) return -1;
+        }
+        edit->value = mi_site(y->other, 0, edit->site, edit->layer, edit->pos) + edit->first;
+        edit->value_stride = width_of(x->model, edit->site, 0);
+    }
+    return 0;
+}
+
+/* mean and standard error of one number over the rows (NAN: missing), clustered by group: rows of
+ * a group are not independent. v [n], every `stride` doubles. */
+static void mean_and_error(const double *v, size_t stride, const int *group, int n, double *mean,
+                           double *error)
+{
+    double sum = 0, squares = 0;
+    int    count = 0, clusters = 0;
+    for (int i = 0; i < n; i++)
+        if (isfinite(v[i * stride])) sum += v[i * stride], count++;
+    *mean = count ? sum / count : NAN;
+    for (int g = 0; g < n; g++) {
+        double inside = 0;
+        int    any = 0;
+        for (int i = g; i < n; i++)
+            if (group[i] == g && isfinite(v[i * stride])) inside += v[i * stride] - *mean, any = 1;
+        squares += inside * inside;
+        clusters += any;
+    }
+    *error = clusters > 1 ? sqrt(squares * clusters / (clusters - 1)) / count : NAN;
+}
+
+/* What the rows gave: metrics of the runs, and the numbers of the grids. */
+typedef struct {
+    int     n, *group;                                  /* group of a row: its first row */
+    double *metric[3], *hit[3];                         /* [n] of base, edited or held, source */
+    double *cells;                                      /* [n, all cells of all grids] */
+    size_t  n_cells;
+} Results;
+
+static int keep_results(Experiment *x, Experiment *y, Results *results, int r)
+{
+    size_t n_cells = 0;
+    for (int g = 0; g < y->n_grids; g++)
+        if (!y->grids[g].word) n_cells += (size_t)y->grids[g].n_rows * y->grids[g].n_cols;
+    if (r == 0) {
+        results->n_cells = n_cells;
+        results->cells = malloc((n_cells + 1) * results->n * sizeof(double));
+        if (!results->cells) return mi_fail("out of memory");
+    }
+    if (n_cells != results->n_cells)
+        return mi_fail("%s, row %d: its picture has another shape than row 1's: rows of different "
+                       "lengths need positions by name or from the end", x->command->data, r + 1);
+    for (int i = 0; i < y->n_readings; i++) {
+        const Reading *reading = &y->readings[i];
+        int best = 0;
+        mi_top(reading->logits, x->model->shape.n_vocab, 1, &best);
+        results->metric[i][r] = reading->metric;
+        results->hit[i][r] = y->answer.n ? 0 : NAN;
+        for (int j = 0; j < y->answer.n; j++)
+            if (y->answer.tokens[j] == best) results->hit[i][r] = 1;
+    }
+    double *cell = results->cells + r * n_cells;
+    for (int g = 0; g < y->n_grids; g++) {
+        const Grid *grid = &y->grids[g];
+        size_t n = grid->word ? 0 : (size_t)grid->n_rows * grid->n_cols;
+        memcpy(cell, grid->value, n * sizeof *cell);
+        cell += n;
+    }
+    return 0;
+}
+
+/* Labels that differ between rows keep their position only. */
+static void common_labels(Grid *ours, const Grid *theirs)
+{
+    for (int i = 0; i < ours->n_rows + ours->n_cols; i++) {
+        char *a = i < ours->n_rows ? ours->row[i] : ours->col[i - ours->n_rows];
+        const char *b = i < ours->n_rows ? theirs->row[i] : theirs->col[i - ours->n_rows];
+        char *space = strrchr(a, ' ');
+        if (strcmp(a, b) && space) *space = 0;
+    }
+}
+
+static int run_row(Experiment *x, const Data *data, Results *results, int r)
+{
+    Experiment y;
+    Command    command;
+    int status = open_row(x, data, r + 1, &y, &command);
+    if (status == 0) status = share_means(data, &y);
+    if (status == 0) status = share_partner(x, data, r + 1, &y);
+    if (status == 0) status = run_all(&y);
+    if (status == 0) status = read_all(&y);
+    if (status == 0 && y.sweep.request >= 0) status = run_sweep(&y);
+    if (status == 0) status = make_grids(&y);
+    if (status == 0) status = keep_results(x, &y, results, r);
+    if (status == 0 && r == 0) {                        /* the first row lends its shape */
+        Grid *grids = y.grids;
+        x->grids = grids;
+        x->n_grids = y.n_grids;
+        x->samples = y.samples;
+        x->metric = y.metric;
+        x->sweep.request = y.sweep.request;
+        x->sweep.n_rows = y.sweep.n_rows, x->sweep.n_cols = y.sweep.n_cols;
+        for (int i = 0; i < y.n_readings; i++)
+            x->readings[i] = (Reading){ .name = y.readings[i].name };
+        x->n_readings = y.n_readings;
+        snprintf(x->answer.label, sizeof x->answer.label, "answer");
+        snprintf(x->versus.label, sizeof x->versus.label, "versus");
+        x->answer.n = y.answer.n, x->versus.n = y.versus.n;
+        y.grids = NULL;
+        y.n_grids = 0;
+    } else if (status == 0) {
+        for (int g = 0; g < x->n_grids; g++) common_labels(&x->grids[g], &y.grids[g]);
+    }
+    free_row(&y, &command);
+    return status;
+}
+
+/* Means over the rows into the experiment's own readings and grids. For patches: the ratio of the
+ * means, never the mean of ratios. */
+static int summarize(Experiment *x, Results *results)
+{
+    double ignored, *cell = results->cells, restored = NAN;
+    int    held = x->n_readings - 1;
+    for (int i = 0; i < x->n_readings; i++) {
+        Reading *reading = &x->readings[i];
+        mean_and_error(results->metric[i], 1, results->group, results->n, &reading->metric,
+                       &reading->error);
+        mean_and_error(results->hit[i], 1, results->group, results->n, &reading->hits, &ignored);
+    }
+    int patched = held > 0 && !strcmp(x->readings[held].name, "source");
+    if (patched) {
+        restored = x->readings[held].metric - x->readings[held - 1].metric;
+        if (fabs(restored) < 1e-6) restored = NAN;
+    }
+    for (int g = 0, kept_grids = 0; g < x->n_grids; g++) {
+        Grid  *grid = &x->grids[g];
+        size_t n = (size_t)grid->n_rows * grid->n_cols;
+        int    sweep = x->sweep.request >= 0 && g == 0;
+        if (grid->word) {
+            free_grid(grid);
+            continue;
+        }
+        grid->error = malloc((n + 1) * sizeof *grid->error);
+        if (!grid->error) return mi_fail("out of memory");
+        for (size_t i = 0; i < n; i++, cell++) {
+            mean_and_error(cell, results->n_cells, results->group, results->n, &grid->value[i],
+                           &grid->error[i]);
+            if (sweep && patched) grid->value[i] /= restored, grid->error[i] /= fabs(restored);
+        }
+        x->grids[kept_grids++] = *grid;
+        if (g + 1 == x->n_grids) x->n_grids = kept_grids;
+    }
+    return 0;
+}
+
+static int run_data(Experiment *x)
+{
+    Data    data = {0};
+    Results results = {0};
+    int     status = read_table(&data.table, x->command->data);
+    int     n = results.n = data.table.n_rows - 1;
+    if (status == 0) status = survey(x, &data);
+    if (status == 0) {
+        results.group = malloc(n * sizeof *results.group);
+        double *all = calloc((size_t)n * 6, sizeof *all);
+        for (int i = 0; i < 3; i++)
+            results.metric[i] = all + (size_t)n * i, results.hit[i] = all + (size_t)n * (3 + i);
+        if (!results.group || !all) status = mi_fail("out of memory");
+        for (int r = 0; r < n && status == 0; r++) {
+            const char *group = cell_of(&data.table, r + 1, "group");
+            results.group[r] = r;
+            for (int other = 0; group && other < r; other++)
+                if (!strcmp(group, cell_of(&data.table, other + 1, "group"))) {
+                    results.group[r] = other;
+                    break;
+                }
+        }
+    }
+    for (int r = 0; r < n && status == 0; r++) {
+        status = run_row(x, &data, &results, r);
+        if (isatty(2) && n > 20)
+            fprintf(stderr, "\r  row %d of %d%s", r + 1, n, r + 1 < n ? "" : "\r\033[K");
+    }
+    x->n_data = n;
+    x->aligned = data.aligned;
+    if (status == 0) status = summarize(x, &results);
+    for (int j = 0; data.sum && j < data.n_edits; j++) free(data.sum[j]);
+    free(data.sum);
+    free(data.count);
+    free(data.partner);
+    free(data.table.cell);
+    free(data.table.text);
+    free(results.group);
+    free(results.metric[0]);
+    free(results.cells);
+    return status;
+}
+
+/* ---- Its report ---- */
+
+static void print_data(const Experiment *x, const Screen *screen)
+{
+    FILE  *out = screen->out;
+    double largest = 1e-9;
+    char   title[256], quoted[256];
+    fprintf(out, "\n  %s%d prompts%s of %s\n", color_of(screen, "bold"), x->n_data,
+            color_of(screen, "off"), x->command->data);
+    for (int i = 0; i < x->command->edits.n; i++) {
+        const Request *request = &x->command->edits.at[i];
+        const char *value = find_value(request->argument);
+        const char *name = request->each ? "swept" : x->sweep.request < 0 ? "edited" : "held";
+        quoted[0] = 0;
+        append_visible(quoted, sizeof quoted, request->argument, strlen(request->argument));
+        fprintf(out, "  %s%-6s%s  --%s %s", color_of(screen, name), name, color_of(screen, "off"),
+                request->op, quoted);
+        if (!strcmp(request->op, "ablate") && value && !strcmp(value, "=mean"))
+            fprintf(out, "   (mean over the rows%s)", x->aligned ? ", position by position"
+                    : " and their positions");
+        fputc('\n', out);
+    }
+    fprintf(out, "\n  %s: mean ± standard error%s\n", metric_title(x, title, sizeof title),
+            x->answer.n ? "; how often the answer comes first" : "");
+    for (int i = 0; i < x->n_readings; i++) largest = fmax(largest, fabs(x->readings[i].metric));
+    for (int i = 0; i < x->n_readings; i++) {
+        const Reading *reading = &x->readings[i];
+        fprintf(out, "     %s%-6s%s %+9.4f ± %-8.2g", color_of(screen, reading->name),
+                reading->name, color_of(screen, "off"), reading->metric, reading->error);
+        if (x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
+        print_bar(out, fabs(reading->metric) / largest, 28, color_of(screen, reading->name));
+        fputc('\n', out);
+    }
+    if (x->n_readings > 1 && x->sweep.request < 0 && !strcmp(x->readings[1].name, "edited") &&
+        x->readings[0].metric > 0 && strcmp(x->metric, "rank") && strcmp(x->metric, "kl"))
+        fprintf(out, "\n  With the edit, %.0f %% of base is left.\n",
+                100 * x->readings[1].metric / x->readings[0].metric);
+    fputc('\n', out);
+    for (int g = 0; g < x->n_grids; g++) {
+        if (g == 0 && x->sweep.request >= 0) print_sweep(x, screen, &x->grids[g]);
+        else print_grid(screen, &x->grids[g]);
+    }
+    if (x->n_grids)
+        fprintf(out, "  %s cells are within two standard errors of 0; about 5 %% of the cells "
+                "pass by chance.\n\n", screen->color ? "Pale" : "~");
+}
+
+static void json_data(FILE *out, const Experiment *x)
+{
+    fputs(",\n \"data\":{\"file\":", out);
+    json_text(out, x->command->data, strlen(x->command->data));
+    fprintf(out, ",\"n\":%d,\"aligned\":%s},\n \"metric\":{\"name\":\"%s\"}", x->n_data,
+            x->aligned ? "true" : "false", x->metric);
+    for (int i = 0; i < x->n_readings; i++) {
+        fprintf(out, ",\n \"%s\":{\"metric\":", x->readings[i].name);
+        json_number(out, x->readings[i].metric);
+        json_field(out, "se", x->readings[i].error);
+        json_field(out, "accuracy", x->readings[i].hits);
+        fprintf(out, ",\"n\":%d}", x->n_data);
+    }
+    fputs(",\n \"grids\":[", out);
+    for (int g = 0; g < x->n_grids; g++) {
+        const Grid *grid = &x->grids[g];
+        Grid errors = *grid;
+        fputs(g ? ",\n  {\"title\":" : "\n  {\"title\":", out);
+        json_text(out, grid->title, strlen(grid->title));
+        fputs(",\"rows\":[", out);
+        for (int i = 0; i < grid->n_rows + grid->n_cols; i++) {
+            const char *label = i < grid->n_rows ? grid->row[i] : grid->col[i - grid->n_rows];
+            fputs(i == grid->n_rows ? "],\"cols\":[" : i ? "," : "", out);
+            json_text(out, label, strlen(label));
+        }
+        fputs("],", out);
+        json_values(out, "values", grid);
+        fputc(',', out);
+        errors.value = grid->error;
+        json_values(out, "se", &errors);
+        fputc('}', out);
+    }
+    fputs("]}\n", out);
 }
 
 /* ============================================================================================= */
@@ -6100,13 +6838,15 @@ static int stream_text(const Experiment *x, const Screen *screen)
         const char *name = i ? "edited" : "base";
         printf("  %s%s%s", color_of(screen, name), x->edits.n ? name : "", color_of(screen, "off"));
         printf("%s", x->edits.n ? "\n  " : "");
+        Stream stream = { .out = stdout };
         for (int t = 0; t < x->prompt.n; t++) {
             int         length;
             const char *bytes = mi_token_bytes(x->tokenizer, x->prompt.tokens[t], &length);
-            fwrite(bytes, 1, length, stdout);
+            stream_bytes(&stream, bytes, length, t + 1 == x->prompt.n);
         }
         printf("%s", color_of(screen, name));
-        if (generate(x, i ? &x->edits : NULL, stdout) < 0) return -1;
+        if (generate(x, i ? &x->edits : NULL, stdout, &stream) < 0) return -1;
+        stream_bytes(&stream, "", 0, 1);
         printf("%s\n\n", color_of(screen, "off"));
     }
     return 0;
@@ -6115,7 +6855,8 @@ static int stream_text(const Experiment *x, const Screen *screen)
 static int window_columns(void)
 {
     struct winsize window;
-    if (isatty(1) && ioctl(1, TIOCGWINSZ, &window) == 0 && window.ws_col >= 40) return window.ws_col;
+    if (isatty(1) && ioctl(1, TIOCGWINSZ, &window) == 0 && window.ws_col >= 40)
+        return window.ws_col;
     return 80;
 }
 
@@ -6134,6 +6875,7 @@ static int report(Experiment *x, int argc, char **argv)
     if (out && c->explain) print_plan(x, out);
     else if (out && c->json) status = print_json(x, out, argc, argv);
     else if (out && c->tsv) print_tsv(x, out);
+    else if (out && c->data) print_data(x, &screen);
     else if (out) print_report(x, &screen);
     if (out && fclose(out) && status == 0) status = mi_fail("out of memory");
     if (status == 0 && c->svg && !c->explain) print_svg(x->svg.file, x->grids, x->n_grids);
@@ -6151,6 +6893,11 @@ static int run_command(Experiment *x, int argc, char **argv)
 {
     const Command *c = x->command;
     if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
+    if (c->data && !c->explain) {
+        if ((c->svg && open_output(&x->svg, c->svg) < 0) || run_data(x) < 0)
+            return fail(FAULT_OF_RUN);
+        return report(x, argc, argv) < 0 ? fail(FAULT_OF_RUN) : 0;
+    }
     if (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0 ||
         read_heads(x) < 0 || read_saves(x) < 0)
         return fail(FAULT_OF_USER);
@@ -6159,7 +6906,7 @@ static int run_command(Experiment *x, int argc, char **argv)
         if (run_all(x) < 0 || read_all(x) < 0) return fail(FAULT_OF_RUN);
         if (x->sweep.request >= 0 && run_sweep(x) < 0) return fail(FAULT_OF_RUN);
         if (make_grids(x) < 0) return fail(FAULT_OF_RUN);
-        if (c->generate && c->json &&
+        if (c->generate && (c->json || c->tsv) &&
             (generate_text(x, &x->readings[0], NULL) < 0 ||
              (x->edits.n && generate_text(x, &x->readings[1], &x->edits) < 0)))
             return fail(FAULT_OF_RUN);
@@ -6179,6 +6926,10 @@ int main(int argc, char **argv)
     else {
         status = run_command(&x, argc, argv);
         close_experiment(&x);
+    }
+    if (status == 0 && (fflush(stdout) || ferror(stdout))) {
+        mi_fail("cannot write: %s", strerror(errno));
+        status = fail(FAULT_OF_RUN);
     }
     free(command.traced);
     free(command.edits.at);

@@ -65,7 +65,7 @@ const char *mi_error(void);     /* why the last call of this thread failed: one 
     X(mlp_post,   D_MLP,    BLOCK, 1, "blocks.%d.mlp.hook_post",  "GELU of mlp_pre")             \
     X(mlp_out,    D_MODEL,  BLOCK, 1, "blocks.%d.hook_mlp_out",   "mlp_post W_out + b_out")      \
     X(resid_post, D_MODEL,  BLOCK, 1, "blocks.%d.hook_resid_post", "resid_mid + mlp_out")        \
-    X(ln_f_scale, ONE,      FINAL, 0, "ln_final.hook_scale",      "sigma of the last resid_post") \
+    X(ln_f_scale, ONE,      FINAL, 0, "ln_final.hook_scale", "sigma of the last resid_post")     \
     X(ln_f,       D_MODEL,  FINAL, 0, NULL, "input of the unembedding")
 
 typedef enum {
@@ -100,7 +100,8 @@ typedef struct {
 } MiShape;
 
 /* The tensors of the file: field of mi.c's structs, name, shape. In shapes D, F and V are as
- * above, A is 3D (queries, keys and values side by side), N the context. Block names follow "h.0." */
+ * above, A is 3D (queries, keys and values side by side), N the context. Those of a block follow
+ * "h.0.", "h.1." ... */
 #define MI_MODEL_TENSORS(X)                                                                      \
     X(wte,        "wte.weight",  "VD")                                                           \
     X(wpe,        "wpe.weight",  "ND")                                                           \
@@ -197,7 +198,8 @@ void mi_edits_free(MiEdits *edits);
 
 typedef struct {
     uint64_t keep;      /* sites kept for all layers, MI_KEEP(z) | ...; 0 means MI_KEEP_ALL.
-                         * A trunk always keeps k, v, resid_pre, attn_out and resid_post */
+                         * A trunk always keeps k, v, resid_pre, attn_out and resid_post; sites
+                         * outside the blocks (embed, ln_f ...) are always there */
     int      capacity;  /* the most positions this run can grow to; 0: as many as tokens */
     int      threads;   /* 0: as many as the machine has */
     int      naive;     /* 1: the kernels to read instead of the fast ones; the bits are equal */

@@ -3,9 +3,9 @@
  *     make bench                      the whole table
  *     build/bench linear prefill      only rows whose name begins so
  *
- * The first rows measure the machine: multiply-adds on registers, and reading memory. Every other
- * row is compared with the time that its arithmetic or its bytes would take at that speed. Times
- * are medians of a few repeats, on a random model of the shape of GPT-2 (124M parameters).
+ * Beside each row the machine itself is measured: multiply-adds on registers, and reading memory.
+ * The row's limit is the time that its arithmetic or its bytes would take at that speed. Times are
+ * medians of a few repeats, on a random model of the shape of GPT-2 (124M parameters).
  */
 #include "../mi.c"
 #include "random_model.h"
@@ -15,7 +15,6 @@
 
 enum { MAX_REPEATS = 64 };
 
-static double peak[3], bandwidth[3];        /* of 1 and 2 threads: multiply-adds, bytes a second */
 static char **only;                         /* the rows asked for; NULL: all */
 
 static double now(void)
@@ -34,31 +33,17 @@ typedef struct {
     int      rows, in, out;                 /* a linear layer */
     const weight *W, *b;
     float   *x, *y, *logits;
-    MiLane  *lanes;
-    MiEdit  *edits;
+    MiEdit  *edits;                         /* a sweep: cell i has edits[i] */
+    int     *first, n_cells;
     uint64_t keep;
     const char *path;
+    double   peak, bandwidth;               /* multiply-adds and bytes a second, just now */
 } Work;
 
 static int by_size(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
-}
-
-/* The median time of one call, from at least three and about half a second. */
-static double median(void (*call)(Work *), Work *work)
-{
-    double times[MAX_REPEATS], total = 0;
-    int n = 0;
-    call(work);
-    while (n < 3 || (total < 0.5 && n < MAX_REPEATS)) {
-        double start = now();
-        call(work);
-        total += times[n++] = now() - start;
-    }
-    qsort(times, n, sizeof *times, by_size);
-    return times[n / 2];
 }
 
 static int wanted(const char *name)
@@ -69,18 +54,13 @@ static int wanted(const char *name)
     return 0;
 }
 
-/* Print one row: its time, and the limit that its multiply-adds and its bytes set together. */
-static void line(const char *name, int threads, double seconds, double adds, double bytes)
-{
-    double compute = adds / peak[threads], memory = bytes / bandwidth[threads];
-    double limit = compute > memory ? compute : memory;
-    printf("%-32s %d %10.3f ms %9.3f ms %5.0f %%  %5.2f x  %s\n", name, threads, seconds * 1e3,
-           limit * 1e3, 100 * limit / seconds, seconds / limit,
-           compute > memory ? "multiply-adds" : "reading memory");
-    fflush(stdout);
-}
-
 /* ---- The machine ---- */
+
+#ifdef _OPENMP
+#define TEAM(threads) (threads)
+#else
+#define TEAM(threads) 1
+#endif
 
 /* Independent chains of fma on registers: nothing to wait for, nothing to read. */
 static __attribute__((noinline)) float spin(long n, float start)
@@ -99,15 +79,16 @@ static __attribute__((noinline)) float spin(long n, float start)
 
 static double measure_peak(int threads)
 {
+    (void)threads;
     const double adds = 12 * VEC;
     double best = 0;
-    long   n = 1 << 19;
-    for (int repeat = 0; repeat < 40; repeat++) {
+    long   n = 1 << 18;
+    for (int repeat = 0; repeat < 16; repeat++) {
         float  sink = 0;
         double start = now();
         #pragma omp parallel num_threads(threads) reduction(+ : sink)
         sink += spin(n, 1e-3f);
-        double speed = threads * n * adds / (now() - start);
+        double speed = TEAM(threads) * n * adds / (now() - start);
         if (speed > best && sink != 1) best = speed;
     }
     return best;
@@ -116,12 +97,16 @@ static double measure_peak(int threads)
 /* Add up 256 MB. */
 static double measure_bandwidth(int threads)
 {
+    (void)threads;
     const size_t n = 64 << 20;
-    float *memory = malloc(n * sizeof(float));
+    static float *memory;
     double best = 0;
-    if (!memory) exit(1);
-    for (size_t i = 0; i < n; i++) memory[i] = 1;
-    for (int repeat = 0; repeat < 12; repeat++) {
+    if (!memory) {
+        memory = malloc(n * sizeof(float));
+        if (!memory) exit(1);
+        for (size_t i = 0; i < n; i++) memory[i] = 1;
+    }
+    for (int repeat = 0; repeat < 4; repeat++) {
         float  sink = 0;
         double start = now();
         #pragma omp parallel for num_threads(threads) reduction(+ : sink)
@@ -129,26 +114,50 @@ static double measure_bandwidth(int threads)
             const float *p = memory + n / 64 * part;
             vec sum[8] = {0};
             for (size_t i = 0; i < n / 64; i += 8 * VEC)
-                for (int j = 0; j < 8; j++) sum[j] += load(p + i + j * VEC);
+                for (int j = 0; j < 8; j++) {
+                    if (j * VEC % LINE == 0) fetch(p + i + 2048 + j * VEC);
+                    sum[j] += load(p + i + j * VEC);
+                }
             for (int j = 1; j < 8; j++) sum[0] += sum[j];
             sink += ((float *)&sum[0])[0];
         }
         double speed = n * sizeof(float) / (now() - start);
         if (speed > best && sink != 1) best = speed;
     }
-    free(memory);
     return best;
 }
 
-static void machine(void)
+/* ---- Measuring ---- */
+
+/* The median time of one call, from at least three and about half a second. The speed of the
+ * machine is measured before and after: what else runs on it changes from second to second. */
+static double median(void (*call)(Work *), Work *work)
 {
-    for (int threads = 1; threads <= 2; threads++) {
-        peak[threads] = measure_peak(threads);
-        bandwidth[threads] = measure_bandwidth(threads);
-        printf("%-32s %d %10.1f GFLOP/s\n", "multiply-adds on registers", threads,
-               2e-9 * peak[threads]);
-        printf("%-32s %d %10.1f GB/s\n", "reading memory", threads, 1e-9 * bandwidth[threads]);
+    double times[MAX_REPEATS], total = 0;
+    int n = 0;
+    work->peak = measure_peak(work->threads);
+    work->bandwidth = measure_bandwidth(work->threads);
+    call(work);
+    while (n < 3 || (total < 0.5 && n < MAX_REPEATS)) {
+        double start = now();
+        call(work);
+        total += times[n++] = now() - start;
     }
+    double after = measure_bandwidth(work->threads);
+    if (after > work->bandwidth) work->bandwidth = after;
+    qsort(times, n, sizeof *times, by_size);
+    return times[n / 2];
+}
+
+/* Print one row: its time, and the limit that its multiply-adds and its bytes set together. */
+static void line(const char *name, const Work *w, double seconds, double adds, double bytes)
+{
+    double compute = adds / w->peak, memory = bytes / w->bandwidth;
+    double limit = compute > memory ? compute : memory;
+    printf("%-30s %d %10.3f ms  %7.1f GFLOP/s of %5.1f %6.1f GB/s of %4.1f %5.0f %% %6.2f x\n", name,
+           w->threads, seconds * 1e3, 2e-9 * adds / seconds, 2e-9 * w->peak,
+           1e-9 * bytes / seconds, 1e-9 * w->bandwidth, 100 * limit / seconds, seconds / limit);
+    fflush(stdout);
 }
 
 /* ---- Rows of the table ---- */
@@ -180,7 +189,7 @@ static void linears(Work *w)
             snprintf(name, sizeof name, "linear %d -> %d, T = %d", w->in, w->out, w->rows);
             if (!wanted(name)) continue;
             double seconds = median(call_linear_cold, w);
-            line(name, w->threads, seconds, (double)w->rows * w->in * w->out,
+            line(name, w, seconds, (double)w->rows * w->in * w->out,
                  4.0 * w->in * w->out);
         }
 }
@@ -228,11 +237,11 @@ static void prefills(Work *w)
         w->n = lengths[i];
         snprintf(name, sizeof name, "prefill, last logits, T = %d", w->n);
         if (wanted(name))
-            line(name, w->threads, median(call_prefill, w), adds_of(&s, w->n, 0, 1),
+            line(name, w, median(call_prefill, w), adds_of(&s, w->n, 0, 1),
                  bytes_of(&s));
         snprintf(name, sizeof name, "prefill, all logits, T = %d", w->n);
         if (wanted(name))
-            line(name, w->threads, median(call_all_logits, w), adds_of(&s, w->n, 0, w->n),
+            line(name, w, median(call_all_logits, w), adds_of(&s, w->n, 0, w->n),
                  bytes_of(&s));
     }
 }
@@ -251,48 +260,67 @@ static void decode(Work *w)
     w->run = mi_run(w->model, w->tokens, 16, NULL, &options);
     if (!w->run) exit(1);
     double seconds = median(call_decode, w);
-    line("decode, one token", w->threads, seconds, 0, bytes_of(&w->model->shape));
+    line("decode, one token", w, seconds, 0, bytes_of(&w->model->shape));
     mi_free(w->run);
 }
 
-/* Ablate each head alone: forks of the twelve heads of a layer, 12 x 16 rows. */
-static void call_ablate(Work *w)
+/* ---- Sweeps over a prompt of 16 tokens: the logit difference of two tokens in every cell ---- */
+
+static double logit_diff(void *context, const MiRun *run, int lane)
 {
-    MiShape s = w->model->shape;
-    int names[2] = {262, 257};
+    const int names[2] = {262, 257};
+    float logits[2];
+    (void)context;
+    if (mi_logits_of(run, lane, mi_n_tokens(run, lane) - 1, names, 2, logits) < 0) exit(1);
+    return logits[0] - logits[1];
+}
+
+/* The prompt's own run belongs to the sweep. */
+static void call_sweep(Work *w)
+{
     MiOptions options = {.keep = w->keep, .threads = w->threads};
     MiRun *trunk = mi_run(w->model, w->tokens, w->n, NULL, &options);
-    if (!trunk) exit(1);
-    for (int l = 0; l < s.n_layer; l++) {
-        for (int h = 0; h < s.n_head; h++) {
-            w->edits[h] = (MiEdit){.op = MI_SET, .site = MI_z, .layer = l, .head = -1,
-                                   .first = h * s.d_head, .count = s.d_head, .pos = 0,
-                                   .pos_end = w->n};
-            w->lanes[h] = (MiLane){.trunk = trunk, .edits = &w->edits[h], .n_edits = 1, .t0 = -1};
-        }
-        MiRun *fork = mi_fork(w->lanes, s.n_head, -1, w->keep);
-        if (!fork) exit(1);
-        for (int h = 0; h < s.n_head; h++)
-            if (mi_logits_of(fork, h, w->n - 1, names, 2, w->logits) < 0) exit(1);
-        mi_free(fork);
-    }
+    double *values = malloc(w->n_cells * sizeof *values);
+    MiSweep sweep = {.trunk = trunk, .edits = w->edits, .first = w->first, .n_cells = w->n_cells,
+                     .read = w->n, .metric = logit_diff};
+    if (!trunk || !values || mi_sweep(&sweep, values) < 0) exit(1);
+    free(values);
     mi_free(trunk);
 }
 
-/* What the cones need: in the layer of the head all but q, k, v; above everything; in the last
- * layer k and v everywhere, and the rest at the last position. */
-static void ablate(Work *w)
+/* One cell for each layer, each head (or once, for all of resid_pre) and each position (or once,
+ * for all of them): set it to zero. `adds`: what the cells' cones need. Above the edit that is
+ * every row from its position on, but in the last layer, beside keys and values, only the last. */
+static void sweep(Work *w, const char *name, MiSite site, int each_pos)
 {
-    if (!wanted("ablate")) return;
+    if (!wanted(name)) return;
     MiShape s = w->model->shape;
     double D2 = (double)s.d_model * s.d_model, adds = 0;
+    int heads = site == MI_z ? s.n_head : 1, width = s.d_model / heads;
     w->n = 16;
-    for (int l = 0; l < s.n_layer; l++) {
-        int above = s.n_layer - 1 - l;
-        if (above == 0) adds += 9 * D2;
-        else adds += w->n * 9 * D2 + (above - 1) * w->n * 12 * D2 + w->n * 2 * D2 + 10 * D2;
-    }
-    line("ablate every head, T = 16", w->threads, median(call_ablate, w), s.n_head * adds, 0);
+    w->n_cells = 0;
+    for (int l = 0; l < s.n_layer; l++)
+        for (int h = 0; h < heads; h++)
+            for (int t = 0; t < (each_pos ? w->n : 1); t++) {
+                int rows = w->n - t, above = s.n_layer - 1 - l;
+                w->first[w->n_cells] = w->n_cells;
+                w->edits[w->n_cells++] = (MiEdit){
+                    .op = MI_SET, .site = site, .layer = l, .head = -1, .first = h * width,
+                    .count = width, .pos = t, .pos_end = each_pos ? t + 1 : w->n};
+                if (above > 0) adds += ((above - 1) * 12 + 2) * rows * D2 + 10 * D2;
+                if (above > 0) adds += (site == MI_z ? 9 : 12) * rows * D2;
+                else if (site != MI_z) adds += (2 * rows + 10) * D2;
+                else if (rows == 1 || !each_pos) adds += 9 * D2;
+            }
+    w->first[w->n_cells] = w->n_cells;
+    line(name, w, median(call_sweep, w), adds, 0);
+}
+
+static void sweeps(Work *w)
+{
+    sweep(w, "ablate every head", MI_z, 0);
+    sweep(w, "ablate head x position", MI_z, 1);
+    sweep(w, "ablate resid_pre x position", MI_resid_pre, 1);
 }
 
 /* A new process: open the model, run five tokens, choose the next. */
@@ -373,26 +401,24 @@ int main(int argc, char **argv)
     w.x = calloc(1024 * 3072, sizeof(float));
     w.y = calloc(1024 * 3072, sizeof(float));
     w.logits = calloc(64 * 50257, sizeof(float));
-    w.lanes = calloc(12, sizeof *w.lanes);
-    w.edits = calloc(12, sizeof *w.edits);
-    if (!w.model || !w.tokens || !w.x || !w.y || !w.logits || !w.lanes || !w.edits) return 1;
+    w.edits = calloc(144 * 16, sizeof *w.edits);
+    w.first = calloc(144 * 16 + 1, sizeof *w.first);
+    if (!w.model || !w.tokens || !w.x || !w.y || !w.logits || !w.edits || !w.first) return 1;
     for (int t = 0; t < 1024; t++) w.tokens[t] = t * 41 % 50257;
     for (int i = 0; i < 1024 * 3072; i++) w.x[i] = (i % 1001 - 500) * 1e-3f;
-    printf("vectors of %d floats; the limit is peak arithmetic or reading memory, whichever is "
-           "slower\n", VEC);
-    machine();
-    printf("%-32s t       time            limit   share   ratio  limited by\n", "");
+    printf("Vectors of %d floats. Share and ratio: of the time that the arithmetic would take at "
+           "the peak of\n1 or 2 threads, or the bytes at their speed of reading, whichever is "
+           "longer.\n\n", VEC);
     for (w.threads = 1; w.threads <= 2; w.threads++) {
         linears(&w);
         prefills(&w);
         profile(&w);
         decode(&w);
         if (wanted("start"))
-            line("start to first token", w.threads, median(call_start, &w), 0,
-                 bytes_of(&w.model->shape));
-        ablate(&w);
+            line("start to first token", &w, median(call_start, &w), 0, bytes_of(&w.model->shape));
+        sweeps(&w);
     }
-    free(w.tokens), free(w.x), free(w.y), free(w.logits), free(w.lanes), free(w.edits);
+    free(w.tokens), free(w.x), free(w.y), free(w.logits), free(w.first), free(w.edits);
     mi_close((MiModel *)w.model);
     return 0;
 }

@@ -69,7 +69,7 @@ for doc in README.md walkthrough.md; do
             echo "FAIL $doc: there is no file $file"
         fi
     done
-    for target in $(grep -oE 'make [a-z][-a-z0-9]*' "$root/$doc" | cut -d' ' -f2 | sort -u); do
+    for target in $(grep -oE '(`|^    |[$] |&& )make [a-z][-a-z0-9]*' "$root/$doc" | sed 's/.*make //' | sort -u); do
         if grep -qE "^$target:|^\.PHONY:.* $target( |\$)" "$root/Makefile"; then passed=$((passed + 1)); else
             failed=$((failed + 1))
             echo "FAIL $doc: make knows no $target"
@@ -77,5 +77,22 @@ for doc in README.md walkthrough.md; do
     done
 done
 [ "$1" = --update ] && exit 0
+
+# The example at the top of mi.h is a program.
+{
+    printf '#include "mi.h"\n#include <stdio.h>\nint main(void)\n{\n'
+    sed -n '/^ \*     MiModel/,/^ \* Every function/p' "$root/mi.h" | grep '^ \*     ' | sed 's|^ \* *||; s|//.*||'
+    printf 'printf("%%d %%d %%d", before[0] > before[1], after[0] < before[0], pattern[0] >= 0);\n'
+    printf 'mi_free(fork); mi_edits_free(&edits); mi_free(base);\n'
+    printf 'mi_tokenizer_close(words); mi_close(model);\nreturn 0;\n}\n'
+} >"$work/example.c"
+if ${CC:-cc} -O1 -I"$root" -DMI_NO_MAIN "$work/example.c" "$root/mi.c" -lm -o "$work/example" 2>"$work/log" &&
+    [ "$(cd "$root" && "$work/example")" = "1 1 1" ]; then
+    passed=$((passed + 1))
+else
+    failed=$((failed + 1))
+    echo "FAIL mi.h: its example does not compile or does not say what it should"
+    head -n 5 "$work/log"
+fi
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -30,7 +30,7 @@ if command -v curl >/dev/null && curl --version | grep -q file; then
     check "gives it no name" test ! -e "$work/here"
     rm -f "$work/here.part" "$work/there"
     check "fails without a source" sh -c '! "$@" 2>/dev/null' - sh "$root/train/fetch.sh" "file://$work/there" 200000 "$right" "$work/here"
-fi >"$work/out"
+fi >"$work/out" 2>&1
 grep FAIL "$work/out"
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

@@ -319,6 +319,45 @@ static double layernorm_error(const float *x, const float *sigma, const float *y
     return worst;
 }
 
+/* a*b + c, rounded twice whatever the compiler likes to fuse. */
+static float twice(float a, float b, float c)
+{
+    volatile float product = a * b;
+    return product + c;
+}
+
+/* Outside the kernels' own fma nothing is fused: else bits depend on where a loop's tail begins.
+ * LayerNorm, GELU and the edits against their formulas in single roundings. */
+static void test_rounding(void)
+{
+    enum { N = 61 };
+    float *x = floats(N, 3), *v = floats(N, 1), *y = floats(N, 1), *formula = floats(N, 1);
+    naive_kernels.gelu(y, x, N);
+    for (int i = 0; i < N; i++) {
+        float u = 0.7978845608f * twice(0.044715f, x[i] * x[i] * x[i], x[i]);
+        volatile float denominator = 1 + naive_exp(-2 * u);
+        formula[i] = x[i] / denominator;
+    }
+    int at = differ(y, formula, N);
+    CHECK(at < 0, "gelu rounds as its formula: element %d", at);
+    MiRun run = {.kernel = &fast_kernels};
+    static const MiOp ops[] = {MI_ADD, MI_MIX, MI_PROJECT};
+    static const char *const names[] = {"x + amount v", "x + amount (v - x)", "x - (x.v) v"};
+    for (int op = 0; op < 3; op++)
+        for (int n = 1; n <= N; n++) {
+            MiEdit edit = {.op = ops[op], .amount = 0.3f};
+            memcpy(y, x, (size_t)n * sizeof *y);
+            apply_edit(&run, &edit, y, v, n, 0);
+            float along = op == 2 ? fast_kernels.dot(x, v, n) : 0;
+            for (int i = 0; i < n; i++)
+                formula[i] = op == 0 ? twice(0.3f, v[i], x[i])
+                           : op == 1 ? twice(0.3f, v[i] - x[i], x[i]) : twice(-along, v[i], x[i]);
+            at = differ(y, formula, n);
+            CHECK(at < 0, "%s rounds as its formula: element %d of %d", names[op], at, n);
+        }
+    free(x), free(v), free(y), free(formula);
+}
+
 static void test_layernorm(void)
 {
     static const int heads[] = {1, 1, 2, 3, 5, 3, 7}, widths[] = {2, 7, 8, 5, 13, 16, 19};
@@ -340,12 +379,19 @@ static void test_layernorm(void)
             {MI_resid_post, MI_ln_f_scale, MI_ln_f, 1, 0, m->ln_f_gamma, m->ln_f_beta}};
         for (int t = 0; t < 9; t++)
             for (int j = 0; j < 3; j++) {
-                double error = layernorm_error(mi_site(run, 0, at[j].x, at[j].x_layer, t),
-                                               mi_site(run, 0, at[j].scale, at[j].layer, t),
-                                               mi_site(run, 0, at[j].y, at[j].layer, t),
-                                               at[j].gamma, at[j].beta, D);
+                const float *x = mi_site(run, 0, at[j].x, at[j].x_layer, t);
+                const float *sigma = mi_site(run, 0, at[j].scale, at[j].layer, t);
+                const float *y = mi_site(run, 0, at[j].y, at[j].layer, t);
+                double error = layernorm_error(x, sigma, y, at[j].gamma, at[j].beta, D);
                 CHECK(error <= 1e-6, "layernorm against double: %s of width %d pos %d is off by %g",
                       mi_site_info(at[j].y)->name, D, t, error);
+                if (!x || !sigma || !y) continue;
+                float mean = naive_kernels.sum(x, D) / (float)D;
+                int unequal = 0;
+                for (int c = 0; c < D; c++)
+                    unequal += y[c] != twice((x[c] - mean) / *sigma, at[j].gamma[c], at[j].beta[c]);
+                CHECK(!unequal, "layernorm rounds as its formula: %s of width %d pos %d: %d differ",
+                      mi_site_info(at[j].y)->name, D, t, unequal);
             }
         mi_free(run);
         mi_close(m);
@@ -361,6 +407,7 @@ int main(void)
     test_softmax();
     test_gelu();
     test_attention();
+    test_rounding();
     test_layernorm();
     return report();
 }

@@ -325,7 +325,7 @@ static inline MiEdit random_edit(World *w, int site, int T)
     if (sigma && e.op == MI_SET) e.amount = 1.5f + real(w);
     if (sigma && e.op == MI_MIX) e.amount = 0.5f + 0.5f * real(w);
     if (e.op == MI_MIX || e.op == MI_ADD || e.op == MI_PROJECT || (e.op == MI_SET && below(w, 2))) {
-        int each_row = e.pos_end != INT_MAX && below(w, 2);
+        int each_row = e.pos_end != INT_MAX && below(w, 4);
         e.value = random_values(w, e.op, site, each_row ? e.pos_end - e.pos : 1, e.count);
         e.value_stride = each_row ? (size_t)e.count : 0;
     } else if (w->knockouts && site == MI_scores && e.op == MI_SET) {

@@ -9,8 +9,9 @@
     other versions: transformer_lens must still have HookedTransformer (before 4.0)
 
 It writes the random models of MODELS into this directory, and for each model NAME.golden, which
-tests/test_golden.c replays through mi.h. tiny.golden belongs to one tiny.safetensors: when that
-file changes, run this again with --only tiny.
+tests/test_golden.c replays through mi.h; for tiny and those in SWEPT also NAME.sweeps, which
+tests/test_sweeps.c replays. tiny's files belong to one tiny.safetensors: when that file changes,
+run this again with --only tiny.
 
 References, all in float64 from the weights as the file rounds them, stored as float32:
   transformers             GPT2LMHeadModel: logits, mean loss, greedy generation
@@ -36,6 +37,15 @@ A golden file is lines of text, and after each "compare" line its numbers:
                            position, from resid_pre and resid_mid of each layer and the last
                            resid_post), lens_final (the same with the mean and sigma of the end)
   end RECORDS              the last line
+
+A file NAME.sweeps has whole tables of patches, as transformer_lens.patching makes them. A record:
+  by FUNCTION              of transformer_lens.patching
+  tokens, source           as above: the prompt, and the donor of every patch
+  answer ROW, versus ROW   the metric is the difference of their logits at the last position
+  sweep patch ARGUMENT     as on the command line before --each
+  axes N...                how many values the stars of ARGUMENT stand for, in their order
+  compare cells 0 N        the metric of each cell, the last axis fastest; where a key comes after
+                           the query there is nothing to patch, and the metric is the prompt's own
 """
 import argparse
 import json
@@ -47,7 +57,7 @@ import warnings
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedTransformer, HookedTransformerConfig, patching
 from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 from transformers import GPT2Config, GPT2LMHeadModel, logging
 
@@ -449,9 +459,9 @@ def hooks_of(m, edits, tokens, source, texts=(), folded=False):
 # ---- Writing a golden file ----
 
 class Golden:
-    def __init__(self, name, path, m, model_file=None):
+    def __init__(self, name, path, m, model_file=None, kind="golden"):
         self.m, self.records = m, 0
-        self.file = open(os.path.join(HERE, name + ".golden"), "wb")
+        self.file = open(os.path.join(HERE, f"{name}.{kind}"), "wb")
         with open(model_file or os.path.join(ROOT, path), "rb") as file:
             fnv = 0xcbf29ce484222325
             for byte in file.read():
@@ -579,6 +589,21 @@ class Golden:
                 hooks.append((hook_name(site, l), edit))
         raw_logits, _ = m.run(tokens, hooks)
         close(centred(raw_logits), folded_logits, f"{edits}: tlzero and its definition")
+
+
+    def sweep(self, function, argument, tokens, source, answer, versus, order=None):
+        """All patches of one kind. order: the function's axes in the order of the argument's"""
+        self.record(function, tokens, source)
+        self.line(f"answer {answer}")
+        self.line(f"versus {versus}")
+        self.line(f"sweep patch {argument}")
+        donor = self.m.tl.run_with_cache(torch.tensor([source]))[1]
+        metric = lambda logits: logits[0, -1, answer] - logits[0, -1, versus]
+        cells = getattr(patching, function)(self.m.tl, torch.tensor([tokens]), donor, metric)
+        cells = cells.permute(order) if order else cells
+        assert cells.dim() == argument.count("*")
+        self.line(" ".join(map(str, ["axes", *cells.shape])))
+        self.compare("cells", 0, cells)
 
 
 # ---- What is asked ----
@@ -853,6 +878,49 @@ def tiny(path, tokenizer_path):
     return golden
 
 
+# ---- Sweeps ----
+
+SWEPT = "odd7", "brain11"       # and tiny
+BY_POS = (0, 2, 1)              # transformer_lens: layer, position, head
+TABLES = [                      # function get_act_patch_..., mi's argument, order of the axes
+    ("resid_pre", "L*.resid_pre@*", None), ("resid_mid", "L*.resid_mid@*", None),
+    ("attn_out", "L*.attn_out@*", None), ("mlp_out", "L*.mlp_out@*", None),
+    *((f"attn_head_{'out' if x == 'z' else x}_by_pos", f"L*H*.{x}@*", BY_POS) for x in "zqkv"),
+    *((f"attn_head_{'out' if x == 'z' else x}_all_pos", f"L*H*.{x}", None) for x in "zqkv"),
+    ("attn_head_pattern_all_pos", "L*H*.pattern", None),
+    ("attn_head_pattern_by_pos", "L*H*.pattern@*", None),
+]
+EDGES = [("attn_head_pattern_dest_src_pos", "L*H*.pattern@*:*", None)]      # many cells
+
+
+def sweeps(name, path, m, model_file, prompts, answers, tables):
+    """Both ways: the donor restores what the prompt lost, or spoils what it has."""
+    golden = Golden(name, path, m, model_file, kind="sweeps")
+    for tokens, source in (prompts, prompts[::-1]):
+        for function, argument, order in tables:
+            golden.sweep("get_act_patch_" + function, argument, tokens, source, *answers, order)
+    golden.close()
+
+
+def random_sweeps(name):
+    spec = MODELS[name]
+    path = os.path.join(ROOT, model_path(name))
+    m, rng = References(path), np.random.default_rng(2000 + spec["seed"])
+    tokens = rng.integers(m.V, size=spec["n"] - 1).tolist()
+    source = [int(rng.integers(m.V)) if t in (2, 3, len(tokens) - 2) else token
+              for t, token in enumerate(tokens)]        # equal elsewhere: such patches do nothing
+    answers = rng.choice(m.V, size=2, replace=False).tolist()
+    sweeps(name, model_path(name), m, path, (tokens, source), answers, TABLES + EDGES)
+
+
+def tiny_sweeps(path, tokenizer_path):
+    m = References(path)
+    encode = tiny_words(tokenizer_path, m.vocab_ids)
+    prompts = tuple(encode(text) for text in PROMPTS[0])
+    answers = [encode(text)[0] for text in (" Mary", " John")]
+    sweeps("tiny", "tiny.safetensors", m, path, prompts, answers, TABLES)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -863,6 +931,10 @@ def main():
     for name in [args.only] if args.only else [*MODELS, "tiny"]:
         golden = tiny(args.tiny, args.tokenizer) if name == "tiny" else random_model(name)
         golden.close()
+        if name == "tiny":
+            tiny_sweeps(args.tiny, args.tokenizer)
+        elif name in SWEPT:
+            random_sweeps(name)
 
 
 if __name__ == "__main__":
