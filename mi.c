@@ -1557,8 +1557,9 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
  * rows of x go by. Its rows lie far apart in the file; the first tile packs them side by side as
  * it reads them. From slab to slab the sums wait in y, so they still run over k = 0..in-1. */
 enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
-enum { LINE = 16, LINES = (PANEL / LINE + 2) / 2 * 2 }; /* floats in a line of the cache; lines of */
-                                                        /* one row of a slab, made even */
+enum { LINE = 16,                                       /* floats in a line of the cache */
+       LINES = (PANEL / LINE + 2) / 2 * 2,              /* lines of one row of a slab, made even */
+       FEW = (LINES + 3) / 4 };
 
 typedef struct {
     const weight *W;                                    /* [depth,PANEL], rows `stride` apart */
@@ -1601,36 +1602,38 @@ void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, 
 
 /* A tile of up to TILE_ROWS rows: each number of rows has registers of its own. */
 static void any_tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                     const Slab *slab, int alone)
+                     const Slab *slab)
 {
     switch (rows) {
-#define CASE(n)                                                                                  \
-    case n:                                                                                      \
-        if (n > TILE_ROWS) break;                                                                \
-        if (alone) tile(y, y_stride, x, x_stride, n, slab, NULL, LINES);                         \
-        else       tile(y, y_stride, x, x_stride, n, slab, NULL, LINES / 2);                     \
-        break;
+#define CASE(n) case n: if (n <= TILE_ROWS) tile(y, y_stride, x, x_stride, n, slab, NULL, LINES); break;
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
     }
 }
 
-/* All rows of x through one slab. The first two tiles fetch the next slab, a half each; one tile
- * alone fetches all of it. */
+/* A full tile. With many tiles to come, each has to fetch less of the next slab. */
+static void full_tile(float *y, size_t y_stride, const float *x, size_t x_stride, const Slab *slab,
+                      float *pack, int many)
+{
+    if (pack && many) tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack, FEW);
+    else if (pack)    tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack, LINES / 2);
+    else if (many)    tile(y, y_stride, x, x_stride, TILE_ROWS, slab, NULL, FEW);
+    else              tile(y, y_stride, x, x_stride, TILE_ROWS, slab, NULL, LINES / 2);
+}
+
+/* All rows of x through one slab. */
 static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
                       Slab slab, float *pack)
 {
-    int r = 0;
-    if (rows > TILE_ROWS) {
-        tile(y, y_stride, x, x_stride, TILE_ROWS, &slab, pack, LINES / 2);
+    int many = rows >= 4 * TILE_ROWS, fetched = 0, r = 0;
+    for (; r + TILE_ROWS < rows; r += TILE_ROWS) {
+        full_tile(y + r * y_stride, y_stride, x + r * x_stride, x_stride, &slab, r ? NULL : pack, many);
         slab.W = pack;
         slab.stride = PANEL;
-        slab.ahead += LINES / 2 * LINE;
-        r = TILE_ROWS;
+        fetched += many ? FEW : LINES / 2;
+        if (fetched < LINES) slab.ahead += (many ? FEW : LINES / 2) * LINE;
     }
-    for (; r < rows; r += TILE_ROWS)
-        any_tile(y + r * y_stride, y_stride, x + r * x_stride, x_stride,
-                 min_int(TILE_ROWS, rows - r), &slab, rows <= TILE_ROWS);
+    any_tile(y + r * y_stride, y_stride, x + r * x_stride, x_stride, rows - r, &slab);
 }
 
 /* The last columns of W may fill only a part of a panel: tiles of y, W and b padded with zeros. */
@@ -1647,7 +1650,7 @@ static void edge_rows(float *y, size_t y_stride, const float *x, size_t x_stride
     for (int r = 0; r < rows; r += TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
         int n = min_int(TILE_ROWS, rows - r);
         for (int i = 0; i < n; i++) memcpy(part + i * PANEL, y + i * y_stride, size);
-        any_tile(part, PANEL, x, x_stride, n, &slab, 1);
+        any_tile(part, PANEL, x, x_stride, n, &slab);
         for (int i = 0; i < n; i++) memcpy(y + i * y_stride, part + i * PANEL, size);
     }
 }
