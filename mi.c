@@ -1288,7 +1288,8 @@ int mi_sweep(const MiSweep *sweep, double *values)
     for (int done = 0; done < n && status == 0;) {
         int n_lanes = 0, rows = 0;
         while (done + n_lanes < n && n_lanes < ROWS &&
-               (n_lanes == 0 || rows + jobs[done + n_lanes].rows <= ROWS)) {
+               (n_lanes == 0 || rows + jobs[done + n_lanes].rows <= ROWS) &&
+               (rows < 128 || jobs[done + n_lanes].half == jobs[done].half)) {
             const Job *job = &jobs[done + n_lanes];
             int first = sweep->first[job->cell];
             rows += job->rows;
