@@ -11,6 +11,8 @@
 #ifndef RANDOM_MODEL_H
 #define RANDOM_MODEL_H
 
+#include "mi.h"
+
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,30 +61,47 @@ typedef struct {
 
 enum { RANDOM_PER_LAYER = 13, RANDOM_AROUND = 5 };
 
+/* A dimension of mi.h's table of tensors, by its letter; 0 if there is none. */
+static inline int random_dim(const RandomModel *m, char letter)
+{
+    int D = m->n_head * m->d_head;
+    switch (letter) {
+    case 'V': return m->n_vocab;
+    case 'N': return m->n_ctx;
+    case 'A': return 3 * D;
+    case 'F': return 4 * D;
+    case 'D': return D;
+    default:  return 0;
+    }
+}
+
+/* One row of that table: LayerNorm's weights around 1, all else around 0; matrices spread so that
+ * what they make is neither lost in rounding nor uniform after softmax. */
+static inline RandomTensor random_tensor(const RandomModel *m, const char *name, const char *shape)
+{
+    int   matrix = shape[1] != 0, first = random_dim(m, shape[0]);
+    float root = 1, spread = 0.5f;
+    while (root * root < (float)first) root += 0.0625f;     /* square root without libm */
+    if (matrix) spread = (strstr(name, "c_attn") ? 3.0f : 2.0f) / root;
+    if (strstr(name, "wte") || strstr(name, "lm_head")) spread = 1.5f;
+    if (strstr(name, "wpe")) spread = 0.75f;
+    int gamma = strstr(name, "ln_") && strstr(name, ".weight");
+    return (RandomTensor){name, matrix ? first : 0, matrix ? random_dim(m, shape[1]) : first, gamma,
+                          spread};
+}
+
 static inline int random_tensors(const RandomModel *m, int layer, RandomTensor *out)
 {
-    int D = m->n_head * m->d_head, F = 4 * D;
-    float in_D = 1, in_F = 1;
-    while (in_D * in_D < (float)D) in_D += 0.0625f;         /* square roots without libm */
-    while (in_F * in_F < (float)F) in_F += 0.0625f;
+#define X(field, name, shape) random_tensor(m, name, shape),
     RandomTensor block[RANDOM_PER_LAYER] = {
-        {"ln_1.weight",        0, D,     1, 0.5f}, {"ln_1.bias",          0, D,     0, 0.5f},
-        {"attn.c_attn.weight", D, 3 * D, 0, 3.0f / in_D},
-        {"attn.c_attn.bias",   0, 3 * D, 0, 0.5f},
-        {"attn.c_proj.weight", D, D,     0, 2.0f / in_D},
-        {"attn.c_proj.bias",   0, D,     0, 0.5f},
-        {"ln_2.weight",        0, D,     1, 0.5f}, {"ln_2.bias",          0, D,     0, 0.5f},
-        {"mlp.c_fc.weight",    D, F,     0, 2.0f / in_D},
-        {"mlp.c_fc.bias",      0, F,     0, 0.5f},
-        {"mlp.c_proj.weight",  F, D,     0, 2.0f / in_F},
-        {"mlp.c_proj.bias",    0, D,     0, 0.5f},
-        {"attn.bias",          m->n_ctx, m->n_ctx, 1, 0},   /* last: may be left out */
+        MI_BLOCK_TENSORS(X)
+        {"attn.bias", m->n_ctx, m->n_ctx, 1, 0},            /* last: may be left out */
     };
     RandomTensor around[RANDOM_AROUND] = {
-        {"wte.weight", m->n_vocab, D, 0, 1.5f}, {"wpe.weight", m->n_ctx, D, 0, 0.75f},
-        {"ln_f.weight", 0, D, 1, 0.5f}, {"ln_f.bias", 0, D, 0, 0.5f},
-        {"lm_head.weight", m->n_vocab, D, 0, 1.5f},         /* last: may be left out */
+        MI_MODEL_TENSORS(X)
+        random_tensor(m, "lm_head.weight", "VD"),           /* last: may be left out */
     };
+#undef X
     int n = layer < m->n_layer ? RANDOM_PER_LAYER - !m->buffers : RANDOM_AROUND - !m->lm_head;
     memcpy(out, layer < m->n_layer ? block : around, (size_t)n * sizeof *out);
     return n;

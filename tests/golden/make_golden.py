@@ -65,6 +65,7 @@ logging.set_verbosity_error()
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
+patching.tqdm = list                    # no progress bars
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
