@@ -1,6 +1,7 @@
 # make              the program ./mi
 # make test         every test; needs only a C compiler and make
 # make check-docs   the commands of README.md and walkthrough.md print what stands there
+# make bench        how fast it is, as a share of what this machine can do
 # make gpt2         download the real GPT-2 (124M), 548 MB
 # make clean
 #
@@ -36,6 +37,13 @@ $(BUILD)/test_%: tests/test_%.c $(wildcard tests/*.h) mi.c mi.h $(BUILD)/mi.o
 test: $(BUILD)/mi $(TESTS)
 	@MI=$(BUILD)/mi sh tests/run.sh $(TESTS) $(wildcard tests/test_*.sh)
 
+$(BUILD)/bench: tests/bench.c tests/random_model.h mi.c mi.h
+	@mkdir -p $(BUILD)
+	$(CC) $(FLAGS) -DMI_NO_MAIN -I. $< -o $@ -lm
+
+bench: $(BUILD)/bench
+	@$(BUILD)/bench
+
 check-docs: $(BUILD)/mi
 	@MI=$(BUILD)/mi sh tests/test_docs.sh
 
@@ -55,4 +63,4 @@ gpt2.safetensors:
 clean:
 	rm -rf mi build build-*
 
-.PHONY: test check-docs gpt2 clean
+.PHONY: test bench check-docs gpt2 clean

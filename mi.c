@@ -33,7 +33,7 @@
  * In reading order: tools, tables, the kernels to read, runs and forks, edits, THE FORWARD PASS,
  * reading, the kernels to run, the model on disk, tokens, addresses, printing, the command line.
  */
-#define _XOPEN_SOURCE 700
+#define _DEFAULT_SOURCE
 #include "mi.h"
 
 #include <ctype.h>
@@ -303,13 +303,15 @@ static void naive_linear(float *y, const float *x, int rows, int in, int out,
         }
 }
 
-/* logits = x W_U^T    x [D], W_U [V,D] -> logits [V]: how much the residual stream looks like
- * each token's row. */
-static void naive_unembed(float *logits, const float *x, const weight *W_U, int V, int D, int threads)
+/* logits = x W_U^T    x [rows,D], W_U [V,D] -> logits [rows,V]: how much the residual stream looks
+ * like each token's row. */
+static void naive_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
+                          int threads)
 {
     (void)threads;
-    for (int i = 0; i < V; i++)
-        logits[i] = naive_dot(x, W_U + (size_t)i * D, D);
+    for (int r = 0; r < rows; r++)
+        for (int i = 0; i < V; i++)
+            logits[(size_t)r * V + i] = naive_dot(x + (size_t)r * D, W_U + (size_t)i * D, D);
 }
 
 /* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2)/2, and a polynomial for e^r. Ours, because
@@ -382,24 +384,30 @@ static inline const float *key_at(const Keys *keys, int j, int column)
     return key + column;
 }
 
-/* scores_j = q.k_j / sqrt(d)    q [d], keys 0..n-1 [n,d] -> s [n] */
-static void naive_scores(float *s, const float *q, const Keys *keys, int column, int n, int d)
+/* scores_j = q.k_j / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n], its rows `stride` apart
+ * The rows are neighbours in a prompt, so each sees one key more than the row before: n + r. */
+static void naive_scores(float *s, size_t stride, const float *q, int rows, const Keys *keys,
+                         int column, int n, int d)
 {
     float scale = 1 / sqrtf((float)d);
-    for (int j = 0; j < n; j++)
-        s[j] = naive_dot(q, key_at(keys, j, column), d) * scale;
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < n + r; j++)
+            s[r * stride + j] = naive_dot(q + (size_t)r * keys->stride, key_at(keys, j, column), d)
+                                * scale;
 }
 
-/* z = sum_j pattern_j v_j    pattern [n], values [n,d] -> z [d]. In key order; a weight of zero is
- * not skipped, or a pattern's zeros would change what an infinite value does. */
-static void naive_mix(float *z, const float *pattern, const Keys *values, int column, int n, int d)
+/* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]; row r sees n + r keys.
+ * In key order; a weight of zero is not skipped, or it would hide an infinite value. */
+static void naive_mix(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
+                      int column, int n, int d)
 {
-    for (int c = 0; c < d; c++) {
-        float sum = 0;
-        for (int j = 0; j < n; j++)
-            sum = fma1(pattern[j], key_at(values, j, column)[c], sum);
-        z[c] = sum;
-    }
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < d; c++) {
+            float sum = 0;
+            for (int j = 0; j < n + r; j++)
+                sum = fma1(pattern[r * stride + j], key_at(values, j, column)[c], sum);
+            z[(size_t)r * values->stride + c] = sum;
+        }
 }
 
 typedef struct {
@@ -408,11 +416,11 @@ typedef struct {
     float (*squares)(const float *, float, int);
     void  (*linear)(float *, const float *, int, int, int, const weight *, size_t, const weight *,
                     int);
-    void  (*unembed)(float *, const float *, const weight *, int, int, int);
+    void  (*unembed)(float *, const float *, int, const weight *, int, int, int);
     void  (*softmax)(float *, int);
     void  (*gelu)(float *, const float *, int);
-    void  (*scores)(float *, const float *, const Keys *, int, int, int);
-    void  (*mix)(float *, const float *, const Keys *, int, int, int);
+    void  (*scores)(float *, size_t, const float *, int, const Keys *, int, int, int);
+    void  (*mix)(float *, const float *, size_t, int, const Keys *, int, int, int);
 } Kernels;
 
 static const Kernels naive_kernels = {
@@ -452,6 +460,7 @@ struct MiRun {
     float         *buffer[MI_N_SITES];                  /* [layers kept][capacity][width] */
     size_t         layer_stride[MI_N_SITES];            /* 0: one buffer, the current layer's */
     void          *memory;                              /* where all buffers lie */
+    size_t         memory_size;
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
 };
@@ -511,7 +520,7 @@ void mi_free(MiRun *run)
     free(run->row_lane);
     free(run->row_pos);
     free(run->row_token);
-    free(run->memory);
+    if (run->memory) munmap(run->memory, run->memory_size);
     free(run->edited);
     free(run->edit_table);
     free(run);
@@ -540,13 +549,16 @@ static int allocate_sites(MiRun *run)
         offset[site] = total;
         total += site_floats(model, site, run->capacity, run->key_stride, is_kept);
     }
-    run->memory = calloc(total + 16, sizeof(float));
-    if (!run->memory)
+    run->memory_size = total * sizeof(float);
+    void *memory = mmap(NULL, run->memory_size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
         return mi_fail("out of memory: the activations of %d rows need %.0f MB", run->capacity,
-                       total * sizeof(float) / 1e6);
-    size_t skew = (uintptr_t)run->memory % 64 / sizeof(float);
-    float *base = (float *)run->memory + (skew ? 16 - skew : 0);
-    for (int site = 0; site < MI_N_SITES; site++) run->buffer[site] = base + offset[site];
+                       run->memory_size / 1e6);
+    run->memory = memory;
+    madvise(memory, run->memory_size, MADV_HUGEPAGE);
+    for (int site = 0; site < MI_N_SITES; site++)
+        run->buffer[site] = (float *)memory + offset[site];
     return 0;
 }
 
@@ -874,6 +886,8 @@ static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
 /* the two of a LayerNorm) and calls hook() on it; what it reads is finished.                     */
 /* ============================================================================================= */
 
+enum { GROUP = 4 };     /* rows whose attention one thread computes together */
+
 /* embed = wte[token], pos_embed = wpe[position]    -> [rows,D] each */
 static void embed(MiRun *run, int from, int to)
 {
@@ -894,6 +908,7 @@ enum { NONE = MI_N_SITES };
 static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, int from, int to)
 {
     int D = run->model->shape.d_model;
+    #pragma omp parallel for num_threads(run->threads) if (to - from > 16)
     for (int r = from; r < to; r++) {
         const float *xa = finished(run, a, layer_a, r);
         const float *xb = b == NONE ? NULL : finished(run, b, layer_a, r);
@@ -912,12 +927,14 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     int D = run->model->shape.d_model;
     int x_layer = SITES[x].place == SITES[y].place ? layer : run->model->shape.n_layer - 1;
     const Kernels *kernel = run->kernel;
+    #pragma omp parallel for num_threads(run->threads) if (to - from > 16)
     for (int r = from; r < to; r++) {
         const float *in = finished(run, x, x_layer, r);
         float mean = kernel->sum(in, D) / D;
         *at(run, scale, layer, r) = sqrtf(kernel->squares(in, mean, D) / D + 1e-5f);
     }
     hook(run, scale, layer, from, to);
+    #pragma omp parallel for num_threads(run->threads) if (to - from > 16)
     for (int r = from; r < to; r++) {
         const float *in = finished(run, x, x_layer, r);
         float *out = at(run, y, layer, r);
@@ -937,20 +954,34 @@ static void linear(MiRun *run, MiSite x, MiSite y, int layer, const weight *W, i
     hook(run, y, layer, from, to);
 }
 
+/* How many of the rows from `row` up to `last` belong to the same lane. */
+static int neighbours(const MiRun *run, int row, int last)
+{
+    int n = 1;
+    while (row + n < last && run->row_lane[row + n] == run->row_lane[row]) n++;
+    return n;
+}
+
 /* scores[h,j] = q_h . k_h,j / sqrt(d) for keys j <= t    q [rows,H,d] -> [rows,H,keys]
- * Whom does each position look at? The rest of the last 16 keys is -infinity, so that softmax can
- * run over whole vectors. */
+ * Whom does each position look at? Head by head, so that the head's keys stay in the cache. The
+ * rest of the last 16 keys is -infinity, so that softmax can run over whole vectors. */
 static void attention_scores(MiRun *run, int l, int from, int to)
 {
-    const MiShape *shape = &run->model->shape;
-    int H = shape->n_head, d = shape->d_head;
-    #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads)
-    for (int i = from * H; i < to * H; i++) {
-        int row = i / H, h = i % H, n = run->row_pos[row] + 1;
-        Keys   keys = keys_of(run, MI_k, l, &run->lanes[run->row_lane[row]]);
-        float *s = at(run, MI_scores, l, row) + (size_t)h * run->key_stride;
-        run->kernel->scores(s, at(run, MI_q, l, row) + h * d, &keys, h * d, n, d);
-        for (int j = n; j < round_up(n, 16); j++) s[j] = -INFINITY;
+    int    H = run->model->shape.n_head, d = run->model->shape.d_head;
+    int    groups = (to - from + GROUP - 1) / GROUP;
+    size_t stride = (size_t)H * run->key_stride;
+    #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads) if (groups > 1)
+    for (int i = 0; i < groups * H; i++) {
+        int h = i / groups, row = from + i % groups * GROUP, last = min_int(row + GROUP, to);
+        for (int n_rows; row < last; row += n_rows) {
+            Keys   keys = keys_of(run, MI_k, l, &run->lanes[run->row_lane[row]]);
+            float *s = at(run, MI_scores, l, row) + (size_t)h * run->key_stride;
+            int    n = run->row_pos[row] + 1;
+            n_rows = neighbours(run, row, last);
+            run->kernel->scores(s, stride, at(run, MI_q, l, row) + h * d, n_rows, &keys, h * d, n, d);
+            for (int r = 0; r < n_rows; r++)
+                for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
+        }
     }
     hook(run, MI_scores, l, from, to);
 }
@@ -959,7 +990,7 @@ static void attention_scores(MiRun *run, int l, int from, int to)
 static void attention_pattern(MiRun *run, int l, int from, int to)
 {
     int H = run->model->shape.n_head;
-    #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads)
+    #pragma omp parallel for schedule(dynamic, 16) num_threads(run->threads) if (to - from > 4)
     for (int i = from * H; i < to * H; i++) {
         int    row = i / H, n = round_up(run->row_pos[row] + 1, 16);
         size_t head = (size_t)(i % H) * run->key_stride;
@@ -974,14 +1005,19 @@ static void attention_pattern(MiRun *run, int l, int from, int to)
  * What each head carries from where it looks. */
 static void attention_z(MiRun *run, int l, int from, int to)
 {
-    int H = run->model->shape.n_head, d = run->model->shape.d_head;
-    #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads)
-    for (int i = from * H; i < to * H; i++) {
-        int  row = i / H, h = i % H;
-        Keys values = keys_of(run, MI_v, l, &run->lanes[run->row_lane[row]]);
-        run->kernel->mix(at(run, MI_z, l, row) + h * d,
-                         at(run, MI_pattern, l, row) + (size_t)h * run->key_stride,
-                         &values, h * d, run->row_pos[row] + 1, d);
+    int    H = run->model->shape.n_head, d = run->model->shape.d_head;
+    int    groups = (to - from + GROUP - 1) / GROUP;
+    size_t stride = (size_t)H * run->key_stride;
+    #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads) if (groups > 1)
+    for (int i = 0; i < groups * H; i++) {
+        int h = i / groups, row = from + i % groups * GROUP, last = min_int(row + GROUP, to);
+        for (int n_rows; row < last; row += n_rows) {
+            Keys values = keys_of(run, MI_v, l, &run->lanes[run->row_lane[row]]);
+            n_rows = neighbours(run, row, last);
+            run->kernel->mix(at(run, MI_z, l, row) + h * d,
+                             at(run, MI_pattern, l, row) + (size_t)h * run->key_stride, stride,
+                             n_rows, &values, h * d, run->row_pos[row] + 1, d);
+        }
     }
     hook(run, MI_z, l, from, to);
 }
@@ -1018,7 +1054,7 @@ static void attention(MiRun *run, int l, int from, int to)
 static void activate(MiRun *run, int l, int from, int to)
 {
     int F = run->model->shape.d_mlp;
-    #pragma omp parallel for num_threads(run->threads)
+    #pragma omp parallel for num_threads(run->threads) if (to - from > 1)
     for (int r = from; r < to; r++)
         run->kernel->gelu(at(run, MI_mlp_post, l, r), at(run, MI_mlp_pre, l, r), F);
     hook(run, MI_mlp_post, l, from, to);
@@ -1118,7 +1154,8 @@ int mi_logits(const MiRun *run, int lane, int pos, float *logits)
     const float *x = mi_site(run, lane, MI_ln_f, 0, pos);
     if (!x) return -1;
     int V = model->shape.n_vocab, D = model->shape.d_model;
-    run->kernel->unembed(logits, x, model->W_U, V, D, (double)V * D < MIN_WORK ? 1 : run->threads);
+    run->kernel->unembed(logits, x, 1, model->W_U, V, D,
+                         (double)V * D < MIN_WORK ? 1 : run->threads);
     return 0;
 }
 
@@ -1151,7 +1188,7 @@ int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int fin
     float sigma = final ? *scale : sqrtf(kernel->squares(x, mean, D) / D + 1e-5f);
     for (int i = 0; i < D; i++)
         out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
-    kernel->unembed(logits, out, model->W_U, model->shape.n_vocab, D, run->threads);
+    kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
     free(out);
     return 0;
 }
@@ -1251,7 +1288,8 @@ int mi_sweep(const MiSweep *sweep, double *values)
     for (int done = 0; done < n && status == 0;) {
         int n_lanes = 0, rows = 0;
         while (done + n_lanes < n && n_lanes < ROWS &&
-               (n_lanes == 0 || rows + jobs[done + n_lanes].rows <= ROWS)) {
+               (n_lanes == 0 || rows + jobs[done + n_lanes].rows <= ROWS) &&
+               (rows < 128 || jobs[done + n_lanes].half == jobs[done].half)) {
             const Job *job = &jobs[done + n_lanes];
             int first = sweep->first[job->cell];
             rows += job->rows;
@@ -1293,6 +1331,9 @@ typedef uint32_t vec_bits __attribute__((vector_size(4 * VEC)));
 static inline vec load(const weight *p) { return *(const vec_any *)p; }
 static inline void store(float *p, vec v) { *(vec_any *)p = v; }
 static inline vec all(float x) { return x - (vec){0}; }
+
+/* Start to read a line of memory into the second-level cache. Any address will do. */
+static inline void fetch(const weight *p) { __builtin_prefetch(p, 0, 2); }
 
 /* a*b + c, one instruction where there is one: the same choice as fma1. */
 static inline vec fma_vec(vec a, vec b, vec c)
@@ -1352,112 +1393,318 @@ static float fast_squares(const float *x, float mean, int n)
     return sum_of(&lanes);
 }
 
-/* One a against `count` rows b: their chains of fma are independent, so they overlap. */
-static inline __attribute__((always_inline))
-void dots(float *out, const float *a, const weight *const *b, int count, int n)
-{
-    Lanes lanes[8] = {0};
-    int i = 0;
-    for (; i + 16 <= n; i += 16)
-        for (int p = 0; p < PARTS; p++) {
-            vec x = load(a + i + p * VEC);
-            for (int j = 0; j < count; j++)
-                lanes[j].part[p] = fma_vec(x, load(b[j] + i + p * VEC), lanes[j].part[p]);
-        }
-    if (i < n) {
-        float pad_a[16], pad_b[16];
-        pad(pad_a, a + i, n - i, 0);
-        for (int j = 0; j < count; j++) {
-            pad(pad_b, b[j] + i, n - i, 0);
-            for (int p = 0; p < PARTS; p++)
-                lanes[j].part[p] = fma_vec(load(pad_a + p * VEC), load(pad_b + p * VEC),
-                                           lanes[j].part[p]);
-        }
-    }
-    for (int j = 0; j < count; j++) out[j] = sum_of(&lanes[j]);
-}
-
 static float fast_dot(const float *a, const weight *b, int n)
 {
-    float out;
-    dots(&out, a, &b, 1, n);
-    return out;
+    Lanes sum = {0};
+    float pad_a[16], pad_b[16];
+    for (int i = 0; i < n; i += 16) {
+        const float  *next_a = a + i;
+        const weight *next_b = b + i;
+        if (n - i < 16) {
+            pad(pad_a, a + i, n - i, 0), next_a = pad_a;
+            pad(pad_b, b + i, n - i, 0), next_b = pad_b;
+        }
+        for (int p = 0; p < PARTS; p++)
+            sum.part[p] = fma_vec(load(next_a + p * VEC), load(next_b + p * VEC), sum.part[p]);
+    }
+    return sum_of(&sum);
+}
+
+/* ---- Many dot products at once ---- */
+
+/* sum[r][c] = the 16 lanes of a_r . b_c    a [R,n] with rows `stride` apart, b: C rows [n]; n % 16
+ * is 0. The R x C chains of fma are independent, so they overlap; a load serves R or C of them.
+ * `ahead`: fetch what lies that far behind each b, or 0. */
+static inline __attribute__((always_inline))
+void products(Lanes *sum, const float *a, size_t stride, const weight *const *b, int R, int C, int n,
+              size_t ahead)
+{
+    Lanes s[4][4];
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < C; c++) s[r][c] = (Lanes){0};
+    for (int i = 0; i < n; i += 16) {
+        for (int c = 0; c < C && ahead; c++) fetch(b[c] + i + ahead);
+        #pragma GCC unroll 4                            /* or the sums do not stay in registers */
+        for (int p = 0; p < PARTS; p++) {
+            vec of_a[4], of_b[4];
+            for (int r = 0; r < R; r++) of_a[r] = load(a + r * stride + i + p * VEC);
+            for (int c = 0; c < C; c++) of_b[c] = load(b[c] + i + p * VEC);
+            __atomic_signal_fence(__ATOMIC_SEQ_CST);    /* or gcc loads each R or C times */
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < C; c++)
+                    s[r][c].part[p] = fma_vec(of_a[r], of_b[c], s[r][c].part[p]);
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int c = 0; c < C; c++) sum[4 * r + c] = s[r][c];
+}
+
+/* Of two vectors side by side take every second run of h lanes, from lane `first` on. */
+#define RUN(i, h, first)    ((i) / (h) * 2 * (h) + (i) % (h) + (first))
+#define RUN4(i, h, first)   RUN(i, h, first), RUN(i + 1, h, first), RUN(i + 2, h, first),          \
+                            RUN(i + 3, h, first)
+#define RUN8(i, h, first)   RUN4(i, h, first), RUN4(i + 4, h, first)
+#define RUN16(i, h, first)  RUN8(i, h, first), RUN8(i + 8, h, first)
+#if defined(__AVX512F__)
+#define RUNS(h, first)      RUN16(0, h, first)
+#elif defined(__AVX2__) && defined(__FMA__)
+#define RUNS(h, first)      RUN8(0, h, first)
+#else
+#define RUNS(h, first)      RUN4(0, h, first)
+#endif
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(a, b, ...)  __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...)  __builtin_shuffle(a, b, (vec_int){ __VA_ARGS__ })
+#endif
+
+/* One step of the tree in sum_lanes for all sums at once: vectors 2i and 2i+1 become vector i, with
+ * half as many lanes of each sum. */
+#define FOLD(s, h)                                                                               \
+    for (int i_ = 0; i_ < (h); i_++)                                                             \
+        s[i_] = SHUFFLE(s[2 * i_], s[2 * i_ + 1], RUNS(h, 0)) +                                  \
+                SHUFFLE(s[2 * i_], s[2 * i_ + 1], RUNS(h, h));
+
+/* out_i = the sum of sum_i    16 sums -> out [16]. VEC trees at a time: folding them two by two
+ * takes a third of the instructions of one after another. */
+static inline void fold(float out[16], const Lanes sum[16])
+{
+    for (int first = 0; first < 16; first += VEC) {
+        vec s[VEC];
+        for (int i = 0; i < VEC; i++) {
+            Lanes lanes = sum[first + i];
+            for (int half = PARTS / 2; half; half /= 2)
+                for (int p = 0; p < half; p++) lanes.part[p] += lanes.part[p + half];
+            s[i] = lanes.part[0];
+        }
+#if defined(__AVX512F__)
+        FOLD(s, 8);
+#endif
+#if defined(__AVX2__) && defined(__FMA__)
+        FOLD(s, 4);
+#endif
+        FOLD(s, 2);
+        FOLD(s, 1);
+        store(out + first, s[0]);
+    }
+}
+
+/* to <- from for n <= 16: most often 4 or 16, which the compiler knows how to do in one step. */
+static inline void copy(float *to, const float *from, int n)
+{
+    if (n == 16) memcpy(to, from, 16 * sizeof(float));
+    else if (n == 4) memcpy(to, from, 4 * sizeof(float));
+    else for (int i = 0; i < n; i++) to[i] = from[i];
+}
+
+/* out_rc = a_r . b_c    a [R,n], rows `stride` apart, b: 16/R rows [n] -> out [R,16/R]; R: 1 or 4
+ * In as many pieces as the sums need to stay in registers. */
+static inline __attribute__((always_inline))
+void dots(float out[16], const float *a, size_t stride, const weight *const *b, int R, int n,
+          size_t ahead)
+{
+    enum { FEW = VEC == 4 ? 2 : 4, R_STEP = VEC == 16 ? 4 : VEC == 8 ? 2 : 1,
+           C_STEP = VEC == 16 ? 4 : 2 };
+    Lanes sum[16];
+    int   C = 16 / R;
+    if (n % 16) {
+        for (int i = 0; i < 16; i++) out[i] = fast_dot(a + i / C * stride, b[i % C], n);
+        return;
+    }
+    if (R == 1)
+        for (int c = 0; c < 16; c += FEW) products(sum + c, a, 0, b + c, 1, FEW, n, ahead);
+    else
+        for (int r = 0; r < 4; r += R_STEP)
+            for (int c = 0; c < 4; c += C_STEP)
+                products(sum + 4 * r + c, a + r * stride, stride, b + c, R_STEP, C_STEP, n, ahead);
+    fold(out, sum);
+}
+
+/* Logits of rows x [rows,D] for `count` <= 32 tokens, whose part of W_U stays in the cache. */
+static void unembed_block(float *logits, const float *x, int rows, const weight *W_U, int count,
+                          int V, int D)
+{
+    float out[16];
+    const weight *b[32];
+    for (int i = 0; i < 32; i++) b[i] = W_U + (size_t)min_int(i, count - 1) * D;
+    int r = 0;
+    for (; r + 4 <= rows; r += 4)
+        for (int c = 0; c < count; c += 4) {
+            dots(out, x + (size_t)r * D, D, b + c, 4, D, 0);
+            for (int i = 0; i < 4; i++)
+                copy(logits + (size_t)(r + i) * V + c, out + 4 * i, min_int(4, count - c));
+        }
+    for (; r < rows; r++)
+        for (int c = 0; c < count; c += 16) {
+            dots(out, x + (size_t)r * D, D, b + c, 1, D, 4 * (size_t)D);
+            copy(logits + (size_t)r * V + c, out, min_int(16, count - c));
+        }
 }
 
 /* Each thread takes a range of the vocabulary. */
-static void fast_unembed(float *logits, const float *x, const weight *W_U, int V, int D, int threads)
+static void fast_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
+                         int threads)
 {
     (void)threads;
     #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int i = 0; i < V / 4; i++) {
-        const weight *row = W_U + (size_t)i * 4 * D;
-        const weight *rows[4] = { row, row + D, row + 2 * D, row + 3 * D };
-        dots(logits + 4 * i, x, rows, 4, D);
-    }
-    for (int i = V / 4 * 4; i < V; i++) logits[i] = fast_dot(x, W_U + (size_t)i * D, D);
+    for (int i = 0; i < V; i += 32)
+        unembed_block(logits + i, x, rows, W_U + (size_t)i * D, min_int(32, V - i), V, D);
 }
 
-/* y [rows, vecs*VEC] <- x W + b for a tile of a few rows and columns, its sums in registers. */
+/* ---- Linear layers ----
+ *
+ * A tile of y, TILE_ROWS x PANEL, keeps its sums in registers: a load of W serves all its rows, a
+ * load of x all its columns. A slab of W, DEPTH x PANEL, stays in the second-level cache while all
+ * rows of x go by. Its rows lie far apart in the file; the first tile packs them side by side as
+ * it reads them. From slab to slab the sums wait in y, so they still run over k = 0..in-1. */
+enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
+enum { LINE = 16,                                       /* floats in a line of the cache */
+       LINES = (PANEL / LINE + 2) / 2 * 2,              /* lines of one row of a slab, made even */
+       FEW = (LINES + 3) / 4 };
+
+typedef struct {
+    const weight *W;                                    /* [depth,PANEL], rows `stride` apart */
+    size_t        stride;
+    int           depth;
+    int           begins;                               /* the sums start here: y is not read */
+    const weight *bias;                                 /* [PANEL] if the sums end here, or NULL */
+    const weight *ahead;                                /* the next slab, to be fetched; its rows */
+    size_t        ahead_stride;                         /* lie so far apart */
+} Slab;
+
+/* y <- y + x W    x [rows,depth], W [depth,PANEL] -> y [rows,PANEL]; pack [depth,PANEL] <- W
+ * Meanwhile fetch `lines` lines of each row of the next slab. */
 static inline __attribute__((always_inline))
-void tile(float *y, const float *x, int rows, int in, int out, const weight *W, size_t stride,
-          const weight *b, int vecs)
+void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, const Slab *slab,
+          float *pack, int lines)
 {
-    vec sum[8][16];
+    vec sum[TILE_ROWS][TILE_VECS];
+    const weight *W = slab->W, *ahead = slab->ahead;
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++) sum[r][v] = (vec){0};
-    for (int i = 0; i < in; i++)
-        for (int r = 0; r < rows; r++) {
-            vec xi = all(x[(size_t)r * in + i]);
-            for (int v = 0; v < vecs; v++)
-                sum[r][v] = fma_vec(xi, load(W + i * stride + v * VEC), sum[r][v]);
+        for (int v = 0; v < TILE_VECS; v++)
+            sum[r][v] = slab->begins ? (vec){0} : load(y + r * y_stride + v * VEC);
+    for (int i = 0; i < slab->depth; i++, W += slab->stride, ahead += slab->ahead_stride) {
+        vec w[TILE_VECS];
+        for (int v = 0; v < TILE_VECS; v++) {
+            w[v] = load(W + v * VEC);
+            if (pack) store(pack + i * PANEL + v * VEC, w[v]);
         }
+        for (int line = 0; line < lines; line++) fetch(ahead + line * LINE);
+        for (int r = 0; r < rows; r++) {
+            vec xi = all(x[r * x_stride + i]);
+            for (int v = 0; v < TILE_VECS; v++) sum[r][v] = fma_vec(xi, w[v], sum[r][v]);
+        }
+    }
     for (int r = 0; r < rows; r++)
-        for (int v = 0; v < vecs; v++)
-            store(y + (size_t)r * out + v * VEC, sum[r][v] + load(b + v * VEC));
+        for (int v = 0; v < TILE_VECS; v++)
+            store(y + r * y_stride + v * VEC,
+                  slab->bias ? sum[r][v] + load(slab->bias + v * VEC) : sum[r][v]);
 }
 
-enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = 3 };
+/* A tile of up to TILE_ROWS rows: each number of rows has registers of its own. */
+static void any_tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
+                     const Slab *slab)
+{
+    switch (rows) {
+#define CASE(n) case n: if (n <= TILE_ROWS) tile(y, y_stride, x, x_stride, n, slab, NULL, LINES); break;
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#undef CASE
+    }
+}
 
-/* All rows of one panel of columns. The panel stays in the cache from tile to tile. */
+/* A full tile. With many tiles to come, each has to fetch less of the next slab. */
+static void full_tile(float *y, size_t y_stride, const float *x, size_t x_stride, const Slab *slab,
+                      float *pack, int many)
+{
+    if (pack && many) tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack, FEW);
+    else if (pack)    tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack, LINES / 2);
+    else if (many)    tile(y, y_stride, x, x_stride, TILE_ROWS, slab, NULL, FEW);
+    else              tile(y, y_stride, x, x_stride, TILE_ROWS, slab, NULL, LINES / 2);
+}
+
+/* All rows of x through one slab. */
+static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
+                      Slab slab, float *pack)
+{
+    int many = rows >= 4 * TILE_ROWS, fetched = 0, r = 0;
+    for (; r + TILE_ROWS < rows; r += TILE_ROWS) {
+        full_tile(y + r * y_stride, y_stride, x + r * x_stride, x_stride, &slab, r ? NULL : pack, many);
+        slab.W = pack;
+        slab.stride = PANEL;
+        fetched += many ? FEW : LINES / 2;
+        if (fetched < LINES) slab.ahead += (many ? FEW : LINES / 2) * LINE;
+    }
+    any_tile(y + r * y_stride, y_stride, x + r * x_stride, x_stride, rows - r, &slab);
+}
+
+/* The last columns of W may fill only a part of a panel: tiles of y, W and b padded with zeros. */
+static void edge_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
+                      Slab slab, float *pack, int columns)
+{
+    float  part[TILE_ROWS * PANEL] = {0}, bias[PANEL] = {0};
+    size_t size = columns * sizeof(float);
+    memset(pack, 0, slab.depth * PANEL * sizeof(float));
+    for (int i = 0; i < slab.depth; i++) memcpy(pack + i * PANEL, slab.W + i * slab.stride, size);
+    if (slab.bias) slab.bias = memcpy(bias, slab.bias, size);
+    slab.W = pack;
+    slab.stride = PANEL;
+    for (int r = 0; r < rows; r += TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
+        int n = min_int(TILE_ROWS, rows - r);
+        for (int i = 0; i < n; i++) memcpy(part + i * PANEL, y + i * y_stride, size);
+        any_tile(part, PANEL, x, x_stride, n, &slab);
+        for (int i = 0; i < n; i++) memcpy(y + i * y_stride, part + i * PANEL, size);
+    }
+}
+
+/* One panel of columns, slab by slab. */
 static void panel(float *y, const float *x, int rows, int in, int out, const weight *W,
                   size_t stride, const weight *b, int columns)
 {
-    int r = 0;
-    if (columns == TILE_VECS * VEC) {
-        for (; r + TILE_ROWS <= rows; r += TILE_ROWS)
-            tile(y + (size_t)r * out, x + (size_t)r * in, TILE_ROWS, in, out, W, stride, b, TILE_VECS);
-        for (; r < rows; r++)
-            tile(y + (size_t)r * out, x + (size_t)r * in, 1, in, out, W, stride, b, TILE_VECS);
-        return;
-    }
-    for (; r < rows; r++) {
-        int c = 0;
-        for (; c + VEC <= columns; c += VEC)
-            tile(y + (size_t)r * out + c, x + (size_t)r * in, 1, in, out, W + c, stride, b + c, 1);
-        for (; c < columns; c++) {
-            float sum = 0;
-            for (int i = 0; i < in; i++)
-                sum = fma1(x[(size_t)r * in + i], W[i * stride + c], sum);
-            y[(size_t)r * out + c] = sum + b[c];
-        }
+    float pack[DEPTH * PANEL];
+    for (int i = 0; i < in; i += DEPTH) {
+        int  depth = min_int(DEPTH, in - i), ends = i + depth == in;
+        Slab slab = { .W = W + i * stride, .stride = stride, .depth = depth, .begins = i == 0,
+                      .bias = ends ? b : NULL, .ahead_stride = stride,
+                      .ahead = ends ? W + PANEL : W + (i + depth) * stride };
+        if (columns == PANEL) slab_rows(y, out, x + i, in, rows, slab, pack);
+        else edge_rows(y, out, x + i, in, rows, slab, pack, columns);
     }
 }
 
-/* Threads share out the columns, never the sum over inputs. A single row (decoding) is limited by
- * reading W: it takes wide panels, so that each step reads long stretches of memory. */
+/* One row: each number of W is used once, so all that counts is to read it in long stretches. The
+ * sums of all columns stay in the cache while the rows of W go by, four at a time, in order. */
+static void one_row(float *y, const float *x, int in, const weight *W, size_t stride,
+                    const weight *b, int columns)
+{
+    int whole = columns / LINE * LINE, i = 0;
+    for (int c = 0; c < columns; c++) y[c] = 0;
+    for (; i + 4 <= in; i += 4, W += 4 * stride) {
+        for (int c = 0; c < whole; c += VEC) {
+            vec sum = load(y + c);
+            for (int k = 0; k < 4; k++) {
+                if (c % LINE == 0) fetch(W + (16 + k) * stride + c);
+                sum = fma_vec(all(x[i + k]), load(W + k * stride + c), sum);
+            }
+            store(y + c, sum);
+        }
+        for (int c = whole; c < columns; c++)
+            for (int k = 0; k < 4; k++) y[c] = fma1(x[i + k], W[k * stride + c], y[c]);
+    }
+    for (; i < in; i++, W += stride)
+        for (int c = 0; c < columns; c++) y[c] = fma1(x[i], W[c], y[c]);
+    for (int c = 0; c < columns; c++) y[c] += b[c];
+}
+
+/* Threads share out the columns, never the sum over inputs. */
 static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
-    enum { WIDE = 16 * VEC, NARROW = TILE_VECS * VEC };
-    int step = rows == 1 ? WIDE : NARROW;
-    (void)threads;
-    #pragma omp parallel for schedule(static) num_threads(threads) if (rows * in > 4096)
+    int step = rows == 1 ? round_up((out + threads - 1) / threads, LINE) : PANEL;
+    #pragma omp parallel for schedule(static) num_threads(threads)
     for (int c = 0; c < out; c += step) {
         int columns = min_int(step, out - c);
-        if (columns == WIDE)
-            tile(y + c, x, 1, in, out, W + c, stride, b + c, 16);
-        else
-            panel(y + c, x, rows, in, out, W + c, stride, b + c, columns);
+        if (rows == 1) one_row(y + c, x, in, W + c, stride, b + c, columns);
+        else panel(y + c, x, rows, in, out, W + c, stride, b + c, columns);
     }
 }
 
@@ -1489,22 +1736,26 @@ static inline vec exp_vec(vec x)
 
 /* y <- f(x) a vector at a time, the last few elements on a padded copy. */
 #define EACH_VEC(y, x, n, value)                                                                 \
-    for (int i_ = 0; i_ < (n); i_ += VEC) {                                                      \
-        int   left_ = min_int(VEC, (n) - i_);                                                    \
-        vec   in = {0};                                                                          \
-        if (left_ == VEC) in = load((x) + i_);                                                   \
-        else memcpy(&in, (x) + i_, left_ * sizeof(float));                                       \
-        vec   out_ = (value);                                                                    \
-        memcpy((y) + i_, &out_, left_ * sizeof(float));                                          \
-    }
+    do {                                                                                         \
+        int i_ = 0;                                                                              \
+        vec in = {0};                                                                            \
+        for (; i_ + VEC <= (n); i_ += VEC) in = load((x) + i_), store((y) + i_, value);          \
+        if (i_ == (n)) break;                                                                    \
+        memcpy(&in, (x) + i_, ((n) - i_) * sizeof(float));                                       \
+        vec out_ = value;                                                                        \
+        memcpy((y) + i_, &out_, ((n) - i_) * sizeof(float));                                     \
+    } while (0)
 
 static void fast_softmax(float *s, int n)
 {
+    vec most = all(-INFINITY);
     float max = -INFINITY;
-    for (int j = 0; j < n; j++)
-        max = s[j] > max ? s[j] : max;
+    int j = 0;
+    for (; j + VEC <= n; j += VEC) most = choose(load(s + j) > most, load(s + j), most);
+    for (; j < n; j++) max = s[j] > max ? s[j] : max;
+    for (j = 0; j < VEC; j++) max = most[j] > max ? most[j] : max;
     if (max == -INFINITY) {
-        for (int j = 0; j < n; j++) s[j] = 0;
+        for (j = 0; j < n; j++) s[j] = 0;
         return;
     }
     EACH_VEC(s, s, n, exp_vec(in - max));
@@ -1517,39 +1768,80 @@ static void fast_gelu(float *y, const float *x, int n)
     EACH_VEC(y, x, n, in / (1 + exp_vec(-2 * (0.7978845608f * (in + 0.044715f * (in * in * in))))));
 }
 
-static void fast_scores(float *s, const float *q, const Keys *keys, int column, int n, int d)
+/* ---- Attention ---- */
+
+/* R queries (1 or 4) against 16/R keys at a time. Beyond the last key its scores are computed once
+ * more, and dropped. */
+static inline __attribute__((always_inline))
+void score_rows(float *s, size_t stride, const float *q, int R, const Keys *keys, int column, int n,
+                int d)
 {
-    float scale = 1 / sqrtf((float)d);
-    int   j = 0;
-    for (; j + 4 <= n; j += 4) {
-        const weight *k[4];
-        for (int i = 0; i < 4; i++) k[i] = key_at(keys, j + i, column);
-        dots(s + j, q, k, 4, d);
+    int   C = 16 / R;
+    float out[16];
+    vec   scale = all(1 / sqrtf((float)d));
+    for (int j = 0; j < n + R - 1; j += C) {
+        const weight *k[16];
+        for (int i = 0; i < C; i++) k[i] = key_at(keys, min_int(j + i, n + R - 2), column);
+        dots(out, q, keys->stride, k, R, d, 0);
+        for (int i = 0; i < 16; i += VEC) store(out + i, load(out + i) * scale);
+        for (int r = 0; r < R; r++) copy(s + r * stride + j, out + r * C, min_int(C, n + r - j));
     }
-    for (; j < n; j++) s[j] = fast_dot(q, key_at(keys, j, column), d);
-    for (j = 0; j < n; j++) s[j] *= scale;
 }
 
-/* A few vectors of z stay in registers while the keys go by. */
-static void fast_mix(float *z, const float *pattern, const Keys *values, int column, int n, int d)
+static void fast_scores(float *s, size_t stride, const float *q, int rows, const Keys *keys,
+                        int column, int n, int d)
 {
-    int c = 0;
-    for (; c + 4 * VEC <= d; c += 4 * VEC) {
-        vec sum[4] = {0};
-        for (int j = 0; j < n; j++) {
-            const float *v = key_at(values, j, column + c);
-            for (int i = 0; i < 4; i++)
-                sum[i] = fma_vec(all(pattern[j]), load(v + i * VEC), sum[i]);
+    int r = 0;
+    for (; r + 4 <= rows; r += 4)
+        score_rows(s + r * stride, stride, q + (size_t)r * keys->stride, 4, keys, column, n + r, d);
+    for (; r < rows; r++)
+        score_rows(s + r * stride, stride, q + (size_t)r * keys->stride, 1, keys, column, n + r, d);
+}
+
+/* z of R queries (1 or 4) and `vecs` vectors: in registers while the keys go by. */
+static inline __attribute__((always_inline))
+void mix_tile(float *z, const float *pattern, size_t stride, int R, const Keys *values, int column,
+              int n, int vecs)
+{
+    vec sum[4][4];
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < vecs; i++) sum[r][i] = (vec){0};
+    for (int j = 0; j < n; j++) {
+        const float *v = key_at(values, j, column);
+        for (int r = 0; r < R; r++)
+            for (int i = 0; i < vecs; i++)
+                sum[r][i] = fma_vec(all(pattern[r * stride + j]), load(v + i * VEC), sum[r][i]);
+    }
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < vecs; i++) {
+            for (int j = n; j < n + r; j++)
+                sum[r][i] = fma_vec(all(pattern[r * stride + j]),
+                                    load(key_at(values, j, column) + i * VEC), sum[r][i]);
+            store(z + (size_t)r * values->stride + i * VEC, sum[r][i]);
         }
-        for (int i = 0; i < 4; i++) store(z + c + i * VEC, sum[i]);
-    }
-    for (; c + VEC <= d; c += VEC) {
-        vec sum = {0};
-        for (int j = 0; j < n; j++)
-            sum = fma_vec(all(pattern[j]), load(key_at(values, j, column + c)), sum);
-        store(z + c, sum);
-    }
-    naive_mix(z + c, pattern, values, column + c, n, d - c);
+}
+
+static inline __attribute__((always_inline))
+void mix_rows(float *z, const float *pattern, size_t stride, int R, const Keys *values, int column,
+              int n, int d)
+{
+    enum { WIDE = VEC == 16 ? 4 : 2 };
+    int c = 0;
+    for (; c + WIDE * VEC <= d; c += WIDE * VEC)
+        mix_tile(z + c, pattern, stride, R, values, column + c, n, WIDE);
+    for (; c + VEC <= d; c += VEC) mix_tile(z + c, pattern, stride, R, values, column + c, n, 1);
+    naive_mix(z + c, pattern, stride, R, values, column + c, n, d - c);
+}
+
+static void fast_mix(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
+                     int column, int n, int d)
+{
+    int r = 0;
+    size_t D = values->stride;
+    for (; r + 4 <= rows; r += 4)
+        mix_rows(z + r * D, pattern + r * stride, stride, 4, values, column, n + r, d);
+    for (; r < rows; r++)
+        mix_rows(z + r * D, pattern + r * stride, stride, 1, values, column, n + r, d);
 }
 
 static const Kernels fast_kernels = {

@@ -172,17 +172,19 @@ static void test_unembed(void)
 {
     for (int i = 0; i < 120; i++) {
         int V = 1 + i % 61, D = 1 + below(i % 2 ? 40 : 200), odd = below(4), threads = 1 + below(4);
-        float *x = floats(D, 1), *y = floats(V + 1, 1), *z = floats(V + 1, 1);
+        int rows = 1 + below(i % 3 ? 1 : 10), n = rows * V;
+        if (i % 5 == 0) D = 16 + D / 16 * 16;
+        float *x = floats(rows * D, 1), *y = floats(n + 1, 1), *z = floats(n + 1, 1);
         Floats W = random_floats(V * D, odd, 1);
-        y[V] = z[V] = 12345;
-        naive_kernels.unembed(y, x, W.at, V, D, 1);
-        fast_kernels.unembed(z, x, W.at, V, D, threads);
-        int at = differ(y, z, V + 1), one = below(V);
-        CHECK(at < 0, "fast unembed == naive unembed: V %d D %d %d bytes off: token %d", V, D, odd,
-              at);
-        float alone = fast_kernels.dot(x, W.at + one * D, D);
-        CHECK(memcmp(&alone, y + one, 4) == 0, "one logit == that logit of all: V %d D %d token %d",
-              V, D, one);
+        y[n] = z[n] = 12345;
+        naive_kernels.unembed(y, x, rows, W.at, V, D, 1);
+        fast_kernels.unembed(z, x, rows, W.at, V, D, threads);
+        int at = differ(y, z, n + 1), r = below(rows), one = below(V);
+        CHECK(at < 0, "fast unembed == naive unembed: rows %d V %d D %d %d bytes off: row %d token %d",
+              rows, V, D, odd, at / V, at % V);
+        float alone = fast_kernels.dot(x + r * D, W.at + one * D, D);
+        CHECK(memcmp(&alone, y + r * V + one, 4) == 0,
+              "one logit == that logit of all: V %d D %d token %d", V, D, one);
         free(x), free(y), free(z), free(W.block);
     }
 }
@@ -259,20 +261,28 @@ static void test_attention(void)
         Keys one = {.below = all_keys, .own = all_keys, .last = all_keys + (n - 1) * D, .n = n,
                     .stride = D};
         Keys apart = {.below = below_t0, .own = own, .last = last, .t0 = t0, .n = n, .stride = D};
-        float *q = floats(d, 2), *p = floats(n, 1), *s[3], *z[3];
+        /* `rows` queries: row r sees the first n - rows + 1 + r keys, so the last one all */
+        int rows = 1 + below(n < 7 ? n : 7), first = n - rows + 1, stride = n + below(3);
+        int sizes = (rows - 1) * stride + n, sizez = (rows - 1) * D + d;
+        float *q = floats((rows - 1) * D + d, 2), *p = floats(sizes, 1), *s[3], *z[3];
         for (int i = 0; i < 3; i++) {
             const Kernels *kernel = i ? &fast_kernels : &naive_kernels;
-            s[i] = floats(n + 1, 1), z[i] = floats(d + 1, 1);
-            s[i][n] = z[i][d] = 12345;
-            kernel->scores(s[i], q, i == 2 ? &apart : &one, h * d, n, d);
-            kernel->mix(z[i], p, i == 2 ? &apart : &one, h * d, n, d);
+            s[i] = malloc((size_t)(sizes + 1) * sizeof *q);
+            z[i] = malloc((size_t)(sizez + 1) * sizeof *q);
+            if (!s[i] || !z[i]) abort();
+            for (int k = 0; k <= sizes; k++) s[i][k] = 12345;
+            for (int k = 0; k <= sizez; k++) z[i][k] = 12345;
+            kernel->scores(s[i], (size_t)stride, q, rows, i == 2 ? &apart : &one, h * d, first, d);
+            kernel->mix(z[i], p, (size_t)stride, rows, i == 2 ? &apart : &one, h * d, first, d);
         }
-        CHECK(differ(s[0], s[1], n + 1) < 0, "fast scores == naive scores: d %d keys %d: key %d", d,
-              n, differ(s[0], s[1], n + 1));
-        CHECK(differ(z[0], z[1], d + 1) < 0, "fast mix == naive mix: d %d keys %d: element %d", d,
-              n, differ(z[0], z[1], d + 1));
-        CHECK(differ(s[1], s[2], n + 1) < 0 && differ(z[1], z[2], d + 1) < 0,
+        CHECK(differ(s[0], s[1], sizes + 1) < 0, "fast scores == naive scores: d %d keys %d rows %d: "
+              "%d", d, n, rows, differ(s[0], s[1], sizes + 1));
+        CHECK(differ(z[0], z[1], sizez + 1) < 0, "fast mix == naive mix: d %d keys %d rows %d: "
+              "%d", d, n, rows, differ(z[0], z[1], sizez + 1));
+        CHECK(differ(s[1], s[2], sizes + 1) < 0 && differ(z[1], z[2], sizez + 1) < 0,
               "keys of trunk and lane == keys of one run: d %d keys %d t0 %d", d, n, t0);
+        q += (rows - 1) * D, p += (rows - 1) * stride;
+        for (int i = 0; i < 3; i++) s[i] += (rows - 1) * stride, z[i] += (rows - 1) * D;
         int j = below(n), c = below(d);
         double dot = 0, sum = 0, size = 0;
         for (int i = 0; i < d; i++) dot += (double)q[i] * (double)all_keys[j * D + h * d + i];
@@ -285,8 +295,9 @@ static void test_attention(void)
               (double)s[0][j], dot / sqrt((double)d));
         CHECK(fabs((double)z[0][c] - sum) <= 1e-6 * size, "naive mix against double: d %d keys %d: "
               "element %d is %.9g, not %.9g", d, n, c, (double)z[0][c], sum);
-        for (int i = 0; i < 3; i++) free(s[i]), free(z[i]);
-        free(all_keys), free(below_t0), free(own), free(last), free(q), free(p);
+        for (int i = 0; i < 3; i++) free(s[i] - (rows - 1) * stride), free(z[i] - (rows - 1) * D);
+        free(all_keys), free(below_t0), free(own), free(last);
+        free(q - (rows - 1) * D), free(p - (rows - 1) * stride);
     }
 }
 
