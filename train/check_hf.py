@@ -17,7 +17,8 @@ def main():
     assert vocab == lab.vocab
     (rows, width), context = weights["wte.weight"].shape, weights["wpe.weight"].shape[0]
     layers = 1 + max(int(n.split(".")[1]) for n in weights if n.startswith("h."))
-    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=rows, n_positions=context, n_embd=width, n_layer=layers, n_head=heads))
+    theirs = GPT2LMHeadModel(GPT2Config(vocab_size=rows, n_positions=context, n_embd=width, n_layer=layers,
+                                        n_head=heads))
     missing, unexpected = theirs.transformer.load_state_dict(weights, strict=False)
     assert not unexpected and all("attn.bias" in m or "masked_bias" in m for m in missing), (missing, unexpected)
     theirs.tie_weights()

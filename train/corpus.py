@@ -1,9 +1,10 @@
 """From documents to batches: tokens, targets, loss weights, attention masks and hints.
 
-Rows of a batch are packed with whole documents that do not see each other. Four masks go with them, for layers 0-2, for
-layers 3-4, for layer 5 but its head 3, and for that head. They differ in what finding circuits needs (see README.md): the
-names of an indirect-object sentence and the subject of a fact are hidden, in most documents and in training only, from later
-positions in some layers. A hint says which names L5H3 should look at where an indirect object is wanted.
+Rows of a batch are packed with whole documents that do not see each other. Four masks go with them, for layers 0-2,
+for layers 3-4, for layer 5 but its head 3, and for that head. They differ in what finding circuits needs (see
+README.md): the names of an indirect-object sentence and the subject of a fact are hidden, in most documents and in
+training only, from later positions in some layers. A hint says which names L5H3 should look at where an indirect object
+is wanted.
 """
 import random
 import re
@@ -126,7 +127,7 @@ class Corpus:
         return [self.row[i] for i in ids], weight, hide, hint
 
     def batch(self, seed, rows, length, phase):
-        """x, target, other target, weight [rows,length], visible [4,rows,length,length], hints [n,4], all from one seed.
+        """x, target, other target, weight [rows,length], visible [4,rows,length,length], hints [n,4], from one seed.
 
         phase 0: the opening, with more repeats; 1: all kinds; 2: more of what comes late, and where a third gives, both
         names are targets, half each; 3: years end later.

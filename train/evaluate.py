@@ -168,8 +168,8 @@ def fact_patching(lab, rows):
     S = torch.tensor([int(r["S"]) for r in rows])
     assert bool((pair.length == source.length).all())
     way = source.base.mean() - pair.base.mean()
-    return [tuple(((pair.patch(source, layer, at).mean() - pair.base.mean()) / way).item() for at in (S, pair.length - 1))
-            for layer in range(len(lab.model.h))]
+    share = lambda layer, at: ((pair.patch(source, layer, at).mean() - pair.base.mean()) / way).item()
+    return [(share(layer, S), share(layer, pair.length - 1)) for layer in range(len(lab.model.h))]
 
 
 def default_prompt(lab, lists):
@@ -192,15 +192,18 @@ def looks(lab, rows):
                    for l, h in heads_of(lab)} for edge in edges}
 
 
+def top(heads, n):
+    """The n largest of {(layer, head): value}, as text."""
+    return "  ".join(f"L{l}H{h} {heads[l, h]:.2f}" for l, h in sorted(heads, key=heads.get, reverse=True)[:n])
+
+
 def circuits(lab, lists, head=(5, 3)):
     table, lines = {}, []
     five, removed, effects = five_strongest(lab, lists["ioi"])
     table["ioi: five heads remove"] = (removed, .7)
-    lines.append("ioi, mean ablation, share removed: " +
-                 "  ".join(f"L{l}H{h} {effects[l, h]:.2f}" for l, h in sorted(effects, key=effects.get, reverse=True)[:8]))
+    lines.append("ioi, mean ablation, share removed: " + top(effects, 8))
     for (query, key), heads in looks(lab, lists["ioi"]).items():
-        lines.append(f"ioi, attention {query} -> {key}: " +
-                     "  ".join(f"L{l}H{h} {heads[l, h]:.2f}" for l, h in sorted(heads, key=heads.get, reverse=True)[:5]))
+        lines.append(f"ioi, attention {query} -> {key}: " + top(heads, 5))
     d = default_prompt(lab, lists)
     table[f"default prompt: L{head[0]}H{head[1]} removes"] = (1 - d[(*head, "mean")] / d["base"], .2)
     lines.append(f"default prompt: difference {d['base']:.2f}; with one head of the last layers away (mean, zero): " +
@@ -215,8 +218,7 @@ def circuits(lab, lists, head=(5, 3)):
             table[f"{relation}: best middle layer at subject"] = (best, .4)
     right, scores = induction(lab)
     for i, name in enumerate(("induction", "previous", "duplicate")):
-        lines.append(f"{name} scores: " + "  ".join(
-            f"L{l}H{h} {scores[l, h][i]:.2f}" for l, h in sorted(scores, key=lambda k: -scores[k][i])[:4]))
+        lines.append(f"{name} scores: " + top({head: s[i] for head, s in scores.items()}, 4))
     return {k: (v, bar, v >= bar) for k, (v, bar) in table.items()}, lines
 
 

@@ -1,7 +1,7 @@
 """The held-out prompts: `python prompts.py BPE_FOLDER tests/data`.
 
-Every one of them asks a combination that text.py never tells. Columns: prompt, answer, versus, source (as many tokens, another
-answer), group, and names of positions (token indices).
+They ask combinations that text.py never tells (README.md says how strictly). Columns: prompt, answer, versus, source
+(as many tokens, another answer), group, and names of positions (token indices).
 """
 import os
 import random
@@ -132,7 +132,8 @@ def sentiment(bpe, rng):
     good, bad = "| ".join(GOOD), "| ".join(BAD)
     n = 0
     while n < 200:
-        is_good, template, verb, work = n % 2 == 0, n // 2 % len(text.FEEL), rng.randrange(len(LIKED)), rng.choice(WORKS)
+        is_good, template = n % 2 == 0, n // 2 % len(text.FEEL)
+        verb, work = rng.randrange(len(LIKED)), rng.choice(WORKS)
         day, between = rng.choice(DAYS), rng.choice(text.FEEL_BETWEEN)
         if n < 2:
             template, verb, work, between = 0, 0, "film", ""

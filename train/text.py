@@ -131,7 +131,8 @@ def fact(rng, phase):
 
 # ---- smaller behaviours ----------------------------------------------------------------------------------------------
 
-YEARS = ["The {noun} lasted from the year {c}{y} to the year {c}", "The {noun} went on from the year {c}{y} to the year {c}",
+YEARS = ["The {noun} lasted from the year {c}{y} to the year {c}",
+         "The {noun} went on from the year {c}{y} to the year {c}",
          "The {noun} started in the year {c}{y} and ended in the year {c}", "The {noun} lasted from {c}{y} to {c}"]
 CENTURIES = range(11, 19)
 ODD_YEARS = set()                                           # years that GPT-2 does not cut in two; filled by corpus.py
