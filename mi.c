@@ -1864,22 +1864,19 @@ static const Kernels fast_kernels = {
 /* then the data. The file may come from anyone: nothing in it is believed before it is checked.  */
 /* ============================================================================================= */
 
-typedef struct {
-    const char *at, *end;
-    char       *text;                                   /* decoded strings go here, one by one */
-    const char *file;
-} Json;
+/* What is left of a JSON text, which ends with NUL. Strings are decoded where they stand. */
+typedef struct { char *at, *end; } Json;
 
-static int json_fail(const Json *json, const char *what)
+static int json_fail(const char *what)
 {
-    return mi_fail("%s: not a safetensors file: %s", json->file, what);
+    return mi_fail("not a safetensors file: %s", what);
 }
 
 /* The next character that is not white space, without taking it; 0 at the end. */
 static char json_peek(Json *json)
 {
-    while (json->at < json->end && *json->at && strchr(" \t\r\n", *json->at)) json->at++;
-    return json->at < json->end ? *json->at : 0;
+    json->at += strspn(json->at, " \t\r\n");
+    return *json->at;
 }
 
 static int json_take(Json *json, char expected)
@@ -1889,60 +1886,58 @@ static int json_take(Json *json, char expected)
     return 1;
 }
 
+/* uXXXX -> its code; -1 if it is not that. */
 static int json_hex(Json *json)
 {
     int value = 0;
-    if (json->end - json->at < 4) return -1;
+    if (*json->at != 'u') return -1;
     for (int i = 0; i < 4; i++) {
-        char c = *json->at++;
+        char c = *++json->at;
         if (!isxdigit((unsigned char)c)) return -1;
         value = value * 16 + (isdigit((unsigned char)c) ? c - '0' : (c | 32) - 'a' + 10);
     }
+    json->at++;
     return value;
 }
 
-/* \uXXXX, or a surrogate pair of them, as UTF-8. */
-static int json_unicode(Json *json)
+/* uXXXX, or a surrogate pair uXXXX\uXXXX, as UTF-8. */
+static int json_unicode(Json *json, char **out)
 {
     int c = json_hex(json);
-    if (c >= 0xD800 && c < 0xDC00 && json->end - json->at >= 6 && json->at[0] == '\\' &&
-        json->at[1] == 'u') {
-        json->at += 2;
+    if (c >= 0xD800 && c < 0xDC00 && *json->at == '\\') {
+        json->at++;
         int low = json_hex(json);
         c = low >= 0xDC00 && low < 0xE000 ? 0x10000 + ((c - 0xD800) << 10) + (low - 0xDC00) : -1;
     }
     if (c < 0 || (c >= 0xD800 && c < 0xE000)) return -1;
-    if (c > 0 && c < 0x80) *json->text++ = (char)c;     /* 0 takes two bytes: it ends no string */
-    else {
-        int tail = c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-        *json->text++ = (char)((0xF00 >> tail & 0xFF) | c >> 6 * tail);
-        while (tail--) *json->text++ = (char)(0x80 | (c >> 6 * tail & 0x3F));
-    }
+    int tail = c > 0 && c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
+    *(*out)++ = (char)(tail ? (0xF00 >> tail & 0xFF) | c >> 6 * tail : c);
+    while (tail--)                                      /* 0 takes two bytes: it ends no string */
+        *(*out)++ = (char)(0x80 | (c >> 6 * tail & 0x3F));
     return 0;
 }
 
-/* "..." -> its text, ended by NUL; NULL if malformed. Never longer than its JSON. */
+/* "..." -> its text, ended by NUL, which is never longer than its JSON; NULL if malformed. */
 static const char *json_string(Json *json)
 {
-    const char *start = json->text;
-    if (!json_take(json, '"')) return json_fail(json, "expected a string in the header"), NULL;
-    while (json->at < json->end && *json->at != '"') {
-        unsigned char c = (unsigned char)*json->at++;
-        if (c < 0x20) return json_fail(json, "control character in a string of the header"), NULL;
-        if (c != '\\') {
-            *json->text++ = (char)c;
+    static const char names[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
+    if (!json_take(json, '"')) return json_fail("expected a string in the header"), NULL;
+    char *start = json->at, *out = start;
+    while (*json->at != '"') {
+        if (json->at == json->end) return json_fail("unterminated string in the header"), NULL;
+        if ((unsigned char)*json->at < 0x20)
+            return json_fail("control character in a string of the header"), NULL;
+        if (*json->at != '\\') {
+            *out++ = *json->at++;
             continue;
         }
-        static const char names[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
-        char escape = json->at < json->end ? *json->at++ : 0;
-        const char *known = escape ? strchr(names, escape) : NULL;
-        if (known) *json->text++ = meaning[known - names];
-        else if (escape != 'u' || json_unicode(json) < 0)
-            return json_fail(json, "malformed escape in a string of the header"), NULL;
+        const char *known = *++json->at ? strchr(names, *json->at) : NULL;
+        if (known) *out++ = meaning[known - names], json->at++;
+        else if (json_unicode(json, &out) < 0)
+            return json_fail("malformed escape in a string of the header"), NULL;
     }
-    if (json->at == json->end) return json_fail(json, "unterminated string in the header"), NULL;
     json->at++;
-    *json->text++ = 0;
+    *out = 0;
     return start;
 }
 
@@ -1950,18 +1945,14 @@ static const char *json_string(Json *json)
 static int json_integer(Json *json, int64_t *value)
 {
     if (!isdigit((unsigned char)json_peek(json)))
-        return json_fail(json, "expected a non-negative integer in the header");
-    if (*json->at == '0' && json->end - json->at > 1 && isdigit((unsigned char)json->at[1]))
-        return json_fail(json, "a number of the header starts with 0");
-    *value = 0;
-    while (json->at < json->end && isdigit((unsigned char)*json->at)) {
-        int digit = *json->at++ - '0';
-        if (*value > (INT64_MAX - digit) / 10)
-            return json_fail(json, "an integer of the header is too large");
-        *value = *value * 10 + digit;
-    }
+        return json_fail("expected a non-negative integer in the header");
+    if (*json->at == '0' && isdigit((unsigned char)json->at[1]))
+        return json_fail("a number of the header starts with 0");
+    errno = 0;
+    *value = strtoll(json->at, &json->at, 10);
+    if (errno) return json_fail("an integer of the header is too large");
     if (json->at < json->end && strchr(".eE", *json->at))
-        return json_fail(json, "expected a whole number in the header");
+        return json_fail("expected a whole number in the header");
     return 0;
 }
 
@@ -1969,58 +1960,49 @@ static int json_integer(Json *json, int64_t *value)
 static int json_integers(Json *json, int64_t *list, int most)
 {
     int n = 0;
-    if (!json_take(json, '[')) return json_fail(json, "expected a list in the header");
+    if (!json_take(json, '[')) return json_fail("expected a list in the header");
     if (json_take(json, ']')) return 0;
     do {
-        if (n == most) return json_fail(json, "a list of the header is too long");
+        if (n == most) return json_fail("a list of the header is too long");
         if (json_integer(json, &list[n++]) < 0) return -1;
     } while (json_take(json, ','));
-    return json_take(json, ']') ? n : json_fail(json, "malformed list in the header");
+    return json_take(json, ']') ? n : json_fail("malformed list in the header");
 }
 
 /* Pass over any value: what is nested deeper than `depth` is refused. */
 static int json_skip(Json *json, int depth)
 {
-    char c = json_peek(json);
-    if (c == '"') {
-        char *text = json->text;
-        const char *string = json_string(json);
-        json->text = text;
-        return string ? 0 : -1;
-    }
+    char c = json_peek(json), *start = json->at;
+    if (c == '"') return json_string(json) ? 0 : -1;
     if (c == '{' || c == '[') {
-        if (depth == 0) return json_fail(json, "the header is nested too deeply");
+        if (depth == 0) return json_fail("the header is nested too deeply");
         char close = c == '{' ? '}' : ']';
         json->at++;
         if (json_take(json, close)) return 0;
         do {
             if (c == '{' && (json_skip(json, 0) < 0 || !json_take(json, ':')))
-                return json_fail(json, "malformed object in the header");
+                return json_fail("malformed object in the header");
             if (json_skip(json, depth - 1) < 0) return -1;
         } while (json_take(json, ','));
-        return json_take(json, close) ? 0 : json_fail(json, "malformed value in the header");
+        return json_take(json, close) ? 0 : json_fail("malformed value in the header");
     }
-    const char *start = json->at;
-    while (json->at < json->end && (isalnum((unsigned char)*json->at) || strchr("+-.", *json->at)))
-        if (!*json->at++) break;
-    return json->at > start ? 0 : json_fail(json, "malformed value in the header");
+    while (isalnum((unsigned char)*json->at) || (*json->at && strchr("+-.", *json->at))) json->at++;
+    return json->at > start ? 0 : json_fail("malformed value in the header");
 }
 
 enum { MOST_DIMS = 8 };
 typedef struct {
-    const char *name;
-    char        dtype[8];
+    const char *name, *dtype;
     int         n_dims;
-    int64_t     shape[MOST_DIMS], range[2];             /* bytes range[0] .. range[1]-1 of the data */
+    int64_t     shape[MOST_DIMS], range[2];             /* range: its first byte and its end */
 } Tensor;
 
 typedef struct {
-    const char *file;
+    char       *text;                                   /* a copy, which names and dtypes lie in */
     const char *data;
-    int64_t     data_size;
+    int64_t     text_size, data_size;
     Tensor     *tensors;
     int         n_tensors;
-    char       *text;                                   /* memory of the names */
     int         has_metadata;
     const char *n_head;                                 /* of __metadata__, or NULL */
 } Header;
@@ -2040,53 +2022,46 @@ static int element_size(const char *dtype)
 /* {"dtype":"F32","shape":[2,3],"data_offsets":[0,24]} */
 static int read_tensor(Json *json, Tensor *tensor)
 {
-    int seen = 0;
-    if (!json_take(json, '{')) return json_fail(json, "expected a tensor in the header");
+    static const char *const fields[] = { "dtype", "shape", "data_offsets" };
+    int seen = 0, n = 0;
+    if (!json_take(json, '{')) return json_fail("expected a tensor in the header");
     do {
         const char *key = json_string(json);
         if (!key) return -1;
-        int field = !strcmp(key, "dtype") ? 1 : !strcmp(key, "shape") ? 2
-                  : !strcmp(key, "data_offsets") ? 4 : 0;
-        if (!json_take(json, ':') || (seen & field))
-            return json_fail(json, "malformed tensor in the header");
-        seen |= field;
-        if (field == 0 && json_skip(json, 4) < 0) return -1;
-        if (field == 1) {
-            const char *dtype = json_string(json);
-            if (!dtype) return -1;
-            snprintf(tensor->dtype, sizeof tensor->dtype, "%s", dtype);
-        }
-        if (field == 2 && (tensor->n_dims = json_integers(json, tensor->shape, MOST_DIMS)) < 0)
+        int field = 0;
+        while (field < 3 && strcmp(key, fields[field])) field++;
+        if (!json_take(json, ':') || (field < 3 && seen >> field & 1))
+            return json_fail("malformed tensor in the header");
+        seen |= 1 << field;
+        if (field == 0 && !(tensor->dtype = json_string(json))) return -1;
+        if (field == 1 && (n = tensor->n_dims = json_integers(json, tensor->shape, MOST_DIMS)) < 0)
             return -1;
-        if (field == 4) {
-            int n = json_integers(json, tensor->range, 2);
-            if (n < 0) return -1;
-            if (n != 2) return json_fail(json, "data_offsets are not two numbers");
-        }
+        if (field == 2 && (n = json_integers(json, tensor->range, 2)) != 2)
+            return n < 0 ? -1 : json_fail("data_offsets are not two numbers");
+        if (field == 3 && json_skip(json, 4) < 0) return -1;
     } while (json_take(json, ','));
-    if (!json_take(json, '}') || seen != 7)
-        return json_fail(json, "a tensor needs dtype, shape and data_offsets");
+    if (!json_take(json, '}') || (seen & 7) != 7)
+        return json_fail("a tensor needs dtype, shape and data_offsets");
     return 0;
 }
 
 /* Does the tensor lie within the data, and is it as large as its shape says? */
-static int check_tensor(const Header *header, const Tensor *tensor)
+static int check_tensor(const Tensor *tensor, int64_t data_size)
 {
     int64_t size = element_size(tensor->dtype), bytes = tensor->range[1] - tensor->range[0];
-    if (bytes < 0 || tensor->range[1] > header->data_size)
-        return mi_fail("%s: tensor %.80s lies at bytes %lld to %lld of %lld: the file is truncated "
-                       "or its header is wrong", header->file, tensor->name,
-                       (long long)tensor->range[0], (long long)tensor->range[1],
-                       (long long)header->data_size);
+    if (bytes < 0 || tensor->range[1] > data_size)
+        return mi_fail("tensor %.80s lies at bytes %lld to %lld of %lld: the file is truncated or "
+                       "its header is wrong", tensor->name, (long long)tensor->range[0],
+                       (long long)tensor->range[1], (long long)data_size);
     if (size == 0) return 0;                            /* a type we never read */
     for (int i = 0; i < tensor->n_dims; i++) {
         if (tensor->shape[i] && size > INT64_MAX / tensor->shape[i])
-            return mi_fail("%s: the shape of tensor %.80s is too large", header->file, tensor->name);
+            return mi_fail("the shape of tensor %.80s is too large", tensor->name);
         size *= tensor->shape[i];
     }
     if (size != bytes)
-        return mi_fail("%s: tensor %.80s has %lld bytes; its shape and type say %lld", header->file,
-                       tensor->name, (long long)bytes, (long long)size);
+        return mi_fail("tensor %.80s has %lld bytes; its shape and type say %lld", tensor->name,
+                       (long long)bytes, (long long)size);
     return 0;
 }
 
@@ -2097,94 +2072,89 @@ static int by_name(const void *a, const void *b)
 
 static int by_offset(const void *a, const void *b)
 {
-    const Tensor *x = a, *y = b;
-    if (x->range[0] != y->range[0]) return x->range[0] < y->range[0] ? -1 : 1;
-    return (x->range[1] > y->range[1]) - (x->range[1] < y->range[1]);
+    const int64_t *x = ((const Tensor *)a)->range, *y = ((const Tensor *)b)->range;
+    return x[0] != y[0] ? (x[0] > y[0]) - (x[0] < y[0]) : (x[1] > y[1]) - (x[1] < y[1]);
 }
 
 /* No two tensors share bytes or a name. Leaves them sorted by name. */
-static int check_tensors(Header *header)
+static int check_tensors(Tensor *tensors, int n)
 {
-    Tensor *tensors = header->tensors;
-    int     n = header->n_tensors;
     if (n == 0) return 0;
     qsort(tensors, n, sizeof *tensors, by_offset);
     for (int i = 1; i < n; i++)
         if (tensors[i].range[0] < tensors[i - 1].range[1])
-            return mi_fail("%s: tensors %.80s and %.80s overlap", header->file,
-                           tensors[i - 1].name, tensors[i].name);
+            return mi_fail("tensors %.80s and %.80s overlap", tensors[i - 1].name,
+                           tensors[i].name);
     qsort(tensors, n, sizeof *tensors, by_name);
     for (int i = 1; i < n; i++)
         if (!strcmp(tensors[i].name, tensors[i - 1].name))
-            return mi_fail("%s: tensor %.80s appears twice", header->file, tensors[i].name);
+            return mi_fail("tensor %.80s appears twice", tensors[i].name);
     return 0;
 }
 
 /* {"n_head":"4", ...}: strings by name */
 static int read_metadata(Json *json, Header *header)
 {
-    if (!json_take(json, '{')) return json_fail(json, "__metadata__ is not an object");
+    if (header->has_metadata++) return json_fail("__metadata__ appears twice");
+    if (!json_take(json, '{')) return json_fail("__metadata__ is not an object");
     if (json_take(json, '}')) return 0;
     do {
         const char *key = json_string(json);
         if (!key) return -1;
-        if (!json_take(json, ':')) return json_fail(json, "malformed __metadata__");
+        if (!json_take(json, ':')) return json_fail("malformed __metadata__");
         const char *value = json_string(json);
         if (!value) return -1;
         if (strcmp(key, "n_head")) continue;
-        if (header->n_head) return json_fail(json, "n_head appears twice");
+        if (header->n_head) return json_fail("n_head appears twice");
         header->n_head = value;
     } while (json_take(json, ','));
-    return json_take(json, '}') ? 0 : json_fail(json, "malformed __metadata__");
+    return json_take(json, '}') ? 0 : json_fail("malformed __metadata__");
 }
 
-/* The whole header: one object of tensors by name, and __metadata__. */
-static int read_header(Header *header, const char *text, size_t size)
+/* One member of the header: a tensor by its name, or __metadata__. */
+static int read_member(Json *json, Header *header)
 {
-    header->text = malloc(size + 1);
-    if (!header->text) return mi_fail("out of memory");
-    Json json = { text, text + size, header->text, header->file };
-    if (!json_take(&json, '{')) return json_fail(&json, "its header is not a JSON object");
+    const char *name = json_string(json);
+    if (!name) return -1;
+    if (!json_take(json, ':')) return json_fail("malformed header");
+    if (!strcmp(name, "__metadata__")) return read_metadata(json, header);
+    Tensor *list = grow(header->tensors, header->n_tensors, sizeof *list);
+    if (!list) return -1;
+    header->tensors = list;
+    Tensor *tensor = &list[header->n_tensors++];
+    *tensor = (Tensor){ .name = name };
+    return read_tensor(json, tensor) < 0 ? -1 : check_tensor(tensor, header->data_size);
+}
+
+static int read_header(Header *header)
+{
+    Json json = { header->text, header->text + header->text_size };
+    if (!json_take(&json, '{')) return json_fail("its header is not a JSON object");
     if (!json_take(&json, '}')) {
         do {
-            const char *name = json_string(&json);
-            if (!name) return -1;
-            if (!json_take(&json, ':')) return json_fail(&json, "malformed header");
-            if (!strcmp(name, "__metadata__")) {
-                if (header->has_metadata++) return json_fail(&json, "__metadata__ appears twice");
-                if (read_metadata(&json, header) < 0) return -1;
-                continue;
-            }
-            Tensor *bigger = grow(header->tensors, header->n_tensors, sizeof *bigger);
-            if (!bigger) return -1;
-            header->tensors = bigger;
-            Tensor *tensor = &bigger[header->n_tensors];
-            *tensor = (Tensor){ .name = name };
-            if (read_tensor(&json, tensor) < 0 || check_tensor(header, tensor) < 0) return -1;
-            header->n_tensors++;
+            if (read_member(&json, header) < 0) return -1;
         } while (json_take(&json, ','));
-        if (!json_take(&json, '}')) return json_fail(&json, "malformed header");
+        if (!json_take(&json, '}')) return json_fail("malformed header");
     }
     if (json_peek(&json) || json.at != json.end)
-        return json_fail(&json, "text after the end of its header");
-    return check_tensors(header);
+        return json_fail("text after the end of its header");
+    return check_tensors(header->tensors, header->n_tensors);
 }
 
 /* A tensor by name, with or without the "transformer." that some files put before it. */
 static const Tensor *find_tensor(const Header *header, const char *name)
 {
-    static const char *const prefixes[] = { "", "transformer." };
+    char full[128];
+    snprintf(full, sizeof full, "transformer.%s", name);
     for (int i = 0; i < 2 && header->n_tensors; i++) {
-        char full[128];
-        snprintf(full, sizeof full, "%s%s", prefixes[i], name);
-        Tensor key = { .name = full };
-        const Tensor *found = bsearch(&key, header->tensors, header->n_tensors, sizeof key, by_name);
+        Tensor key = { .name = i ? full : name };
+        Tensor *found = bsearch(&key, header->tensors, header->n_tensors, sizeof key, by_name);
         if (found) return found;
     }
     return NULL;
 }
 
-/* F16 or BF16 -> F32, exactly. A half is sign, 5 bits of exponent, 10 of fraction. */
+/* F16 -> F32, exactly: sign, 5 bits of exponent, 10 of fraction. */
 static float half_to_float(uint16_t half)
 {
     int   exponent = half >> 10 & 31, fraction = half & 1023;
@@ -2194,6 +2164,7 @@ static float half_to_float(uint16_t half)
     return half & 0x8000 ? -value : value;
 }
 
+/* n numbers of type F16 or BF16 -> F32, which live as long as the model. */
 static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
 {
     float **list = grow(model->converted, model->n_converted, sizeof *list);
@@ -2201,37 +2172,15 @@ static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
     model->converted = list;
     float *values = malloc((size_t)n * sizeof *values + 1);
     if (!values) return mi_fail("out of memory"), NULL;
-    model->converted[model->n_converted++] = values;
+    list[model->n_converted++] = values;
     for (int64_t i = 0; i < n; i++) {
         uint16_t bits;
         memcpy(&bits, data + 2 * i, 2);
-        uint32_t wide = (uint32_t)bits << 16;
+        uint32_t wide = (uint32_t)bits << 16;           /* BF16 is the upper half of F32 */
         if (bf16) memcpy(&values[i], &wide, 4);
         else values[i] = half_to_float(bits);
     }
     return values;
-}
-
-/* Check a tensor's shape and hand out its weights: in place if F32, else converted. */
-static const weight *take_tensor(MiModel *model, const Header *header, const char *name,
-                                 int n_dims, int64_t rows, int64_t columns)
-{
-    const Tensor *tensor = find_tensor(header, name);
-    if (!tensor) return mi_fail("%s: tensor %s is missing", header->file, name), NULL;
-    int64_t last = n_dims == 2 ? columns : rows;
-    if (tensor->n_dims != n_dims || tensor->shape[0] != rows || tensor->shape[n_dims - 1] != last) {
-        char want[48];
-        snprintf(want, sizeof want, n_dims == 2 ? "[%lld,%lld]" : "[%lld]", (long long)rows,
-                 (long long)columns);
-        return mi_fail("%s: tensor %s should have the shape %s", header->file, name, want), NULL;
-    }
-    const char *data = header->data + tensor->range[0];
-    if (!strcmp(tensor->dtype, "F32")) return (const weight *)data;
-    int bf16 = !strcmp(tensor->dtype, "BF16");
-    if (!bf16 && strcmp(tensor->dtype, "F16"))
-        return mi_fail("%s: tensor %s has type %s; F32, F16 and BF16 can be read", header->file,
-                       name, tensor->dtype), NULL;
-    return convert(model, data, rows * (n_dims == 2 ? columns : 1), bf16);
 }
 
 /* What a letter of MI_TENSORS' shapes stands for. */
@@ -2246,6 +2195,30 @@ static int64_t dimension(const MiShape *shape, char letter)
     }
 }
 
+/* Check a tensor's shape and hand out its weights: in place if F32, else converted. */
+static const weight *take_tensor(MiModel *model, const Header *header, const char *name,
+                                 const char *shape)
+{
+    const Tensor *tensor = find_tensor(header, name);
+    int       n_dims = (int)strlen(shape);
+    long long rows = dimension(&model->shape, shape[0]);
+    long long columns = n_dims == 2 ? dimension(&model->shape, shape[1]) : 1;
+    if (!tensor) return mi_fail("tensor %s is missing", name), NULL;
+    if (tensor->n_dims != n_dims || tensor->shape[0] != rows ||
+        (n_dims == 2 && tensor->shape[1] != columns)) {
+        char want[48];
+        snprintf(want, sizeof want, n_dims == 2 ? "[%lld,%lld]" : "[%lld]", rows, columns);
+        return mi_fail("tensor %s should have the shape %s", name, want), NULL;
+    }
+    const char *data = header->data + tensor->range[0];
+    if (!strcmp(tensor->dtype, "F32")) return (const weight *)data;
+    int bf16 = !strcmp(tensor->dtype, "BF16");
+    if (!bf16 && strcmp(tensor->dtype, "F16"))
+        return mi_fail("tensor %s has type %.7s; F32, F16 and BF16 can be read", name,
+                       tensor->dtype), NULL;
+    return convert(model, data, rows * columns, bf16);
+}
+
 /* The tensors of GPT-2: where each goes, its name and shape. One table for loading and checking;
  * the tests' random models are written from it too. */
 typedef struct { size_t field; const char *name, *shape; } TensorField;
@@ -2254,41 +2227,42 @@ static const TensorField model_tensors[] = {
 #define X(field, name, shape) { offsetof(MiModel, field), name, shape },
     MI_MODEL_TENSORS(X)
 #undef X
+    { 0 },
 };
 static const TensorField block_tensors[] = {
 #define X(field, name, shape) { offsetof(Block, field), name, shape },
     MI_BLOCK_TENSORS(X)
 #undef X
+    { 0 },
 };
 
-static int take_field(MiModel *model, const Header *header, void *owner, const TensorField *field,
-                      const char *prefix)
+/* The tensors of one table -> the fields of their owner, the model or one of its blocks. */
+static int take_fields(MiModel *model, const Header *header, void *owner, const char *prefix,
+                       const TensorField *field)
 {
-    char name[96];
-    snprintf(name, sizeof name, "%s%s", prefix, field->name);
-    const MiShape *shape = &model->shape;
-    const weight *data = take_tensor(model, header, name, (int)strlen(field->shape),
-                                     dimension(shape, field->shape[0]),
-                                     dimension(shape, field->shape[1]));
-    if (!data) return -1;
-    memcpy((char *)owner + field->field, &data, sizeof data);
+    for (; field->name; field++) {
+        char name[96];
+        snprintf(name, sizeof name, "%s%s", prefix, field->name);
+        const weight *data = take_tensor(model, header, name, field->shape);
+        if (!data) return -1;
+        memcpy((char *)owner + field->field, &data, sizeof data);
+    }
     return 0;
 }
 
 /* L, D, V and n_ctx follow from the tensors that are there. */
 static int find_shape(MiModel *model, const Header *header)
 {
+    enum { MOST = 1 << 24 };
     const Tensor *wte = find_tensor(header, "wte.weight"), *wpe = find_tensor(header, "wpe.weight");
     if (!wte || !wpe)
-        return mi_fail("%s: tensor %s is missing: not a GPT-2", header->file,
-                       wte ? "wpe.weight" : "wte.weight");
+        return mi_fail("tensor %s is missing: not a GPT-2", wte ? "wpe.weight" : "wte.weight");
     if (wte->n_dims != 2 || wpe->n_dims != 2)
-        return mi_fail("%s: wte.weight and wpe.weight should have two dimensions", header->file);
-    enum { MOST = 1 << 24 };
-    int64_t V = wte->shape[0], D = wte->shape[1], n_ctx = wpe->shape[0], layers = 0;
+        return mi_fail("wte.weight and wpe.weight should have two dimensions");
+    long long V = wte->shape[0], D = wte->shape[1], n_ctx = wpe->shape[0], layers = 0;
     if (V < 1 || D < 1 || n_ctx < 1 || V > MOST || D > MOST / 64 || n_ctx > MOST)
-        return mi_fail("%s: a vocabulary of %lld, %lld dimensions and a context of %lld are not a "
-                       "GPT-2", header->file, (long long)V, (long long)D, (long long)n_ctx);
+        return mi_fail("a vocabulary of %lld, %lld dimensions and a context of %lld are not a "
+                       "GPT-2", V, D, n_ctx);
     for (int i = 0; i < header->n_tensors; i++) {
         const char *name = header->tensors[i].name;
         if (!strncmp(name, "transformer.", 12)) name += 12;
@@ -2297,10 +2271,9 @@ static int find_shape(MiModel *model, const Header *header)
         long long layer = strtoll(name + 2, &end, 10);  /* an absurd one becomes the largest */
         if (*end == '.' && layer >= layers) layers = layer < INT_MAX ? layer + 1 : INT_MAX;
     }
-    if (layers < 1) return mi_fail("%s: it has no layers (h.0.ln_1.weight ...)", header->file);
+    if (layers < 1) return mi_fail("it has no layers (h.0.ln_1.weight ...)");
     if (layers > header->n_tensors)
-        return mi_fail("%s: layers are missing below the highest, h.%lld", header->file,
-                       (long long)layers - 1);
+        return mi_fail("layers are missing below the highest, h.%lld", layers - 1);
     model->shape = (MiShape){ .n_layer = (int)layers, .d_model = (int)D, .d_mlp = 4 * (int)D,
                               .n_ctx = (int)n_ctx, .n_vocab = (int)V };
     return 0;
@@ -2316,31 +2289,27 @@ static char *read_text(const char *path, size_t most)
     return text;
 }
 
-/* n_head of the config.json beside the model: "" if there is none. */
-static int config_n_head(const char *file, char *value, size_t size)
+/* n_head of the config.json beside the model, as it is written there; "" if there is none. */
+static void config_n_head(const char *file, char value[32])
 {
     const char *slash = strrchr(file, '/');
-    char path[4096];
+    char path[4096], raw[32];
     snprintf(path, sizeof path, "%.*sconfig.json", slash ? (int)(slash + 1 - file) : 0, file);
     char *text = read_text(path, 1 << 20);
     value[0] = 0;
-    if (!text) return 0;
-    char *strings = malloc(strlen(text) + 1);
-    Json json = { text, text + strlen(text), strings, path };
-    int  status = strings ? 0 : mi_fail("out of memory");
-    if (status == 0 && json_take(&json, '{') && !json_take(&json, '}'))
+    if (!text) return;
+    Json json = { text, text + strlen(text) };
+    if (json_take(&json, '{') && !json_take(&json, '}'))
         do {
             const char *key = json_string(&json);
             if (!key || !json_take(&json, ':')) break;
             json_peek(&json);
             const char *start = json.at;
+            snprintf(raw, sizeof raw, "%.31s", start);
             if (json_skip(&json, 32) < 0) break;
-            if (!strcmp(key, "n_head"))
-                snprintf(value, size, "%.*s", (int)(json.at - start), start);
+            if (!strcmp(key, "n_head")) snprintf(value, 32, "%.*s", (int)(json.at - start), raw);
         } while (json_take(&json, ','));
-    free(strings);
     free(text);
-    return status;
 }
 
 /* The number of heads is in no tensor's shape: it stands in the metadata, or in config.json, or
@@ -2348,15 +2317,15 @@ static int config_n_head(const char *file, char *value, size_t size)
 static int find_heads(MiModel *model, const Header *header)
 {
     MiShape *shape = &model->shape;
-    char     beside[32], *end;
-    if (!header->n_head && config_n_head(header->file, beside, sizeof beside) < 0) return -1;
+    char     beside[32] = "", *end;
+    if (!header->n_head) config_n_head(model->file, beside);
     const char *text = header->n_head ? header->n_head : beside;
     errno = 0;
     long heads = *text ? strtol(text, &end, 10) : shape->d_model / 64;
     if ((*text && (*end || errno || !isdigit((unsigned char)*text))) || heads < 1 ||
         heads > shape->d_model || shape->d_model % heads)
-        return mi_fail("%s: n_head %.20s%s does not divide its %d dimensions", header->file,
-                       *text ? text : "", *text ? "" : "(none given; D/64)", shape->d_model);
+        return mi_fail("n_head %.20s does not divide its %d dimensions",
+                       *text ? text : "(none given; D/64)", shape->d_model);
     shape->n_head = (int)heads;
     shape->d_head = shape->d_model / (int)heads;
     return 0;
@@ -2366,18 +2335,17 @@ static int find_heads(MiModel *model, const Header *header)
 static int take_vocab_ids(MiModel *model, const Header *header)
 {
     const Tensor *tensor = find_tensor(header, "vocab_ids");
-    if (!tensor) return 0;
     int V = model->shape.n_vocab;
+    if (!tensor) return 0;
     if (strcmp(tensor->dtype, "I32") || tensor->n_dims != 1 || tensor->shape[0] != V)
-        return mi_fail("%s: vocab_ids should be %d numbers of type I32", header->file, V);
-    model->vocab_ids = malloc(V * sizeof *model->vocab_ids);
-    if (!model->vocab_ids) return mi_fail("out of memory");
-    memcpy(model->vocab_ids, header->data + tensor->range[0], V * sizeof *model->vocab_ids);
+        return mi_fail("vocab_ids should be %d numbers of type I32", V);
+    int *ids = model->vocab_ids = malloc(V * sizeof *ids);
+    if (!ids) return mi_fail("out of memory");
+    memcpy(ids, header->data + tensor->range[0], V * sizeof *ids);
     for (int i = 0; i < V; i++)
-        if (model->vocab_ids[i] < 0 || model->vocab_ids[i] > 50256 ||
-            (i && model->vocab_ids[i] <= model->vocab_ids[i - 1]))
-            return mi_fail("%s: vocab_ids should be ascending GPT-2 ids, 0 to 50256; number %d is "
-                           "%d", header->file, i, model->vocab_ids[i]);
+        if (ids[i] < 0 || ids[i] > 50256 || (i && ids[i] <= ids[i - 1]))
+            return mi_fail("vocab_ids should be ascending GPT-2 ids, 0 to 50256; number %d is %d",
+                           i, ids[i]);
     return 0;
 }
 
@@ -2387,18 +2355,15 @@ static int take_weights(MiModel *model, const Header *header)
     MiShape *shape = &model->shape;
     model->block = calloc(shape->n_layer, sizeof *model->block);
     if (!model->block) return mi_fail("out of memory");
-    for (size_t i = 0; i < sizeof model_tensors / sizeof *model_tensors; i++)
-        if (take_field(model, header, model, &model_tensors[i], "") < 0) return -1;
+    if (take_fields(model, header, model, "", model_tensors) < 0) return -1;
     for (int l = 0; l < shape->n_layer; l++) {
         char prefix[16];
         snprintf(prefix, sizeof prefix, "h.%d.", l);
-        for (size_t i = 0; i < sizeof block_tensors / sizeof *block_tensors; i++)
-            if (take_field(model, header, &model->block[l], &block_tensors[i], prefix) < 0) return -1;
+        if (take_fields(model, header, &model->block[l], prefix, block_tensors) < 0) return -1;
     }
     model->W_U = model->wte;
     if (find_tensor(header, "lm_head.weight")) {
-        const weight *own = take_tensor(model, header, "lm_head.weight", 2, shape->n_vocab,
-                                        shape->d_model);
+        const weight *own = take_tensor(model, header, "lm_head.weight", "VD");
         if (!own) return -1;
         size_t bytes = (size_t)shape->n_vocab * shape->d_model * sizeof(float);
         if (memcmp(own, model->wte, bytes)) model->W_U = own;
@@ -2407,46 +2372,49 @@ static int take_weights(MiModel *model, const Header *header)
 }
 
 /* Map the file and find its header and its data. */
-static int map_file(MiModel *model, Header *header, uint64_t *header_size)
+static int map_file(MiModel *model, Header *header)
 {
-    int         descriptor = open(header->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    struct stat info;
-    if (descriptor < 0) return mi_fail("%s: %s", header->file, strerror(errno));
+    int         descriptor = open(model->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    struct stat info = { 0 };
+    if (descriptor < 0) return mi_fail("%s", strerror(errno));
     if (fstat(descriptor, &info) < 0 || !S_ISREG(info.st_mode) || info.st_size < 8) {
         close(descriptor);
-        return mi_fail("%s: %s", header->file, S_ISDIR(info.st_mode) ? "is a directory"
+        return mi_fail(S_ISDIR(info.st_mode) ? "is a directory"
                        : "too short for a safetensors file");
     }
-    model->map_size = (size_t)info.st_size;
-    model->map = mmap(NULL, model->map_size, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    size_t size = (size_t)info.st_size;
+    const unsigned char *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
     close(descriptor);
-    if (model->map == MAP_FAILED) {
-        model->map = NULL;
-        return mi_fail("%s: cannot be mapped: %s", header->file, strerror(errno));
-    }
-    const unsigned char *bytes = model->map;
-    for (int i = 7; i >= 0; i--) *header_size = *header_size << 8 | bytes[i];
-    if (*header_size > model->map_size - 8)
-        return mi_fail("%s: not a safetensors file, or truncated: its header should have %llu "
-                       "bytes", header->file, (unsigned long long)*header_size);
-    header->data = (const char *)bytes + 8 + *header_size;
-    header->data_size = (int64_t)(model->map_size - 8 - *header_size);
+    if (bytes == MAP_FAILED) return mi_fail("cannot be mapped: %s", strerror(errno));
+    model->map = (void *)bytes;
+    model->map_size = size;
+    uint64_t header_size = 0;
+    for (int i = 7; i >= 0; i--) header_size = header_size << 8 | bytes[i];
+    if (header_size > size - 8)
+        return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
+                       (unsigned long long)header_size);
+    header->text = malloc(header_size + 1);
+    if (!header->text) return mi_fail("out of memory");
+    memcpy(header->text, bytes + 8, header_size);
+    header->text[header_size] = 0;
+    header->text_size = (int64_t)header_size;
+    header->data = (const char *)bytes + 8 + header_size;
+    header->data_size = (int64_t)(size - 8 - header_size);
     return 0;
 }
 
 MiModel *mi_open(const char *path)
 {
     MiModel *model = calloc(1, sizeof *model);
-    Header   header = { .file = path };
-    uint64_t header_size = 0;
+    Header   header = { 0 };
     if (!model) return mi_fail("out of memory"), NULL;
     model->file = strdup(path);
-    int ok = model->file && map_file(model, &header, &header_size) == 0 &&
-             read_header(&header, (const char *)model->map + 8, header_size) == 0 &&
+    int ok = model->file && map_file(model, &header) == 0 && read_header(&header) == 0 &&
              take_weights(model, &header) == 0;
     free(header.tensors);
     free(header.text);
     if (ok) return model;
+    mi_fail_in(path);
     mi_close(model);
     return NULL;
 }
@@ -2499,7 +2467,6 @@ enum {
 struct MiTokenizer {
     uint8_t  file[TOKENIZER_SIZE];      /* tokenizer.bin as it was read */
     size_t   file_size;
-    const char *path;                   /* for messages while it is read */
     uint8_t  class_of[N_CODE_POINTS];
     uint32_t place_of[N_IDS];           /* where in the file the token's length byte is */
     int32_t  slots[N_SLOTS];            /* hash table, bytes -> 1 + id; 0 is empty */
@@ -2526,8 +2493,7 @@ static uint32_t find_slot(const MiTokenizer *tokenizer, const uint8_t *bytes, in
     for (slot %= N_SLOTS; tokenizer->slots[slot]; slot = (slot + 1) % N_SLOTS) {
         int length;
         const uint8_t *token = bytes_of_id(tokenizer, tokenizer->slots[slot] - 1, &length);
-        if (length == n && memcmp(token, bytes, (size_t)n) == 0)
-            break;
+        if (length == n && memcmp(token, bytes, (size_t)n) == 0) break;
     }
     return slot;
 }
@@ -2546,11 +2512,10 @@ static int read_ranges(MiTokenizer *tokenizer, const uint8_t *range, uint32_t n,
     for (uint32_t i = 0; i < n; i++, range += 8) {
         uint32_t first = read_u32(range), last = read_u32(range + 4);
         if (first < lowest || last < first || last >= N_CODE_POINTS)
-            return mi_fail("%s: U+%04X to U+%04X is out of order or no range", tokenizer->path,
-                           first, last);
+            return mi_fail("U+%04X to U+%04X is out of order or no range", first, last);
         for (uint32_t code = first; code <= last; code++) {
             if (tokenizer->class_of[code] != OTHER)
-                return mi_fail("%s: U+%04X is in two classes", tokenizer->path, code);
+                return mi_fail("U+%04X is in two classes", code);
             tokenizer->class_of[code] = (uint8_t)class;
         }
         lowest = last + 1;
@@ -2566,21 +2531,19 @@ static int read_tokens(MiTokenizer *tokenizer, size_t at)
         size_t left = tokenizer->file_size - at;
         int length = left > 0 ? tokenizer->file[at] : 0;
         if (left < 1 + (size_t)length)
-            return mi_fail("%s: it ends within token %d", tokenizer->path, id);
+            return mi_fail("it ends within token %d", id);
         if (id < 256 ? length != 1 : length < 2)
-            return mi_fail("%s: token %d cannot be %d bytes long", tokenizer->path, id, length);
+            return mi_fail("token %d cannot be %d bytes long", id, length);
         tokenizer->place_of[id] = (uint32_t)at;
         int32_t *slot = tokenizer->slots + find_slot(tokenizer, tokenizer->file + at + 1, length);
         if (*slot)
-            return mi_fail("%s: tokens %d and %d are the same", tokenizer->path, *slot - 1, id);
+            return mi_fail("tokens %d and %d are the same", *slot - 1, id);
         if (id < 256)
             tokenizer->id_of_byte[tokenizer->file[at + 1]] = id;
         *slot = 1 + id;
         at += 1 + (size_t)length;
     }
-    if (at != tokenizer->file_size)
-        return mi_fail("%s: it goes on after its last token", tokenizer->path);
-    return 0;
+    return at == tokenizer->file_size ? 0 : mi_fail("it goes on after its last token");
 }
 
 static int read_tokenizer(MiTokenizer *tokenizer)
@@ -2588,16 +2551,14 @@ static int read_tokenizer(MiTokenizer *tokenizer)
     const uint8_t *header = tokenizer->file;
     size_t at = 24, size = tokenizer->file_size;
     if (size < at || size == TOKENIZER_SIZE || memcmp(header, "MITOKEN1", 8) != 0)
-        return mi_fail("%s: not a tokenizer file", tokenizer->path);
+        return mi_fail("not a tokenizer file");
     if (read_u32(header + 20) != N_IDS)
-        return mi_fail("%s: it says %u tokens, GPT-2 has %d", tokenizer->path,
-                       read_u32(header + 20), N_IDS);
+        return mi_fail("it says %u tokens, GPT-2 has %d", read_u32(header + 20), N_IDS);
     for (int class = LETTER; class <= SPACE; class++) {
         uint32_t n_ranges = read_u32(header + 4 + 4 * class);
         if (n_ranges > (size - at) / 8)
-            return mi_fail("%s: it ends within its character ranges", tokenizer->path);
-        if (read_ranges(tokenizer, header + at, n_ranges, class) < 0)
-            return -1;
+            return mi_fail("it ends within its character ranges");
+        if (read_ranges(tokenizer, header + at, n_ranges, class) < 0) return -1;
         at += 8 * (size_t)n_ranges;
     }
     return read_tokens(tokenizer, at);
@@ -2676,8 +2637,7 @@ static uint64_t heap_pop(Encoding *e)
     size_t i = 0;
     for (size_t child; (child = 2 * i + 1) < e->n_heap; i = child) {
         child += child + 1 < e->n_heap && e->heap[child + 1] < e->heap[child];
-        if (e->heap[child] >= key)
-            break;
+        if (e->heap[child] >= key) break;
         e->heap[i] = e->heap[child];
     }
     e->heap[i] = key;
@@ -2689,8 +2649,7 @@ static void push_pair(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *
                       int left)
 {
     int right = left + e->part[left].length;
-    if (right >= n)
-        return;
+    if (right >= n) return;
     int length = right - left + e->part[right].length;
     int id = tokenizer->slots[find_slot(tokenizer, bytes + left, length)] - 1;
     if (id >= 0 && id < e->below && (!e->row_of_id || e->row_of_id[id] >= 0))
@@ -2705,29 +2664,24 @@ static int merge_word(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *
         free(e->heap);
         e->capacity = n < 256 ? 256 : (size_t)n;
         e->heap = calloc(e->capacity, 3 * sizeof *e->heap + sizeof *e->part);
-        if (!e->heap)
-            return mi_fail("out of memory for a word of %d bytes", n);
+        if (!e->heap) return mi_fail("out of memory for a word of %d bytes", n);
         e->part = (Part *)(e->heap + 3 * e->capacity);
     }
     for (int i = 0; i < n; i++)
         e->part[i] = (Part){1, i - 1, tokenizer->id_of_byte[bytes[i]]};
-    for (int i = 0; i < n; i++)
-        push_pair(tokenizer, e, bytes, n, i);
+    for (int i = 0; i < n; i++) push_pair(tokenizer, e, bytes, n, i);
     while (e->n_heap > 0) {
         uint64_t key = heap_pop(e);
         int id = (int)(key >> 32), left = (int)(key & 0xFFFFFFFF), length;
         Part *part = &e->part[left];
         int right = left + part->length;
         bytes_of_id(tokenizer, id, &length);
-        if (right >= n || part->length + e->part[right].length != length)
-            continue;
+        if (right >= n || part->length + e->part[right].length != length) continue;
         e->part[right].length = 0;
         *part = (Part){length, part->previous, id};
-        if (left + length < n)
-            e->part[left + length].previous = left;
+        if (left + length < n) e->part[left + length].previous = left;
         push_pair(tokenizer, e, bytes, n, left);
-        if (left > 0)
-            push_pair(tokenizer, e, bytes, n, part->previous);
+        if (left > 0) push_pair(tokenizer, e, bytes, n, part->previous);
     }
     return 0;
 }
@@ -2744,8 +2698,7 @@ static int check_closed(const MiTokenizer *tokenizer, const int32_t *vocab_ids, 
     for (int row = 256; row < n_vocab - 1 && status == 0; row++) {
         int n, id = e.below = vocab_ids[row];
         const uint8_t *bytes = bytes_of_id(tokenizer, id, &n);
-        if ((status = merge_word(tokenizer, &e, bytes, n)) < 0)
-            break;
+        if ((status = merge_word(tokenizer, &e, bytes, n)) < 0) break;
         const Part *left = e.part, *right = left + left->length;
         if (left->length == n || left->length + right->length != n)
             status = mi_fail("tokenizer: token %d is not the merge of two others", id);
@@ -2764,8 +2717,7 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
     if (n_vocab < 1 || (vocab_ids && (n_vocab < 257 || n_vocab > N_IDS)))
         return mi_fail("a vocabulary cannot have %d tokens", n_vocab);
     tokenizer->n_rows = n_vocab < N_IDS ? n_vocab : N_IDS;
-    for (int id = 0; id < N_IDS; id++)
-        tokenizer->row_of_id[id] = -1;
+    for (int id = 0; id < N_IDS; id++) tokenizer->row_of_id[id] = -1;
     for (int row = 0, lowest = 0; row < tokenizer->n_rows; row++) {
         int id = vocab_ids ? vocab_ids[row] : row;
         if (id < lowest || id >= N_IDS)
@@ -2774,8 +2726,7 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
         tokenizer->row_of_id[id] = row;
         lowest = id + 1;
     }
-    if (!vocab_ids)
-        return 0;
+    if (!vocab_ids) return 0;
     if (vocab_ids[255] != 255 || vocab_ids[n_vocab - 1] != END_OF_TEXT)
         return mi_fail("vocab_ids: must contain the bytes, 0-255, and the end of text, %d",
                        END_OF_TEXT);
@@ -2809,23 +2760,16 @@ void mi_tokenizer_close(MiTokenizer *tokenizer)
 static MiTokenizer *tokenizer_open(const char *path)
 {
     FILE *file = fopen(path, "rb");
-    if (!file) {
-        mi_fail("%s: %s", path, strerror(errno));
-        return NULL;
-    }
+    if (!file) return mi_fail("%s: %s", path, strerror(errno)), NULL;
     MiTokenizer *tokenizer = calloc(1, sizeof *tokenizer);
-    int status = tokenizer ? 0 : mi_fail("%s: out of memory", path);
+    int status = tokenizer ? 0 : mi_fail("out of memory");
     if (tokenizer) {
-        tokenizer->path = path;
         tokenizer->file_size = fread(tokenizer->file, 1, TOKENIZER_SIZE, file);
-        status = ferror(file) ? mi_fail("%s: %s", path, strerror(errno))
-                              : read_tokenizer(tokenizer);
+        status = ferror(file) ? mi_fail("%s", strerror(errno)) : read_tokenizer(tokenizer);
     }
     fclose(file);
-    if (status == 0)
-        status = tokenizer_use_vocab(tokenizer, NULL, N_IDS);
-    if (status == 0)
-        return tokenizer;
+    if (status == 0 && tokenizer_use_vocab(tokenizer, NULL, N_IDS) == 0) return tokenizer;
+    mi_fail_in(path);
     free(tokenizer);
     return NULL;
 }
@@ -2842,8 +2786,7 @@ static void add_row(Encoding *e, int row)
 /* bytes [n] of one word -> rows. Only a model of fewer than 256 rows can lack a byte. */
 static int encode_word(const MiTokenizer *tokenizer, Encoding *e, const uint8_t *bytes, int n)
 {
-    if (merge_word(tokenizer, e, bytes, n) < 0)
-        return -1;
+    if (merge_word(tokenizer, e, bytes, n) < 0) return -1;
     for (int i = 0; i < n; i += e->part[i].length) {
         int row = tokenizer->row_of_id[e->part[i].id];
         if (row < 0)
@@ -2860,8 +2803,7 @@ static size_t find_end_of_text(const MiTokenizer *tokenizer, const uint8_t *text
     int length;
     const uint8_t *token = bytes_of_id(tokenizer, END_OF_TEXT, &length);
     for (; at + (size_t)length <= n && tokenizer->row_of_id[END_OF_TEXT] >= 0; at++)
-        if (memcmp(text + at, token, (size_t)length) == 0)
-            return at;
+        if (memcmp(text + at, token, (size_t)length) == 0) return at;
     return n;
 }
 
@@ -2874,18 +2816,20 @@ int64_t mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int 
 {
     const uint8_t *bytes = (const uint8_t *)text;
     Encoding e = {.row_of_id = tokenizer->row_of_id, .below = N_IDS, .rows = tokens, .cap = cap};
-    int length, status = n > INT32_MAX ? mi_fail("a text of %zu bytes is too long", n) : 0;
+    if (n > INT32_MAX) return mi_fail("a text of %zu bytes is too long", n);
+    size_t at = 0, stop = find_end_of_text(tokenizer, bytes, n, 0);
+    int length, status = 0;
     bytes_of_id(tokenizer, END_OF_TEXT, &length);
-    for (size_t at = 0; status == 0 && at < n;) {
-        size_t stop = find_end_of_text(tokenizer, bytes, n, at);
-        while (status == 0 && at < stop) {
+    while (status == 0 && at < n) {
+        if (at < stop) {
             size_t end = word_end(tokenizer, bytes, stop, at);
             status = encode_word(tokenizer, &e, bytes + at, (int)(end - at));
             at = end;
-        }
-        if (stop < n)
+        } else {
             add_row(&e, tokenizer->row_of_id[END_OF_TEXT]);
-        at = stop < n ? stop + (size_t)length : n;
+            at += (size_t)length;
+            stop = find_end_of_text(tokenizer, bytes, n, at);
+        }
     }
     free(e.heap);
     return status < 0 ? -1 : e.n_rows;
@@ -2918,7 +2862,7 @@ typedef enum { WHOLE_ROW, HEAD, NEURON } Unit;
 typedef struct {                        /* one element of a list of addresses */
     MiSite site;
     Unit   unit;
-    Range  layer, index, pos, key;      /* index: which heads or neurons; key: of a pattern's edge */
+    Range  layer, index, pos, key;      /* index: which heads or neurons; key: of an edge */
     int    has_pos, has_key;
     const char *text;                   /* where it stands in the argument */
 } Address;
@@ -2956,11 +2900,10 @@ static int fail_at(const Parser *p, const char *where, const char *format, ...)
     va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
     va_end(args);
-    size_t length = strlen(p->argument), shift = 0, before = where - p->argument;
-    if (before > 50) shift = before - 50;               /* show the culprit, not a long start */
-    while (shift && (p->argument[shift] & 0xC0) == 0x80) shift--;
-    size_t shown = length - shift > 100 ? 100 : length - shift;
-    append_visible(quoted, sizeof quoted, p->argument + shift, shown);
+    size_t before = where - p->argument, shift = before > 50 ? before - 50 : 0;
+    while (shift && (p->argument[shift] & 0xC0) == 0x80) shift--;   /* not within a character */
+    append_visible(quoted, sizeof quoted, p->argument + shift,
+                   strnlen(p->argument + shift, 100));  /* show the culprit, not a long start */
     mi_fail("%s: %s", p->flag, why);
     size_t used = strlen(error_text);
     snprintf(error_text + used, sizeof error_text - used, "\n    %s%s\n    %*s^",
@@ -2990,42 +2933,25 @@ static int take_number(Parser *p, int *number)
 /* "*", "3" or "0-3" of `count` things called `what`. */
 static int parse_range(Parser *p, const char *what, int count, Range *range)
 {
-    const char *start = p->at;
-    if (take(p, "*")) {
-        *range = (Range){ 0, count - 1, 1 };
-        return 0;
-    }
+    const char *start = p->at, *last = start;
+    *range = (Range){ 0, count - 1, 1 };
+    if (take(p, "*")) return 0;
     if (!take_number(p, &range->lo))
         return fail_at(p, p->at, "expected a %s: a number 0-%d, a range like 0-%d, or *", what,
                        count - 1, count - 1);
     range->hi = range->lo;
-    range->many = 0;
-    const char *second = start;
-    if (p->at < p->end && *p->at == '-') {
-        second = ++p->at;
-        range->many = 1;
+    range->many = take(p, "-");
+    if (range->many) {
+        last = p->at;
         if (!take_number(p, &range->hi))
             return fail_at(p, p->at, "expected the last %s of the range", what);
         if (range->hi < range->lo)
             return fail_at(p, start, "the range of %ss runs backwards", what);
     }
-    if (range->hi >= count)
-        return fail_at(p, range->lo >= count ? start : second,
-                       "%s %d does not exist; this model has %ss 0-%d", what,
-                       range->lo >= count ? range->lo : range->hi, what, count - 1);
-    return 0;
-}
-
-static int find_site(const char *name, size_t n, MiPlace place, int head_only)
-{
-    for (int site = 0; site < MI_N_SITES; site++) {
-        MiWidth width = SITES[site].width;
-        if (strlen(SITES[site].name) == n && !strncmp(SITES[site].name, name, n) &&
-            SITES[site].place == place &&
-            (!head_only || width == MI_HEADS || width == MI_KEYS))
-            return site;
-    }
-    return -1;
+    if (range->hi < count) return 0;
+    int first_bad = range->lo >= count;
+    return fail_at(p, first_bad ? start : last, "%s %d does not exist; this model has %ss 0-%d",
+                   what, first_bad ? range->lo : range->hi, what, count - 1);
 }
 
 /* The letters, digits and underscores at the cursor. */
@@ -3036,28 +2962,16 @@ static size_t word_length(const Parser *p)
     return n;
 }
 
-/* ".NAME" of a site; without one the default. */
-static int parse_site_name(Parser *p, Address *address)
+/* The site whose name stands at the cursor, or -1. */
+static int find_site(const Parser *p)
 {
-    int head = address->unit == HEAD;
-    if (!take(p, ".")) {
-        if (address->unit != WHOLE_ROW) return 0;
-        return fail_at(p, p->at, "expected H (a head), N (a neuron) or a site such as .resid_pre "
-                       "after the layer");
-    }
-    int site = find_site(p->at, word_length(p), MI_BLOCK, head);
-    if (site < 0)
-        return fail_at(p, p->at, head ? "a head has the sites z, q, k, v, scores and pattern"
-                       : "no such site in a layer; mi --sites lists them");
-    p->at += word_length(p);
-    address->site = site;
-    if (address->unit == NEURON && SITES[site].width != MI_D_MLP)
-        return fail_at(p, p->at - strlen(SITES[site].name), "a neuron has the sites mlp_post and "
-                       "mlp_pre");
-    return 0;
+    size_t n = word_length(p);
+    for (int site = 0; site < MI_N_SITES; site++)
+        if (strlen(SITES[site].name) == n && !strncmp(SITES[site].name, p->at, n)) return site;
+    return -1;
 }
 
-/* "L0-3H*.z", "L5N7", "L5.mlp_out" */
+/* "0-3H*.z", "5N7", "5.mlp_out": what follows the L. Heads and neurons have a default site. */
 static int parse_layered(Parser *p, Address *address)
 {
     const MiShape *shape = &p->model->shape;
@@ -3071,34 +2985,43 @@ static int parse_layered(Parser *p, Address *address)
         address->site = MI_mlp_post;
         if (parse_range(p, "neuron", shape->d_mlp, &address->index) < 0) return -1;
     }
-    return parse_site_name(p, address);
+    if (!take(p, "."))
+        return address->unit != WHOLE_ROW ? 0
+               : fail_at(p, p->at, "expected H (a head), N (a neuron) or a site such as "
+                         ".resid_pre after the layer");
+    int     site = find_site(p);
+    MiWidth width = site < 0 ? MI_ONE : SITES[site].width;
+    if (address->unit == HEAD && width != MI_HEADS && width != MI_KEYS)
+        return fail_at(p, p->at, "a head has the sites z, q, k, v, scores and pattern");
+    if (site < 0 || SITES[site].place != MI_BLOCK)
+        return fail_at(p, p->at, "no such site in a layer; mi --sites lists them");
+    if (address->unit == NEURON && width != MI_D_MLP)
+        return fail_at(p, p->at, "a neuron has the sites mlp_post and mlp_pre");
+    address->site = site;
+    p->at += word_length(p);
+    return 0;
 }
 
 /* blocks.5.attn.hook_z, hook_embed ...: names of TransformerLens, as they are. 1 if it was one. */
 static int parse_tl_name(Parser *p, Address *address)
 {
-    int longest = 0;
+    Parser after = *p;
+    int    layer = 0, in_block = take(&after, "blocks.") && take_number(&after, &layer);
     for (int site = 0; site < MI_N_SITES; site++) {
         const char *name = SITES[site].tl_name, *slot = name ? strstr(name, "%d") : NULL;
-        Parser q = *p;
-        int layer = 0;
-        if (!name) continue;
-        if (slot) {
-            char before[32];
-            snprintf(before, sizeof before, "%.*s", (int)(slot - name), name);
-            if (!take(&q, before) || !take_number(&q, &layer)) continue;
-        }
-        if (!take(&q, slot ? slot + 2 : name) || word_length(&q) || q.at - p->at <= longest)
+        Parser q = in_block ? after : *p;
+        if (!name || (slot != NULL) != in_block || !take(&q, slot ? slot + 2 : name) ||
+            word_length(&q))
             continue;
-        longest = (int)(q.at - p->at);
+        if (layer >= n_layers_of(p->model, site))
+            return fail_at(p, p->at + 7, "layer %d does not exist; this model has layers 0-%d",
+                           layer, p->model->shape.n_layer - 1);
         address->site = site;
         address->layer = (Range){ layer, layer, 0 };
+        p->at = q.at;
+        return 1;
     }
-    if (longest && address->layer.lo >= n_layers_of(p->model, address->site))
-        return fail_at(p, p->at + 7, "layer %d does not exist; this model has layers 0-%d",
-                       address->layer.lo, p->model->shape.n_layer - 1);
-    p->at += longest;
-    return longest > 0;
+    return 0;
 }
 
 static int parse_site(Parser *p, Address *address)
@@ -3109,18 +3032,16 @@ static int parse_site(Parser *p, Address *address)
     };
     const MiShape *shape = &p->model->shape;
     size_t         n = word_length(p);
-    *address = (Address){ .text = p->at, .unit = WHOLE_ROW };
     for (size_t i = 0; i < sizeof groups / sizeof *groups; i++)
         if (n == strlen(groups[i].word) && take(p, groups[i].word)) {
             address->site = groups[i].site;
             address->unit = groups[i].unit;
             address->layer = (Range){ 0, shape->n_layer - 1, 1 };
-            address->index = (Range){ 0, shape->n_head - 1, 1 };
+            if (address->unit == HEAD) address->index = (Range){ 0, shape->n_head - 1, 1 };
             return 0;
         }
-    int site = find_site(p->at, n, MI_ENTRY, 0);
-    if (site < 0) site = find_site(p->at, n, MI_FINAL, 0);
-    if (site >= 0) {
+    int site = find_site(p);
+    if (site >= 0 && SITES[site].place != MI_BLOCK) {
         address->site = site;
         p->at += n;
         return 0;
@@ -3132,74 +3053,58 @@ static int parse_site(Parser *p, Address *address)
                    "embed; mi --sites lists the sites");
 }
 
-/* Do the tokens first..last spell text [n]? */
-static int tokens_spell(const Parser *p, int first, int last, const char *text, size_t n)
+/* The last of the tokens that from `first` on spell text [n]; -1 if they do not. With space, they
+ * must have one more before it. */
+static int last_spelling(const Parser *p, int first, int space, const char *text, size_t n)
 {
-    for (int t = first; t <= last; t++) {
+    for (int t = first; t < p->n; t++, space = 0) {
         int         length;
         const char *bytes = mi_token_bytes(p->tokenizer, p->tokens[t], &length);
-        if ((size_t)length > n || memcmp(bytes, text, length)) return 0;
+        if (space && (length == 0 || *bytes != ' ')) return -1;
+        length -= space;
+        if ((size_t)length > n || memcmp(bytes + space, text, length)) return -1;
         text += length;
-        n -= length;
+        if ((n -= length) == 0) return t;
     }
-    return n == 0;
+    return -1;
 }
 
-/* All runs of tokens that spell text, with or without a space before it. */
-static int find_text(const Parser *p, const char *text, size_t n, int space, Range *matches,
-                     int most)
-{
-    char *spaced = malloc(n + 2);
-    int   found = 0;
-    if (!spaced) return 0;
-    spaced[0] = ' ';
-    memcpy(spaced + 1, text, n);
-    for (int first = 0; first < p->n; first++)
-        for (int last = first; last < p->n && last <= first + (int)n; last++)
-            if (tokens_spell(p, first, last, text, n) ||
-                (space && tokens_spell(p, first, last, spaced, n + 1)))
-                if (found++ < most) matches[found - 1] = (Range){ first, last, 0 };
-    free(spaced);
-    return found;
-}
-
-/* @"TEXT" or @word, with #n to choose among several matches (#1 is the first). */
+/* @"TEXT" or @word, which may have a space before it, with #n to choose among several matches. */
 static int parse_text_position(Parser *p, Range *pos)
 {
     const char *start = p->at, *text = p->at;
-    int         quoted = take(p, "\""), number = 1;
+    int         quoted = take(p, "\""), number = 1, found = 0;
     size_t      n = 0;
     if (quoted) {
         text = p->at;
         while (p->at + n < p->end && p->at[n] != '"') n++;
         if (p->at + n == p->end) return fail_at(p, start, "the quote is not closed");
-        p->at += n + 1;
-    } else {
+    } else
         while (p->at + n < p->end && !strchr(",:#=", p->at[n])) n++;
-        p->at += n;
-    }
+    p->at += n + quoted;
     if (n == 0) return fail_at(p, start, "expected a position: a number, a range, *, or text");
     if (!p->tokenizer) return fail_at(p, start, "text positions need a tokenizer");
-    Range matches[16];
-    int   found = find_text(p, text, n, !quoted, matches, 16), chosen = take(p, "#");
+    int         chosen = take(p, "#");
     const char *digits = p->at;
     if (chosen && (!take_number(p, &number) || number < 1))
         return fail_at(p, digits, "expected a number after #: #1 is the first match");
-    if (found == 0) {
-        const char *as_token = quoted ? "no run of whole tokens of the prompt spells this text"
-                                      : "this is not a position, and no token of the prompt";
-        return fail_at(p, text, "%s; mi PROMPT --explain shows the tokens", as_token);
-    }
-    if (!chosen && found > 1) {
-        char list[128] = "";
-        for (int i = 0; i < min_int(found, 8); i++)
-            snprintf(list + strlen(list), sizeof list - strlen(list), " #%d at %d", i + 1,
-                     matches[i].lo);
+    char list[128] = "";
+    for (int first = 0; first < p->n; first++)
+        for (int space = 0; space <= !quoted; space++) {
+            int last = last_spelling(p, first, space, text, n);
+            if (last < 0) continue;
+            if (++found == number) *pos = (Range){ first, last, 0 };
+            if (found <= 8) snprintf(list + strlen(list), sizeof list - strlen(list),
+                                     " #%d at %d", found, first);
+        }
+    if (found == 0)
+        return fail_at(p, text, "%s; mi PROMPT --explain shows the tokens", quoted
+                       ? "no run of whole tokens of the prompt spells this text"
+                       : "this is not a position, and no token of the prompt");
+    if (!chosen && found > 1)
         return fail_at(p, text, "this text stands %d times in the prompt:%s", found, list);
-    }
-    if (number > min_int(found, 16))
+    if (number > found)
         return fail_at(p, digits, "this text stands only %d times in the prompt", found);
-    *pos = matches[number - 1];
     return 0;
 }
 
@@ -3234,70 +3139,65 @@ static int parse_position(Parser *p, Range *pos)
     return 0;
 }
 
-/* SITE[@POS[:KEY]] -> one more address */
-static int parse_address(Parser *p)
+static int add_address(Parser *p, const Address *address)
 {
     Address *list = grow(p->found, p->n_found, sizeof *list);
     if (!list) return -1;
     p->found = list;
-    Address *address = &list[p->n_found];
-    if (parse_site(p, address) < 0) return -1;
-    const char *pos = p->at, *key = NULL;
-    address->pos = (Range){ 0, p->n - 1, 0 };
-    address->key = (Range){ 0, p->n - 1, 0 };
-    address->has_pos = take(p, "@");
-    if (address->has_pos && parse_position(p, &address->pos) < 0) return -1;
-    if (address->has_pos && (address->has_key = take(p, ":"))) {
-        key = p->at;
-        if (parse_position(p, &address->key) < 0) return -1;
-    }
-    int edges = SITES[address->site].width == MI_KEYS;
-    if (key && !edges && strcmp(p->flag, "--knockout"))
-        return fail_at(p, key, "only scores and pattern have keys (@query:key); %s has one value "
-                       "a position", SITES[address->site].name);
-    if (address->key.lo > address->pos.hi)
-        return fail_at(p, key, "key %d comes after query %d: no position looks ahead",
-                       address->key.lo, address->pos.hi);
-    if (p->at < p->end && *p->at != ',')
-        return fail_at(p, p->at, address->has_pos ? "expected , or the end after the position"
-                       : pos == p->at ? "expected @POSITION, a comma or the end after the site"
-                       : "expected , or the end");
-    p->n_found++;
+    list[p->n_found++] = *address;
     return 0;
+}
+
+/* SITE[@POS[:KEY]] -> one more address */
+static int parse_address(Parser *p)
+{
+    Address a = { .text = p->at, .pos = { 0, p->n - 1, 0 }, .key = { 0, p->n - 1, 0 } };
+    if (parse_site(p, &a) < 0) return -1;
+    const char *site_end = p->at;
+    a.has_pos = take(p, "@");
+    if (a.has_pos && parse_position(p, &a.pos) < 0) return -1;
+    a.has_key = a.has_pos && take(p, ":");
+    const char *key = p->at;
+    if (a.has_key && parse_position(p, &a.key) < 0) return -1;
+    if (a.has_key && SITES[a.site].width != MI_KEYS && strcmp(p->flag, "--knockout"))
+        return fail_at(p, key, "only scores and pattern have keys (@query:key); %s has one value "
+                       "a position", SITES[a.site].name);
+    if (a.key.lo > a.pos.hi)
+        return fail_at(p, key, "key %d comes after query %d: no position looks ahead", a.key.lo,
+                       a.pos.hi);
+    if (p->at < p->end && *p->at != ',')
+        return fail_at(p, p->at, a.has_pos ? "expected , or the end after the position"
+                       : site_end == p->at ? "expected @POSITION, a comma or the end after the site"
+                       : "expected , or the end");
+    return add_address(p, &a);
 }
 
 /* not:LIST -> all units of the list's kind that it does not name, one address a unit. */
 static int complement(Parser *p, const char *start)
 {
-    Address first = p->found[0];
-    int     L = n_layers_of(p->model, first.site);
-    int     units = first.unit == HEAD ? p->model->shape.n_head
-                  : first.unit == NEURON ? p->model->shape.d_mlp : 1;
-    unsigned char *named = calloc(L, units);
-    if (!named) return mi_fail("out of memory");
-    for (int i = 0; i < p->n_found; i++) {
+    Address one = p->found[0];
+    int     listed = p->n_found, units = one.unit == HEAD ? p->model->shape.n_head
+                                       : one.unit == NEURON ? p->model->shape.d_mlp : 1;
+    for (int i = 0; i < listed; i++) {
         const Address *a = &p->found[i];
-        if (a->site != first.site || a->unit != first.unit || a->pos.lo != first.pos.lo ||
-            a->pos.hi != first.pos.hi || a->has_key) {
-            free(named);
+        if (a->site != one.site || a->unit != one.unit || a->pos.lo != one.pos.lo ||
+            a->pos.hi != one.pos.hi || a->has_key)
             return fail_at(p, a->text, "not: needs units of one kind at the same positions");
+    }
+    for (int l = 0; l < n_layers_of(p->model, one.site); l++)
+        for (int u = 0; u < units; u++) {
+            int named = 0;
+            for (int i = 0; i < listed && !named; i++) {
+                const Address *a = &p->found[i];
+                named = a->layer.lo <= l && l <= a->layer.hi && a->index.lo <= u &&
+                        u <= a->index.hi;
+            }
+            one.layer = (Range){ l, l, 0 };
+            one.index = (Range){ u, u, 0 };
+            if (!named && add_address(p, &one) < 0) return -1;
         }
-        for (int l = a->layer.lo; l <= a->layer.hi; l++)
-            for (int u = a->unit == WHOLE_ROW ? 0 : a->index.lo;
-                 u <= (a->unit == WHOLE_ROW ? 0 : a->index.hi); u++)
-                named[l * units + u] = 1;
-    }
-    p->n_found = 0;
-    for (int i = 0; i < L * units; i++) {
-        if (named[i]) continue;
-        Address *list = grow(p->found, p->n_found, sizeof *list);
-        if (!list) return free(named), -1;
-        p->found = list;
-        list[p->n_found] = first;
-        list[p->n_found].layer = (Range){ i / units, i / units, 0 };
-        list[p->n_found++].index = (Range){ i % units, i % units, 0 };
-    }
-    free(named);
+    p->n_found -= listed;
+    memmove(p->found, p->found + listed, p->n_found * sizeof *p->found);
     return p->n_found ? 0 : fail_at(p, start, "nothing is left: the list names every unit");
 }
 
@@ -3324,27 +3224,20 @@ static const char *find_value(const char *argument)
     return equals;
 }
 
-/* A finite number; nothing may follow it. */
-static int parse_float(const char *text, float *value)
+/* A finite number and then exactly this suffix. */
+static int parse_float(const char *text, const char *suffix, float *value)
 {
-    char *end;
-    errno = 0;
+    char  *end;
     double number = strtod(text, &end);
     *value = (float)number;
-    return *text && !strpbrk(text, "xX") && !isspace((unsigned char)*text) && !*end &&
-           isfinite(number) && isfinite(*value);
+    return end > text && !strpbrk(text, "xX") && !isspace((unsigned char)*text) &&
+           !strcmp(end, suffix) && isfinite(number) && isfinite(*value);
 }
 
 /* "0.1", or "3s": so many standard deviations of all entries of wte. */
 static int parse_noise(const MiModel *model, const char *value, float *amount)
 {
-    char   number[64];
-    size_t n = value ? strlen(value) : 0;
-    if (n == 0 || n >= sizeof number) return 0;
-    int deviations = value[n - 1] == 's';
-    snprintf(number, sizeof number, "%.*s", (int)n - deviations, value);
-    if (!parse_float(number, amount)) return 0;
-    if (!deviations) return 1;
+    if (!parse_float(value, "s", amount)) return parse_float(value, "", amount);
     double sum = 0, squares = 0;
     size_t entries = (size_t)model->shape.n_vocab * model->shape.d_model;
     for (size_t i = 0; i < entries; i++) {
@@ -3355,80 +3248,87 @@ static int parse_noise(const MiModel *model, const char *value, float *amount)
     return 1;
 }
 
+/* What each --OP puts into its edits, and what has to stand behind the = of its argument. */
+typedef enum { NO_VALUE, KIND, FACTOR, MAYBE_FACTOR, SIZE, FILE_NAME } Value;
+
+static const struct { const char *name; MiOp op; MiFrom from; Value value; const char *otherwise; }
+OPS[] = {
+    { "ablate",   MI_SET,     MI_FROM_VALUE,  KIND,
+      "an ablation is =zero, =tlzero, =mean or =resample" },
+    { "patch",    MI_MIX,     MI_FROM_SOURCE, MAYBE_FACTOR,
+      "expected a number: 1 patches, 0.5 goes half way" },
+    { "freeze",   MI_SET,     MI_FROM_BASE,   NO_VALUE, "--freeze takes no value" },
+    { "scale",    MI_SCALE,   MI_FROM_VALUE,  FACTOR, "expected a factor, as in L5H3=2" },
+    { "noise",    MI_NOISE,   MI_FROM_VALUE,  SIZE,
+      "expected a size, as in embed=0.1, or 3s for 3 standard deviations of the embedding" },
+    { "steer",    MI_ADD,     MI_FROM_CALLER, FACTOR, "expected a factor, as in L3.resid_pre=4" },
+    { "project",  MI_PROJECT, MI_FROM_CALLER, NO_VALUE, "--project takes no value" },
+    { "set",      MI_SET,     MI_FROM_CALLER, FILE_NAME, "expected =FILE.npy" },
+    { "knockout", MI_SET,     MI_FROM_VALUE,  NO_VALUE, "--knockout takes no value" },
+};
+
+/* A knockout sets the scores of edges to -infinity: all its addresses are edges of heads. */
+static int aim_knockout(Parser *p)
+{
+    for (int i = 0; i < p->n_found; i++) {
+        Address *a = &p->found[i];
+        int      other = a->unit == HEAD && a->site != MI_z && a->site != MI_scores;
+        if (a->unit != HEAD || !a->has_key || other)
+            return fail_at(p, other ? strchr(a->text, '.') : a->text,
+                           "a knockout is an attention edge of a head: L5H3@QUERY:KEY");
+        a->site = MI_scores;
+    }
+    return 0;
+}
+
+/* "=VALUE" of one kind -> where the edit's values come from, or its amount. 1 if it is right. */
+static int read_value(const MiModel *model, const char *value, Value kind, MiEdit *edit)
+{
+    static const struct { const char *name; MiFrom from; } kinds[] = {
+        { "zero", MI_FROM_VALUE }, { "tlzero", MI_FROM_TLZERO }, { "mean", MI_FROM_MEAN },
+        { "resample", MI_FROM_CALLER },
+    };
+    switch (kind) {
+    case NO_VALUE:     return !value;
+    case FACTOR:       return value && parse_float(value, "", &edit->amount);
+    case MAYBE_FACTOR: return parse_float(value ? value : "1", "", &edit->amount);
+    case SIZE:         return value && parse_noise(model, value, &edit->amount);
+    case FILE_NAME:    return value && *value;
+    case KIND:
+        for (int i = 0; value && i < 4; i++)
+            if (!strcmp(value, kinds[i].name)) return edit->from = kinds[i].from, 1;
+    }
+    return !value;                                      /* the default is zero */
+}
+
 /* What an op does with its "=VALUE": the edit that all its addresses share. */
 static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edit)
 {
-    const char *where = value ? value : p->argument + strlen(p->argument);
-    int keys = 0, sigma = -1;
-    const char *edges = NULL;
-    for (int i = 0; i < p->n_found; i++) {
-        keys |= SITES[p->found[i].site].width == MI_KEYS;
-        if (keys && !edges) edges = p->found[i].text;
-        if (SITES[p->found[i].site].width == MI_ONE) sigma = i;
+    enum { N_OPS = sizeof OPS / sizeof *OPS };
+    const char    *where = value ? value : p->argument + strlen(p->argument);
+    const Address *edges = NULL, *sigma = NULL;         /* sites that not every op can edit */
+    int            i = 0, ablate = !strcmp(op, "ablate");
+    while (i < N_OPS && strcmp(op, OPS[i].name)) i++;
+    if (i == N_OPS) return mi_fail("no such intervention: %s", op);
+    for (Address *a = p->found; a < p->found + p->n_found; a++) {
+        if (SITES[a->site].width == MI_KEYS && !edges) edges = a;
+        if (SITES[a->site].width == MI_ONE) sigma = a;
     }
-    *edit = (MiEdit){ .op = MI_SET, .head = -1 };
-    if (!strcmp(op, "ablate")) {
-        static const char *const kinds[] = { "zero", "tlzero", "mean", "resample" };
-        static const MiFrom      froms[] = { MI_FROM_VALUE, MI_FROM_TLZERO, MI_FROM_MEAN,
-                                             MI_FROM_CALLER };
-        int kind = 0;
-        while (value && kind < 4 && strcmp(value, kinds[kind])) kind++;
-        if (kind == 4)
-            return fail_at(p, where, "an ablation is =zero, =tlzero, =mean or =resample");
-        if (kind && keys)
-            return fail_at(p, where, "scores and pattern have no =%s: their rows differ in length",
-                           value);
-        if (kind < 2 && sigma >= 0)
-            return fail_at(p, p->found[sigma].text, "LayerNorm divides by this: it cannot be zero");
-        edit->from = froms[kind];
-    } else if (!strcmp(op, "patch")) {
-        edit->from = MI_FROM_SOURCE;
-        edit->amount = 1;
-        if (value && !parse_float(value, &edit->amount))
-            return fail_at(p, where, "expected a number: 1 patches, 0.5 goes half way");
-        if (edit->amount != 1) edit->op = MI_MIX;
-    } else if (!strcmp(op, "freeze")) {
-        if (value) return fail_at(p, where - 1, "--freeze takes no value");
-        edit->from = MI_FROM_BASE;
-    } else if (!strcmp(op, "scale")) {
-        edit->op = MI_SCALE;
-        if (!value || !parse_float(value, &edit->amount))
-            return fail_at(p, where, "expected a factor, as in L5H3=2");
-    } else if (!strcmp(op, "noise")) {
-        edit->op = MI_NOISE;
-        if (!parse_noise(p->model, value, &edit->amount))
-            return fail_at(p, where, "expected a size, as in embed=0.1, or 3s for 3 standard "
-                           "deviations of the embedding");
-    } else if (!strcmp(op, "steer") || !strcmp(op, "project")) {
-        int project = !strcmp(op, "project");
-        edit->op = project ? MI_PROJECT : MI_ADD;
-        edit->from = MI_FROM_CALLER;
-        if (keys) return fail_at(p, edges, "the rows of scores and pattern differ in length: they "
-                                 "have no direction");
-        if (project && value) return fail_at(p, where - 1, "--project takes no value");
-        if (!project && (!value || !parse_float(value, &edit->amount)))
-            return fail_at(p, where, "expected a factor, as in L3.resid_pre=4");
-    } else if (!strcmp(op, "set")) {
-        edit->from = MI_FROM_CALLER;
-        if (!value || !*value) return fail_at(p, where, "expected =FILE.npy");
-    } else if (!strcmp(op, "knockout")) {
-        if (value) return fail_at(p, where - 1, "--knockout takes no value");
-        edit->amount = -INFINITY;
-        for (int i = 0; i < p->n_found; i++) {
-            MiSite site = p->found[i].site;
-            const char *text = p->found[i].text;
-            if (p->found[i].unit == HEAD && site != MI_z && site != MI_scores)
-                text = strchr(text, '.');
-            if (p->found[i].unit != HEAD || !p->found[i].has_key || text != p->found[i].text)
-                return fail_at(p, text ? text : p->found[i].text,
-                               "a knockout is an attention edge of a head: "
-                               "L5H3@QUERY:KEY");
-            p->found[i].site = MI_scores;
-        }
-    } else {
-        return mi_fail("no such intervention: %s", op);
-    }
-    return 0;
+    *edit = (MiEdit){ .op = OPS[i].op, .from = OPS[i].from, .head = -1 };
+    if (edges && (edit->op == MI_ADD || edit->op == MI_PROJECT))
+        return fail_at(p, edges->text, "the rows of scores and pattern differ in length: they have "
+                       "no direction");
+    if (!read_value(p->model, value, OPS[i].value, edit))
+        return fail_at(p, where - (OPS[i].value == NO_VALUE), "%s", OPS[i].otherwise);
+    if (edit->op == MI_MIX && edit->amount == 1) edit->op = MI_SET;
+    if (ablate && edges && edit->from != MI_FROM_VALUE)
+        return fail_at(p, where, "scores and pattern have no =%s: their rows differ in length",
+                       value);
+    if (ablate && sigma && (edit->from == MI_FROM_VALUE || edit->from == MI_FROM_TLZERO))
+        return fail_at(p, sigma->text, "LayerNorm divides by this: it cannot be zero");
+    if (strcmp(op, "knockout")) return 0;
+    edit->amount = -INFINITY;
+    return aim_knockout(p);
 }
 
 static int add_edit(MiEdits *edits, const MiEdit *edit)
@@ -3443,11 +3343,11 @@ static int add_edit(MiEdits *edits, const MiEdit *edit)
 /* One address -> its edits: one a layer, or one a head where heads do not lie side by side. */
 static int expand(MiEdits *edits, const Parser *p, const Address *address, MiEdit edit)
 {
-    int keys = SITES[address->site].width == MI_KEYS;
-    int whole = address->unit == WHOLE_ROW;
-    int unit = address->unit == HEAD ? p->model->shape.d_head : 1;
-    int first_head = whole ? 0 : address->index.lo;
-    int last_head = !keys ? first_head : whole ? p->model->shape.n_head - 1 : address->index.hi;
+    const MiShape *shape = &p->model->shape;
+    int   keys = SITES[address->site].width == MI_KEYS, whole = address->unit == WHOLE_ROW;
+    int   unit = address->unit == HEAD ? shape->d_head : 1;
+    Range heads = !keys ? (Range){ -1, -1, 0 }
+                : whole ? (Range){ 0, shape->n_head - 1, 0 } : address->index;
     /* A patch or a frozen value exists for the prompt's rows only; other edits without a position
      * also cover what is generated later. */
     int bound = address->has_pos || edit.from == MI_FROM_BASE || edit.from == MI_FROM_SOURCE ||
@@ -3455,20 +3355,13 @@ static int expand(MiEdits *edits, const Parser *p, const Address *address, MiEdi
     edit.site = address->site;
     edit.pos = address->pos.lo;
     edit.pos_end = bound ? address->pos.hi + 1 : INT_MAX;
+    edit.first = keys ? address->key.lo : address->index.lo * unit;
+    edit.count = keys ? (address->has_key ? address->key.hi + 1 : shape->n_ctx) - edit.first
+               : whole ? width_of(p->model, edit.site, 0)
+               : (address->index.hi - address->index.lo + 1) * unit;
     for (edit.layer = address->layer.lo; edit.layer <= address->layer.hi; edit.layer++)
-        for (int head = first_head; head <= last_head; head++) {
-            if (keys) {
-                edit.head = head;
-                edit.first = address->key.lo;
-                edit.count = (address->has_key ? address->key.hi + 1 : p->model->shape.n_ctx) -
-                             edit.first;
-            } else {
-                edit.first = whole ? 0 : address->index.lo * unit;
-                edit.count = whole ? width_of(p->model, edit.site, 0)
-                                   : (address->index.hi - address->index.lo + 1) * unit;
-            }
+        for (edit.head = heads.lo; edit.head <= heads.hi; edit.head++)
             if (add_edit(edits, &edit) < 0) return -1;
-        }
     return 0;
 }
 
@@ -3506,24 +3399,16 @@ static float *new_constant(MiEdits *edits, int n)
  * later weights: z and v become b_V + beta W_V, a LayerNorm's output becomes its beta, else 0. */
 static void tlzero_row(const MiModel *model, const MiEdit *edit, float *row)
 {
-    const Block *w = &model->block[edit->layer];
-    int          D = model->shape.d_model;
+    const Block  *w = &model->block[edit->layer];
+    const weight *beta = edit->site == MI_ln1 ? w->ln1_beta : edit->site == MI_ln2 ? w->ln2_beta
+                       : edit->site == MI_ln_f ? model->ln_f_beta : NULL;
+    int D = model->shape.d_model, is_value = edit->site == MI_z || edit->site == MI_v;
     for (int i = 0; i < edit->count; i++) {
-        int c = edit->first + i;
-        switch (edit->site) {
-        case MI_z:
-        case MI_v: {
-            double sum = w->b_QKV[2 * D + c];
-            for (int j = 0; j < D; j++)
-                sum += (double)w->ln1_beta[j] * w->W_QKV[(size_t)j * 3 * D + 2 * D + c];
-            row[i] = (float)sum;
-            break;
-        }
-        case MI_ln1:  row[i] = w->ln1_beta[c]; break;
-        case MI_ln2:  row[i] = w->ln2_beta[c]; break;
-        case MI_ln_f: row[i] = model->ln_f_beta[c]; break;
-        default:      row[i] = 0;
-        }
+        int    c = edit->first + i;
+        double sum = is_value ? w->b_QKV[2 * D + c] : beta ? beta[c] : 0;
+        for (int j = 0; j < D && is_value; j++)
+            sum += (double)w->ln1_beta[j] * w->W_QKV[(size_t)j * 3 * D + 2 * D + c];
+        row[i] = (float)sum;
     }
 }
 
@@ -3546,9 +3431,9 @@ static int mean_row(const MiRun *base, const MiEdit *edit, float *row)
 int mi_edits_bind(MiEdits *edits, const MiRun *base, const MiRun *source)
 {
     for (int i = 0; i < edits->n; i++) {
-        MiEdit *edit = &edits->at[i];
+        MiEdit      *edit = &edits->at[i];
         const MiRun *donor = edit->from == MI_FROM_SOURCE ? source : base;
-        const char *site = SITES[edit->site].name;
+        const char  *site = SITES[edit->site].name;
         if (edit->from == MI_FROM_VALUE || (edit->from == MI_FROM_CALLER && edit->value)) continue;
         if (edit->from == MI_FROM_CALLER) return mi_fail("an edit of %s needs its value", site);
         if (!donor)
@@ -3566,9 +3451,9 @@ int mi_edits_bind(MiEdits *edits, const MiRun *base, const MiRun *source)
         if (edit->pos_end > donor->n_rows)
             return mi_fail("an edit of %s reads position %d of a run of %d", site,
                            edit->pos_end - 1, donor->n_rows);
-        int keys = SITES[edit->site].width == MI_KEYS;
-        const float *x = keys ? mi_head(donor, 0, edit->site, edit->layer, edit->head, edit->pos)
-                              : mi_site(donor, 0, edit->site, edit->layer, edit->pos);
+        const float *x = SITES[edit->site].width == MI_KEYS
+                       ? mi_head(donor, 0, edit->site, edit->layer, edit->head, edit->pos)
+                       : mi_site(donor, 0, edit->site, edit->layer, edit->pos);
         if (!x) return -1;
         edit->value = x + edit->first;
         edit->value_stride = width_of(donor->model, edit->site, donor->key_stride);

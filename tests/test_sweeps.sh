@@ -227,7 +227,7 @@ patch '--patch after a held edit' 'L*.resid_pre@*' "$(expand 'L*.resid_pre@*' "$
     --scale L0-1.resid_pre=0.5 --patch {}
 plain '--scale between two ablations' 'L*.resid_mid@*=3' \
     "$(expand 'L*.resid_mid@*=3' "$L" "$T")" \
-    --ablate 'L1.resid_mid@2=mean' --scale {} --ablate 'L2.resid_mid@3'
+    --ablate L0H1 --ablate 'L1.resid_mid@2=mean' --scale {} --ablate 'L2.resid_mid@3'
 plain '--ablate with knockouts held' heads "$(expand 'L*H*' "$L" "$H")" \
     --knockout 'L*H1@-1:0' --ablate {} --knockout 'L0H*@3:1-2'
 held --tokens "$prompt" --answer '#5' --versus '#9' --knockout 'L*H1@-1:0' --knockout 'L0H*@3:1-2'
