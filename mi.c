@@ -978,7 +978,8 @@ static void attention_scores(MiRun *run, int l, int from, int to)
             float *s = at(run, MI_scores, l, row) + (size_t)h * run->key_stride;
             int    n = run->row_pos[row] + 1;
             n_rows = neighbours(run, row, last);
-            run->kernel->scores(s, stride, at(run, MI_q, l, row) + h * d, n_rows, &keys, h * d, n, d);
+            run->kernel->scores(s, stride, at(run, MI_q, l, row) + h * d, n_rows, &keys, h * d, n,
+                                d);
             for (int r = 0; r < n_rows; r++)
                 for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
         }
@@ -1416,8 +1417,8 @@ static float fast_dot(const float *a, const weight *b, int n)
  * is 0. The R x C chains of fma are independent, so they overlap; a load serves R or C of them.
  * `ahead`: fetch what lies that far behind each b, or 0. */
 static inline __attribute__((always_inline))
-void products(Lanes *sum, const float *a, size_t stride, const weight *const *b, int R, int C, int n,
-              size_t ahead)
+void products(Lanes *sum, const float *a, size_t stride, const weight *const *b, int R, int C,
+              int n, size_t ahead)
 {
     Lanes s[4][4];
     for (int r = 0; r < R; r++)
@@ -1503,7 +1504,7 @@ static inline __attribute__((always_inline))
 void dots(float out[16], const float *a, size_t stride, const weight *const *b, int R, int n,
           size_t ahead)
 {
-    enum { FEW = VEC == 4 ? 2 : 4, R_STEP = VEC == 16 ? 4 : VEC == 8 ? 2 : 1,
+    enum { STEP = VEC == 4 ? 2 : 4, R_STEP = VEC == 16 ? 4 : VEC == 8 ? 2 : 1,
            C_STEP = VEC == 16 ? 4 : 2 };
     Lanes sum[16];
     int   C = 16 / R;
@@ -1512,7 +1513,7 @@ void dots(float out[16], const float *a, size_t stride, const weight *const *b, 
         return;
     }
     if (R == 1)
-        for (int c = 0; c < 16; c += FEW) products(sum + c, a, 0, b + c, 1, FEW, n, ahead);
+        for (int c = 0; c < 16; c += STEP) products(sum + c, a, 0, b + c, 1, STEP, n, ahead);
     else
         for (int r = 0; r < 4; r += R_STEP)
             for (int c = 0; c < 4; c += C_STEP)
@@ -1606,7 +1607,10 @@ static void any_tile(float *y, size_t y_stride, const float *x, size_t x_stride,
                      const Slab *slab)
 {
     switch (rows) {
-#define CASE(n) case n: if (n <= TILE_ROWS) tile(y, y_stride, x, x_stride, n, slab, NULL, LINES); break;
+#define CASE(n)                                                                                  \
+    case n:                                                                                      \
+        if (n <= TILE_ROWS) tile(y, y_stride, x, x_stride, n, slab, NULL, LINES);                \
+        break;
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
     }
@@ -1626,15 +1630,17 @@ static void full_tile(float *y, size_t y_stride, const float *x, size_t x_stride
 static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
                       Slab slab, float *pack)
 {
-    int many = rows >= 4 * TILE_ROWS, fetched = 0, r = 0;
-    for (; r + TILE_ROWS < rows; r += TILE_ROWS) {
-        full_tile(y + r * y_stride, y_stride, x + r * x_stride, x_stride, &slab, r ? NULL : pack, many);
+    int many = rows >= 4 * TILE_ROWS, lines = many ? FEW : LINES / 2, fetched = 0;
+    for (; rows > TILE_ROWS; rows -= TILE_ROWS) {
+        full_tile(y, y_stride, x, x_stride, &slab, slab.W == pack ? NULL : pack, many);
         slab.W = pack;
         slab.stride = PANEL;
-        fetched += many ? FEW : LINES / 2;
-        if (fetched < LINES) slab.ahead += (many ? FEW : LINES / 2) * LINE;
+        fetched += lines;
+        if (fetched < LINES) slab.ahead += lines * LINE;
+        y += TILE_ROWS * y_stride;
+        x += TILE_ROWS * x_stride;
     }
-    any_tile(y + r * y_stride, y_stride, x + r * x_stride, x_stride, rows - r, &slab);
+    any_tile(y, y_stride, x, x_stride, rows, &slab);
 }
 
 /* The last columns of W may fill only a part of a panel: tiles of y, W and b padded with zeros. */
@@ -1648,11 +1654,13 @@ static void edge_rows(float *y, size_t y_stride, const float *x, size_t x_stride
     if (slab.bias) slab.bias = memcpy(bias, slab.bias, size);
     slab.W = pack;
     slab.stride = PANEL;
-    for (int r = 0; r < rows; r += TILE_ROWS, y += TILE_ROWS * y_stride, x += TILE_ROWS * x_stride) {
-        int n = min_int(TILE_ROWS, rows - r);
+    for (; rows > 0; rows -= TILE_ROWS) {
+        int n = min_int(TILE_ROWS, rows);
         for (int i = 0; i < n; i++) memcpy(part + i * PANEL, y + i * y_stride, size);
         any_tile(part, PANEL, x, x_stride, n, &slab);
         for (int i = 0; i < n; i++) memcpy(y + i * y_stride, part + i * PANEL, size);
+        y += TILE_ROWS * y_stride;
+        x += TILE_ROWS * x_stride;
     }
 }
 

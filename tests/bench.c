@@ -129,7 +129,7 @@ static double measure_bandwidth(int threads)
 
 /* ---- Measuring ---- */
 
-/* The median time of one call, from at least three and about half a second. The speed of the
+/* The median time of one call, from three or about half a second. The speed of the
  * machine is measured before and after: what else runs on it changes from second to second. */
 static double median(void (*call)(Work *), Work *work)
 {
@@ -137,8 +137,7 @@ static double median(void (*call)(Work *), Work *work)
     int n = 0;
     work->peak = measure_peak(work->threads);
     work->bandwidth = measure_bandwidth(work->threads);
-    call(work);
-    while (n < 3 || (total < 0.5 && n < MAX_REPEATS)) {
+    while ((n < 3 && total < 3) || (total < 0.5 && n < MAX_REPEATS)) {
         double start = now();
         call(work);
         total += times[n++] = now() - start;
@@ -154,8 +153,8 @@ static void line(const char *name, const Work *w, double seconds, double adds, d
 {
     double compute = adds / w->peak, memory = bytes / w->bandwidth;
     double limit = compute > memory ? compute : memory;
-    printf("%-30s %d %10.3f ms  %7.1f GFLOP/s of %5.1f %6.1f GB/s of %4.1f %5.0f %% %6.2f x\n", name,
-           w->threads, seconds * 1e3, 2e-9 * adds / seconds, 2e-9 * w->peak,
+    printf("%-30s %d %10.3f ms  %7.1f GFLOP/s of %5.1f %6.1f GB/s of %4.1f %5.0f %% %6.2f x\n",
+           name, w->threads, seconds * 1e3, 2e-9 * adds / seconds, 2e-9 * w->peak,
            1e-9 * bytes / seconds, 1e-9 * w->bandwidth, 100 * limit / seconds, seconds / limit);
     fflush(stdout);
 }
@@ -167,7 +166,7 @@ static void call_linear(Work *w)
     fast_kernels.linear(w->y, w->x, w->rows, w->in, w->out, w->W, w->out, w->b, w->threads);
 }
 
-/* Each repeat takes the matrix of the next layer, as a forward pass does: it is not in the cache. */
+/* Each repeat takes the matrix of the next layer, as a forward pass does: it is not cached. */
 static void call_linear_cold(Work *w)
 {
     static int l;
@@ -384,8 +383,8 @@ static void profile(Work *w)
         }
     mi_free(run);
     double percent = 100 / 5 / whole;
-    printf("profile of prefill, T = 256      %d  LayerNorm %.1f %%, scores %.1f %%, softmax %.1f %%, "
-           "z %.1f %%, GELU %.1f %%\n", w->threads, spent[0] * percent, spent[1] * percent,
+    printf("profile of prefill, T = 256    %d  LayerNorm %.1f %%, scores %.1f %%, softmax %.1f %%, z "
+           "%.1f %%, GELU %.1f %%\n", w->threads, spent[0] * percent, spent[1] * percent,
            spent[2] * percent, spent[3] * percent, spent[4] * percent);
 }
 

@@ -180,8 +180,8 @@ static void test_unembed(void)
         naive_kernels.unembed(y, x, rows, W.at, V, D, 1);
         fast_kernels.unembed(z, x, rows, W.at, V, D, threads);
         int at = differ(y, z, n + 1), r = below(rows), one = below(V);
-        CHECK(at < 0, "fast unembed == naive unembed: rows %d V %d D %d %d bytes off: row %d token %d",
-              rows, V, D, odd, at / V, at % V);
+        CHECK(at < 0, "fast unembed == naive unembed: rows %d V %d D %d %d bytes off: row %d token "
+              "%d", rows, V, D, odd, at / V, at % V);
         float alone = fast_kernels.dot(x + r * D, W.at + one * D, D);
         CHECK(memcmp(&alone, y + r * V + one, 4) == 0,
               "one logit == that logit of all: V %d D %d token %d", V, D, one);
@@ -275,8 +275,8 @@ static void test_attention(void)
             kernel->scores(s[i], (size_t)stride, q, rows, i == 2 ? &apart : &one, h * d, first, d);
             kernel->mix(z[i], p, (size_t)stride, rows, i == 2 ? &apart : &one, h * d, first, d);
         }
-        CHECK(differ(s[0], s[1], sizes + 1) < 0, "fast scores == naive scores: d %d keys %d rows %d: "
-              "%d", d, n, rows, differ(s[0], s[1], sizes + 1));
+        CHECK(differ(s[0], s[1], sizes + 1) < 0, "fast scores == naive scores: d %d keys %d rows "
+              "%d: %d", d, n, rows, differ(s[0], s[1], sizes + 1));
         CHECK(differ(z[0], z[1], sizez + 1) < 0, "fast mix == naive mix: d %d keys %d rows %d: "
               "%d", d, n, rows, differ(z[0], z[1], sizez + 1));
         CHECK(differ(s[1], s[2], sizes + 1) < 0 && differ(z[1], z[2], sizez + 1) < 0,
