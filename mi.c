@@ -3827,7 +3827,8 @@ static const Option OPTIONS[] = {
     OPTION(FLAG, 0, "bos", NULL, bos, "put <|endoftext|> first, as TransformerLens does"),
     OPTION(TEXT, 0, "source", "PROMPT", source, "the donor of --patch; same = the prompt"),
     OPTION(TEXT, 0, "source-tokens", "IDS", source_tokens, "the donor, as GPT-2 ids"),
-    OPTION(TEXT, 0, "answer", "TOKEN", answer, "the token to watch: text, #id, several a|b, or 33-99"),
+    OPTION(TEXT, 0, "answer", "TOKEN", answer,
+           "the token to watch: text, #id, several a|b, or 33-99"),
     OPTION(TEXT, 0, "versus", "TOKEN", versus, "the token to compare it with"),
     OPTION(TEXT, 0, "at", "POS", at, "the position to read at (-1, the last)"),
     OPTION(TEXT, 0, "data", "FILE.tsv", data,
@@ -4149,7 +4150,6 @@ static const struct { const char *name, *title; } METRICS[] = {
 typedef struct {
     const char   *name;                 /* base, edited or held, source */
     const MiRun  *run;
-    const Prompt *prompt;
     float        *logits, *prob;        /* [V] */
     double        metric, error, hits;  /* over --data: mean, standard error, share of top-1 */
     int          *top, n_top;
@@ -4164,8 +4164,9 @@ typedef struct { const char *path; char *part; FILE *file; } Output;
 typedef struct { MiEdits rows; Array array; int logits; Output output; } Save;
 static const MiEdit READ_ONLY = { .op = MI_SET, .from = MI_FROM_CALLER, .head = -1 };
 
-/* --toward and --away, and |C v| / |h| of the steering. */
-typedef struct { Prompt text[2]; double strength; } Direction;
+/* What an intervention needs besides its edits: --toward and --away, and |C v| / |h| of the
+ * steering; the shape of the file of --set. */
+typedef struct { int first_edit; Prompt text[2]; double strength; Array file; } Detail;
 
 typedef struct {
     const Command *command;
@@ -4178,12 +4179,13 @@ typedef struct {
     Metric         metric;
     int            at, samples, n_data, aligned;
     MiEdits        edits, sweep;        /* in all cells of --each; in one of them */
-    int           *first_edit;          /* [requests + 1] where each one's edits begin */
     int           *first_swept, n_cells;  /* cell i has first_swept[i] .. first_swept[i + 1] - 1; */
     double        *cell;                /* its metric; no edits: there is no such cell. The cells
                                          * are those of grids[0], in its order */
-    Direction     *direction;           /* [requests] */
+    Detail        *detail;              /* [requests + 1] */
     MiEdit        *sampled;             /* [samples, edits] */
+    int            sample;              /* which one a sweep has come to, */
+    double         started;             /* and when it began */
     MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
     float         *logits;              /* [V] for whoever reads next */
     Reading        readings[3];
@@ -4557,7 +4559,8 @@ static void cell_label(const Experiment *x, const Address *a, const Range now[4]
 static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiEdit *edit,
                      const Layout *layout, int row)
 {
-    int   n_layer = x->model->shape.n_layer, window = x->command->edits.at[x->command->swept].window;
+    int   n_layer = x->model->shape.n_layer;
+    int   window = x->command->edits.at[x->command->swept].window;
     Grid *grid = &x->grids[0];
     for (int i = 0; i < layout->n_rows * layout->n_cols; i++) {
         Range now[4];
@@ -4664,14 +4667,14 @@ static int aligns_front(const Experiment *x)
 }
 
 /* The direction of a --steer or --project, as far as the command line goes. */
-static int read_direction(Experiment *x, const Request *request, Direction *direction)
+static int read_direction(Experiment *x, const Request *request, Detail *detail)
 {
     const char *texts[2] = { request->toward, request->away }, *file = request->direction;
     if (!texts[0] && !texts[1] && !file)
         return mi_fail("--%s needs a direction: --toward TEXT, --away TEXT, or --direction",
                        request->op);
     for (int i = 0; i < 2; i++) {
-        Prompt     *prompt = &direction->text[i];
+        Prompt     *prompt = &detail->text[i];
         const char *flag = i ? "--away" : "--toward";
         if (texts[i] && encode_prompt(x, flag, texts[i], prompt) < 0) return -1;
         if (aligns_front(x) && prompt->n > x->prompt.n)
@@ -4688,42 +4691,37 @@ static int read_direction(Experiment *x, const Request *request, Direction *dire
     return 0;
 }
 
+/* One intervention -> its edits, or the cells of its sweep. */
 static int read_edit(Experiment *x, int which)
 {
     const Command *c = x->command;
     const Request *request = &c->edits.at[which];
     const char    *text = request->argument, *value = find_value(text);
-    int     first = x->edits.n;
-    Array   ignored;
-    MiEdits rows = {0};
-    if (which == c->swept && read_sweep(x, request) < 0) return -1;
-    if (!strcmp(request->op, "set")) {
-        int status = one_address(x, "--set", text, &ignored, &rows);
-        mi_edits_free(&rows);
-        if (status < 0) return -1;
-    }
-    if (which != c->swept && mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens,
-                                            x->prompt.n, request->op, text) < 0)
-        return -1;
-    for (int i = first; i < x->edits.n; i++) {
+    Detail        *detail = &x->detail[which];
+    int status = which == c->swept ? read_sweep(x, request)
+               : !strcmp(request->op, "set")
+               ? one_address(x, "--set", text, &detail->file, &x->edits)
+               : mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
+                                request->op, text);
+    if (status < 0) return -1;
+    for (int i = detail->first_edit; i < x->edits.n; i++) {
         x->edits.at[i].seed = c->seed;
         x->edits.at[i].order = which;
     }
-    x->first_edit[which + 1] = x->edits.n;
+    detail[1].first_edit = x->edits.n;
     if (!c->data && !strcmp(request->op, "ablate") && value && !strcmp(value, "=resample"))
         return mi_fail("--ablate =resample takes another row's value: it needs --data");
-    return is_directed(request) ? read_direction(x, request, &x->direction[which]) : 0;
+    return is_directed(request) ? read_direction(x, request, detail) : 0;
 }
 
 static int read_edits(Experiment *x)
 {
     const Command *c = x->command;
     int patched = uses(c, "patch");
-    x->first_edit = room(x, c->edits.n, sizeof *x->first_edit);
-    x->direction = room(x, c->edits.n, sizeof *x->direction);
+    x->detail = room(x, c->edits.n, sizeof *x->detail);
     x->logits = room(x, x->model->shape.n_vocab, sizeof *x->logits);
     x->samples = uses(c, "noise") ? c->samples : 1;
-    if (!x->first_edit || !x->direction || !x->logits) return -1;
+    if (!x->detail || !x->logits) return -1;
     for (int i = 0; i < c->edits.n; i++)
         if (read_edit(x, i) < 0) return -1;
     if (patched && !x->donor.n)
@@ -4899,7 +4897,7 @@ static int bind_direction(Experiment *x, int which, MiEdits *edits, MiEdit *edit
     for (int i = 0; i < edit->count && edit->op == MI_PROJECT; i++) v[i] /= (float)norm;
     edit->value = v;
     if (aligns_front(x)) edit->pos = 0, edit->pos_end = rows, edit->value_stride = edit->count;
-    x->direction[which].strength += push(x, edit);
+    x->detail[which].strength += push(x, edit);
     return 0;
 }
 
@@ -4907,14 +4905,14 @@ static int bind_direction(Experiment *x, int which, MiEdits *edits, MiEdit *edit
  * shorter text is padded with spaces. */
 static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, int last)
 {
-    Direction *direction = &x->direction[which];
+    Detail    *detail = &x->detail[which];
     MiEdits    ours = { .at = edits->at + first, .n = last - first };
     MiOptions  options = { .keep = sites_of(&ours, FROM_ANYWHERE), .threads = x->command->threads };
     MiRun     *runs[2] = { NULL, NULL };
     int        rows = 1, space, status = 0;
-    if (aligns_front(x)) rows = max_int(1, max_int(direction->text[0].n, direction->text[1].n));
+    if (aligns_front(x)) rows = max_int(1, max_int(detail->text[0].n, detail->text[1].n));
     for (int side = 0; side < 2 && status == 0; side++) {
-        Prompt *text = &direction->text[side];
+        Prompt *text = &detail->text[side];
         if (!text->n) continue;
         if (text->n < rows && mi_encode(x->tokenizer, " ", 1, &space, 1) != 1)
             status = mi_fail("--%s: cannot be padded with spaces", side ? "away" : "toward");
@@ -4924,7 +4922,7 @@ static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, 
     }
     for (int i = first; i < last && status == 0; i++)
         status = bind_direction(x, which, edits, &edits->at[i], runs, rows);
-    direction->strength /= last - first;
+    detail->strength /= last - first;
     mi_free(runs[0]);
     mi_free(runs[1]);
     return status;
@@ -4933,20 +4931,18 @@ static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, 
 /* --set SITES=FILE.npy: the file's values into the request's edits. */
 static int bind_file(Experiment *x, int which)
 {
-    const char *text = x->command->edits.at[which].argument, *path = find_value(text) + 1;
-    MiEdits rows = {0};
-    Array   have, want;
-    char    have_text[64], want_text[64];
-    int     status = one_address(x, "--set", text, &want, &rows);
-    mi_edits_free(&rows);
-    if (status < 0 || read_npy(path, &have) < 0) return -1;
-    float *values = own(x, have.values);
-    print_shape(want_text, sizeof want_text, &want);
-    print_shape(have_text, sizeof have_text, &have);
-    if (strcmp(want_text, have_text))
-        return mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have_text, text,
-                       want_text);
-    for (int i = x->first_edit[which]; values && i < x->first_edit[which + 1]; i++) {
+    const char   *text = x->command->edits.at[which].argument, *path = find_value(text) + 1;
+    const Detail *detail = &x->detail[which];
+    Array         array;
+    char          have[64], want[64];
+    if (read_npy(path, &array) < 0) return -1;
+    float *values = own(x, array.values);
+    print_shape(want, sizeof want, &detail->file);
+    print_shape(have, sizeof have, &array);
+    if (strcmp(want, have))
+        return mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have, text,
+                       want);
+    for (int i = detail->first_edit; values && i < detail[1].first_edit; i++) {
         MiEdit *edit = &x->edits.at[i];
         edit->value = values;
         edit->value_stride = edit->head >= 0 ? x->prompt.n : edit->count;
@@ -4962,7 +4958,8 @@ static int bind_requests(Experiment *x)
         int status = !strcmp(request->op, "set") ? bind_file(x, i)
                    : !is_directed(request) ? 0
                    : i == x->command->swept ? bind_directions(x, i, &x->sweep, 0, x->sweep.n)
-                   : bind_directions(x, i, &x->edits, x->first_edit[i], x->first_edit[i + 1]);
+                   : bind_directions(x, i, &x->edits, x->detail[i].first_edit,
+                                     x->detail[i + 1].first_edit);
         if (status < 0) return -1;
     }
     if (mi_edits_bind(&x->sweep, x->base, x->source) < 0) return -1;
@@ -5085,7 +5082,7 @@ static int read_run(Experiment *x, const char *name, const MiRun *run, const Pro
     int      V = x->model->shape.n_vocab, k = min_int(x->command->top, V), S = run->n_lanes;
     float   *logits = x->logits;
     Reading *reading = &x->readings[x->n_readings++];
-    *reading = (Reading){ .name = name, .run = run, .prompt = prompt };
+    *reading = (Reading){ .name = name, .run = run };
     reading->logits = room(x, V, sizeof *reading->logits);
     reading->prob = room(x, V, sizeof *reading->prob);
     reading->top = room(x, k, sizeof *reading->top);
@@ -5126,12 +5123,6 @@ static const Reading *held_of(const Experiment *x)
 
 /* ---- Sweeping ---- */
 
-typedef struct {
-    const Experiment *x;
-    int     sample;
-    double  started;
-} Measure;
-
 static double seconds_now(void)
 {
     struct timespec now;
@@ -5142,7 +5133,7 @@ static double seconds_now(void)
 /* The metric of one lane: only the logits that it needs are computed. */
 static double measure_lane(void *context, const MiRun *run, int lane)
 {
-    const Experiment *x = ((const Measure *)context)->x;
+    const Experiment *x = context;
     int diff = x->metric == LOGIT_DIFF;
     if (x->metric == LOSS) return mean_loss(x, run, lane, &x->prompt);
     if ((diff && x->answer.n == 1 && x->versus.n == 1) ||
@@ -5159,9 +5150,9 @@ static double measure_lane(void *context, const MiRun *run, int lane)
 /* On a terminal that has waited for more than a second. */
 static void show_progress(void *context, int done, int n)
 {
-    const Measure *measure = context;
-    if (!isatty(2) || seconds_now() - measure->started < 1) return;
-    double share = ((double)done / n + measure->sample) / measure->x->samples;
+    const Experiment *x = context;
+    if (!isatty(2) || seconds_now() - x->started < 1) return;
+    double share = ((double)done / n + x->sample) / x->samples;
     fputs("\r  ", stderr);
     print_bar(stderr, share, 40, "");
     fprintf(stderr, " %3.0f %%", 100 * share);
@@ -5171,19 +5162,19 @@ static void show_progress(void *context, int done, int n)
 /* All cells, averaged over the samples of noise, each with its own held run. */
 static int run_sweep(Experiment *x)
 {
-    Measure measure = { x, 0, seconds_now() };
     double *values = room(x, x->n_cells, sizeof *values);
     int     status = values ? 0 : -1;
+    x->started = seconds_now();
     for (int s = 0; s < x->samples && status == 0; s++) {
         MiEdits   held = { .at = x->sampled + (size_t)s * x->edits.n, .n = x->edits.n };
         MiOptions options = { .keep = sites_of(&x->sweep, FROM_ANYWHERE),
                               .threads = x->command->threads };
         MiRun    *trunk = x->base;
         if (held.n) trunk = mi_run(x->model, x->prompt.tokens, x->prompt.n, &held, &options);
-        measure.sample = s;
+        x->sample = s;
         for (int i = 0; i < x->sweep.n; i++) x->sweep.at[i].sample = s;
         MiSweep plan = { trunk, x->sweep.at, x->first_swept, x->n_cells,
-                         x->metric == LOSS ? 0 : x->at + 1, measure_lane, show_progress, &measure };
+                         x->metric == LOSS ? 0 : x->at + 1, measure_lane, show_progress, x };
         status = trunk ? mi_sweep(&plan, values) : -1;
         for (int i = 0; i < x->n_cells; i++) x->cell[i] += values[i] / x->samples;
         if (trunk != x->base) mi_free(trunk);
@@ -5209,50 +5200,55 @@ static const MiRun *shown_run(const Experiment *x)
     return x->edited ? x->edited : x->base;
 }
 
-static int lens_is_final(const Experiment *x) { return !strcmp(x->command->lens, "final"); }
+static int is_final(const Experiment *x) { return !strcmp(x->command->lens, "final"); }
 
 /* The points of the lens: resid_pre and resid_mid of each layer, then the end. */
 static int n_points(const Experiment *x) { return 2 * x->model->shape.n_layer + 1; }
 
-static void lens_point(const Experiment *x, int i, MiSite *site, int *layer)
+/* The logits at one point and position, and the point's name. */
+static int read_lens(const Experiment *x, int point, int t, char label[40])
 {
-    int end = i == n_points(x) - 1;
-    *site = end ? MI_resid_post : i % 2 ? MI_resid_mid : MI_resid_pre;
-    *layer = end ? x->model->shape.n_layer - 1 : i / 2;
+    int    end = point == n_points(x) - 1, layer = end ? point / 2 - 1 : point / 2;
+    MiSite site = end ? MI_resid_post : point % 2 ? MI_resid_mid : MI_resid_pre;
+    snprintf(label, 40, "L%d.%s", layer, SITES[site].name);
+    return mi_lens(shown_run(x), 0, site, layer, t, is_final(x), x->logits);
 }
 
-/* The likeliest token at each depth and position, and the metric by depth. */
-static int lens_grids(Experiment *x)
+/* The likeliest token at each depth and position; for people, a mean over --data has no words. */
+static int lens_words(Experiment *x)
 {
-    int   V = x->model->shape.n_vocab, points = n_points(x), T = x->prompt.n;
-    int   metric = x->answer.n && x->metric <= RANK;
-    Grid *words = next_grid(x, points, T, 1), *depth = NULL;
-    if (x->command->data && !metric)
-        return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
-    if (metric && words) depth = next_grid(x, points, 1, 0), words = depth ? depth - 1 : NULL;
-    if (!words) return -1;
-    snprintf(words->title, sizeof words->title, "logit lens%s%s: the likeliest next token at each "
-             "depth", lens_is_final(x) ? ", final statistics" : "", x->edited ? ", edited" : "");
-    words->limit = 1;
-    for (int t = 0; t < T; t++) pos_label(x, t, words->col[t]);
-    if (depth) {
-        snprintf(depth->title, sizeof depth->title, "%s by depth, at position %d",
-                 METRICS[x->metric].name, x->at);
-        depth->diverging = has_sign(x->metric);
-        pos_label(x, x->at, depth->col[0]);
-    }
+    int   V = x->model->shape.n_vocab, T = x->prompt.n, points = n_points(x), top;
+    Grid *grid = next_grid(x, points, T, 1);
+    if (!grid) return -1;
+    snprintf(grid->title, sizeof grid->title, "logit lens%s%s: the likeliest next token at each "
+             "depth", is_final(x) ? ", final statistics" : "", x->edited ? ", edited" : "");
+    grid->limit = 1;
+    for (int t = 0; t < T; t++) pos_label(x, t, grid->col[t]);
     for (int i = 0; i < points * T; i++) {
-        MiSite site;
-        int    layer, top, p = i / T, t = i % T;
-        lens_point(x, p, &site, &layer);
-        snprintf(words->row[p], 40, "L%d.%s", layer, SITES[site].name);
-        if (mi_lens(shown_run(x), 0, site, layer, t, lens_is_final(x), x->logits) < 0) return -1;
+        if (read_lens(x, i / T, i % T, grid->row[i / T]) < 0) return -1;
         mi_top(x->logits, V, 1, &top);
-        words->value[i] = exp(x->logits[top] - mi_log_sum_exp(x->logits, V));
-        token_label(x, top, words->word[i], 40);
-        if (!depth || t != x->at) continue;
-        memcpy(depth->row[p], words->row[p], 40);
-        depth->value[p] = metric_of(x, x->logits, NULL);
+        grid->value[i] = exp(x->logits[top] - mi_log_sum_exp(x->logits, V));
+        token_label(x, top, grid->word[i], 40);
+    }
+    return 0;
+}
+
+/* The metric at each depth, at the position of interest. */
+static int lens_depth(Experiment *x)
+{
+    int   points = n_points(x), possible = x->answer.n && x->metric <= RANK;
+    if (!possible && !x->command->data) return 0;
+    if (!possible)
+        return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
+    Grid *grid = next_grid(x, points, 1, 0);
+    if (!grid) return -1;
+    snprintf(grid->title, sizeof grid->title, "%s by depth, at position %d",
+             METRICS[x->metric].name, x->at);
+    grid->diverging = has_sign(x->metric);
+    pos_label(x, x->at, grid->col[0]);
+    for (int i = 0; i < points; i++) {
+        if (read_lens(x, i, x->at, grid->row[i]) < 0) return -1;
+        grid->value[i] = metric_of(x, x->logits, NULL);
     }
     return 0;
 }
@@ -5318,7 +5314,8 @@ static int perform(Experiment *x)
         if (run_sweep(x) < 0) return -1;
         sweep_grid(x);
     }
-    if (x->command->lens && lens_grids(x) < 0) return -1;
+    if (x->command->lens && !x->command->data && lens_words(x) < 0) return -1;
+    if (x->command->lens && lens_depth(x) < 0) return -1;
     if (x->command->attn && attn_grids(x) < 0) return -1;
     return x->command->loss ? loss_grid(x) : 0;
 }
@@ -5441,7 +5438,8 @@ static int generate_texts(Experiment *x)
 {
     for (int i = 0; i < (x->edited ? 2 : 1); i++) {
         Reading *reading = &x->readings[i];
-        Stream   stream = { .out = open_memstream(&reading->text, &reading->text_size), .as_is = 1 };
+        Stream   stream = { .as_is = 1 };
+        stream.out = open_memstream(&reading->text, &reading->text_size);
         if (!stream.out) return mi_fail("out of memory");
         int status = generate(x, i ? &x->edits : NULL, &stream);
         if (fclose(stream.out)) return mi_fail("out of memory");
@@ -5512,7 +5510,7 @@ static void print_requests(const Experiment *x, const Screen *screen)
                   : x->aligned ? "   (mean over the rows, position by position)"
                   : "   (mean over the rows and their positions)", out);
         if (!c->data && !strcmp(request->op, "steer") && i != c->swept)
-            fprintf(out, "   (|C v| / |h| = %.3g)", x->direction[i].strength);
+            fprintf(out, "   (|C v| / |h| = %.3g)", x->detail[i].strength);
         if (!c->data && !strcmp(request->op, "noise"))
             fprintf(out, "   (mean of %d samples, seed %d)", x->samples, c->seed);
         fputc('\n', out);
@@ -5761,7 +5759,7 @@ static void json_edits(FILE *out, const Experiment *x)
         const MiEdit *edit = &x->edits.at[i];
         int  last = last_pos(x, edit);
         char name[64];
-        while (x->first_edit[which + 1] <= i) which++;
+        while (x->detail[which + 1].first_edit <= i) which++;
         fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "",
                 x->command->edits.at[which].op);
         if (SITES[edit->site].place == MI_BLOCK) fprintf(out, "L%d.", edit->layer);
@@ -5810,19 +5808,15 @@ static void json_token_set(FILE *out, const Experiment *x, const TokenSet *set, 
 /* The lens at every depth and position: its five likeliest tokens, the answer, the metric. */
 static int json_lens(FILE *out, const Experiment *x)
 {
-    int    V = x->model->shape.n_vocab, status = 0;
+    int    V = x->model->shape.n_vocab, T = x->prompt.n, status = 0, top[5];
     float *logits = x->logits, *base = malloc(V * sizeof *base);
     if (!base) return mi_fail("out of memory");
     fputs(",\n \"lens\":[", out);
-    for (int i = 0; i < n_points(x) * x->prompt.n && status == 0; i++) {
-        MiSite site;
-        int    layer, top[5], t = i % x->prompt.n;
-        lens_point(x, i / x->prompt.n, &site, &layer);
-        status = mi_lens(shown_run(x), 0, site, layer, t, lens_is_final(x), logits);
-        if (status == 0) status = mi_logits(x->base, 0, t, base);
+    for (int i = 0; i < n_points(x) * T && status == 0; i++) {
+        char label[40];
+        status = read_lens(x, i / T, i % T, label) | mi_logits(x->base, 0, i % T, base);
         double log_sum = mi_log_sum_exp(logits, V);
-        fprintf(out, "%s\n  {\"site\":\"L%d.%s\",\"pos\":%d,\"top\":[", i ? "," : "", layer,
-                SITES[site].name, t);
+        fprintf(out, "%s\n  {\"site\":\"%s\",\"pos\":%d,\"top\":[", i ? "," : "", label, i % T);
         for (int k = 0, n = mi_top(logits, V, 5, top); k < n; k++) {
             fputs(k ? "," : "", out);
             json_choice(out, x, top[k], logits[top[k]], exp(logits[top[k]] - log_sum));
@@ -6000,7 +5994,7 @@ static void print_plan(const Experiment *x, FILE *out)
     for (int i = 0; i < x->command->edits.n; i++) {
         print_request(out, &x->command->edits.at[i]);
         fputc('\n', out);
-        for (int j = x->first_edit[i]; j < x->first_edit[i + 1]; j++) {
+        for (int j = x->detail[i].first_edit; j < x->detail[i + 1].first_edit; j++) {
             const MiEdit *edit = &x->edits.at[j];
             explain_edit(x, out, edit);
             t0 = min_int(t0, edit->pos);
@@ -6298,12 +6292,11 @@ static void mean_and_error(const Data *data, int number, int n, double *mean, do
     *error = clusters > 1 ? sqrt(squares * clusters / (clusters - 1)) / count : NAN;
 }
 
-/* The numbers of one row: of each run the metric and whether it says the answer, then all cells.
- * Words have no mean. */
+/* The numbers of one row: of each run the metric and whether it says the answer, then all cells. */
 static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
 {
     int width = 2 * y->n_readings;
-    for (int g = 0; g < y->n_grids; g++) width += y->grids[g].word ? 0 : cells_of(&y->grids[g]);
+    for (int g = 0; g < y->n_grids; g++) width += cells_of(&y->grids[g]);
     if (r == 0) {
         data->width = width;
         data->numbers = room(x, (size_t)x->n_data * width, sizeof *data->numbers);
@@ -6319,11 +6312,8 @@ static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
         *number++ = y->readings[i].metric;
         *number++ = y->answer.n ? is_in(&y->answer, best) : NAN;
     }
-    for (const Grid *grid = y->grids; grid < y->grids + y->n_grids; grid++) {
-        int n = grid->word ? 0 : cells_of(grid);
-        memcpy(number, grid->value, n * sizeof *number);
-        number += n;
-    }
+    for (const Grid *grid = y->grids; grid < y->grids + y->n_grids; number += cells_of(grid++))
+        memcpy(number, grid->value, cells_of(grid) * sizeof *number);
     return 0;
 }
 
@@ -6337,7 +6327,6 @@ static int take_form(Experiment *x, const Experiment *y)
     x->n_readings = y->n_readings;
     for (int i = 0; i < y->n_readings; i++) x->readings[i].name = y->readings[i].name;
     for (const Grid *theirs = y->grids; theirs < y->grids + y->n_grids; theirs++) {
-        if (theirs->word) continue;
         Grid *ours = next_grid(x, theirs->n_rows, theirs->n_cols, 0);
         if (!ours || !(ours->error = room(x, cells_of(ours), sizeof *ours->error))) return -1;
         memcpy(ours->title, theirs->title, sizeof ours->title);
@@ -6351,15 +6340,11 @@ static int take_form(Experiment *x, const Experiment *y)
 /* Labels that differ between rows keep their position only. */
 static void common_labels(Experiment *x, const Experiment *y)
 {
-    Grid *ours = x->grids;
-    for (const Grid *theirs = y->grids; theirs < y->grids + y->n_grids; theirs++) {
-        if (theirs->word) continue;
-        for (int i = 0; i < ours->n_rows + ours->n_cols; i++) {
-            char *space = strrchr(ours->row[i], ' ');
-            if (space && strcmp(ours->row[i], theirs->row[i])) *space = 0;
+    for (int g = 0; g < x->n_grids; g++)
+        for (int i = 0; i < x->grids[g].n_rows + x->grids[g].n_cols; i++) {
+            char *label = x->grids[g].row[i], *space = strrchr(label, ' ');
+            if (space && strcmp(label, y->grids[g].row[i])) *space = 0;
         }
-        ours++;
-    }
 }
 
 static int run_row(Experiment *x, Data *data, int r)
