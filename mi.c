@@ -3814,6 +3814,7 @@ typedef struct {
 #define TITLE(title, example) { HEADING, 0, title, example, 0, 0, 0, NULL }
 #define OPTION(kind, letter, name, argument, field, help) \
     { kind, letter, name, argument, offsetof(Command, field), 0, 0, help }
+#define EDIT(op, argument, help) OPTION(REQUEST, 0, op, argument, edits, help)
 #define NUMBER(kind, letter, name, argument, field, low, high, help) \
     { kind, letter, name, argument, offsetof(Command, field), low, high, help }
 #define DIRECTION(name, argument, help) \
@@ -3839,17 +3840,15 @@ static const Option OPTIONS[] = {
 
     TITLE("Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
           "mi --ablate heads --each"),
-    OPTION(REQUEST, 0, "ablate", "SITES[=KIND]", edits, "remove: =zero, =tlzero, =mean, =resample"),
-    OPTION(REQUEST, 0, "patch", "SITES[=ALPHA]", edits,
-           "take the source's value (ALPHA: go part of the way)"),
-    OPTION(REQUEST, 0, "freeze", "SITES", edits, "hold at the unedited run's value"),
-    OPTION(REQUEST, 0, "knockout", "HEADS@QUERY:KEY", edits, "cut an attention edge"),
-    OPTION(REQUEST, 0, "scale", "SITES=K", edits, "multiply by K"),
-    OPTION(REQUEST, 0, "noise", "SITES=S", edits,
-           "add normal noise; 3s = 3 deviations of the embedding"),
-    OPTION(REQUEST, 0, "steer", "SITES=C", edits, "add C times a direction"),
-    OPTION(REQUEST, 0, "project", "SITES", edits, "remove what lies along a direction"),
-    OPTION(REQUEST, 0, "set", "SITES=FILE.npy", edits, "write back what --save wrote"),
+    EDIT("ablate", "SITES[=KIND]", "remove: =zero, =tlzero, =mean, =resample"),
+    EDIT("patch", "SITES[=ALPHA]", "take the source's value (ALPHA: go part of the way)"),
+    EDIT("freeze", "SITES", "hold at the unedited run's value"),
+    EDIT("knockout", "HEADS@QUERY:KEY", "cut an attention edge"),
+    EDIT("scale", "SITES=K", "multiply by K"),
+    EDIT("noise", "SITES=S", "add normal noise; 3s = 3 deviations of the embedding"),
+    EDIT("steer", "SITES=C", "add C times a direction"),
+    EDIT("project", "SITES", "remove what lies along a direction"),
+    EDIT("set", "SITES=FILE.npy", "write back what --save wrote"),
     DIRECTION(toward, "TEXT", "the direction: the site's value after TEXT ..."),
     DIRECTION(away, "TEXT", "... minus its value after TEXT"),
     DIRECTION(direction, "FILE.npy|random:SEED",
@@ -4025,12 +4024,6 @@ static int set_option(Command *command, const Option *o, const char *value)
     }
 }
 
-/* --lens alone is --lens=each: its value only follows an =. */
-static int takes_next(const Option *o)
-{
-    return o->kind != FLAG && o->kind != EACH && strcmp(o->name, "lens");
-}
-
 /* ROME's causal trace in other words: noise on the subject, and from the clean run of the same
  * prompt each layer at each position put back. */
 static int add_trace(Command *command)
@@ -4112,14 +4105,12 @@ static int parse_command(Command *command, int argc, char **argv)
         }
         const Option *o = find_option(word, &value);
         if (!o) return mi_fail("%.100s: no such option; mi --help lists them", word);
-        if ((o->kind == FLAG || o->kind == EACH) && value)
-            return mi_fail("--%s takes no value", o->name);
-        if (takes_next(o) && !value) {
-            if (i + 1 == argc) return mi_fail("--%s needs a value: %s", o->name, o->argument);
-            value = argv[++i];
-        }
+        if (!o->argument && value) return mi_fail("--%s takes no value", o->name);
+        if (!value && !strcmp(o->name, "lens")) value = "each";     /* --lens alone */
+        if (!value && o->argument && !(value = argv[++i]))
+            return mi_fail("--%s needs a value: %s", o->name, o->argument);
         if (seen[o - OPTIONS]++ && o->kind == TEXT) return mi_fail("--%s is given twice", o->name);
-        if (set_option(command, o, value ? value : "each") < 0) return -1;
+        if (set_option(command, o, value) < 0) return -1;
     }
     return add_trace(command) < 0 ? -1 : check_command(command);
 }
@@ -4539,43 +4530,39 @@ static Layout lay_out(const Address *a, int list)
     return layout;
 }
 
-/* The label of one cell's row or column, by its axes: "L5", "H3", "L5H3", "12 ·John". */
-static void cell_label(const Experiment *x, const Address *a, const Range now[4],
-                       const Layout *layout, int column, char label[40])
+/* Add one axis to the label of a cell's row or column: "L5", "H3", "L5H3", "12 ·John". */
+static void add_to_label(const Experiment *x, const Address *a, int axis, int value, char label[40])
 {
-    char text[40];
-    label[0] = 0;
-    for (int i = 0; i < 4; i++) {
-        if (!layout->axis[i].many || (i == layout->column) != column) continue;
-        const char *space = label[0] && i != 1 ? " " : "";
-        if (i >= 2) pos_label(x, now[i].lo, text);
-        else snprintf(text, sizeof text, "%c%d", i == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H',
-                      now[i].lo);
-        snprintf(label + strlen(label), 40 - strlen(label), "%s%.30s", space, text);
-    }
+    char letter = axis == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H', text[40];
+    if (axis >= 2) pos_label(x, value, text);
+    else snprintf(text, sizeof text, "%c%d", letter, value);
+    snprintf(label + strlen(label), 40 - strlen(label), "%s%.30s", *label && axis != 1 ? " " : "",
+             text);
 }
 
-/* One address -> its cells, each with its edits, from `row` of the table on. */
+/* One address -> its cells, each with its edits, from row `first` of the table on. */
 static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiEdit *edit,
-                     const Layout *layout, int row)
+                     const Layout *layout, int first)
 {
-    int   n_layer = x->model->shape.n_layer;
-    int   window = x->command->edits.at[x->command->swept].window;
-    Grid *grid = &x->grids[0];
+    int n_layer = x->model->shape.n_layer;
+    int window = x->command->edits.at[x->command->swept].window;
     for (int i = 0; i < layout->n_rows * layout->n_cols; i++) {
+        char *row = x->grids[0].row[first + i / layout->n_cols];
+        char *col = x->grids[0].col[i % layout->n_cols];
         Range now[4];
         for (int axis = 3, rest = i; axis >= 0; rest /= layout->n[axis--]) {
             now[axis] = layout->axis[axis];
             if (now[axis].many) now[axis].lo = now[axis].hi = now[axis].lo + rest % layout->n[axis];
         }
+        *row = *col = 0;
+        for (int axis = 0; axis < 4; axis++)
+            if (now[axis].many)
+                add_to_label(x, a, axis, now[axis].lo, axis == layout->column ? col : row);
+        if (p->n_found > 1 && !*row)
+            snprintf(row, 40, "%.*s", min_int((int)strcspn(a->text, ",="), 39), a->text);
         Address one = *a;
-        char   *label = grid->row[row + i / layout->n_cols];
         int     l = now[0].lo;
         one.layer = now[0], one.index = now[1], one.pos = now[2], one.key = now[3];
-        cell_label(x, a, now, layout, 0, label);
-        if (p->n_found > 1 && !*label)
-            snprintf(label, 40, "%.*s", min_int((int)strcspn(a->text, ",="), 39), a->text);
-        cell_label(x, a, now, layout, 1, grid->col[i % layout->n_cols]);
         if (window)
             one.layer = (Range){ max_int(0, l - window / 2),
                                  min_int(n_layer, l + (window + 1) / 2) - 1, 0 };
@@ -5214,7 +5201,7 @@ static int read_lens(const Experiment *x, int point, int t, char label[40])
     return mi_lens(shown_run(x), 0, site, layer, t, is_final(x), x->logits);
 }
 
-/* The likeliest token at each depth and position; for people, a mean over --data has no words. */
+/* The likeliest token at each depth and position. */
 static int lens_words(Experiment *x)
 {
     int   V = x->model->shape.n_vocab, T = x->prompt.n, points = n_points(x), top;
@@ -6441,6 +6428,7 @@ static int window_columns(void)
     return 80;
 }
 
+/* What could not be written, to a full disk for example, is a failure too. */
 static int flush_output(void)
 {
     return fflush(stdout) || ferror(stdout) ? mi_fail("cannot write: %s", strerror(errno)) : 0;
