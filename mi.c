@@ -3941,13 +3941,13 @@ static const Option *find_option(const char *word, const char **value)
     return NULL;
 }
 
+/* Is a word one of "a|b|c"? */
 static int is_choice(const char *choices, const char *word)
 {
-    size_t n = strlen(word);
-    if (strchr(word, '|')) return 0;
-    for (const char *c = choices; c; c = strchr(c, '|')) {
-        c += *c == '|';
-        if (n && !strncmp(c, word, n) && (c[n] == '|' || !c[n])) return 1;
+    for (const char *c = choices; *c; c += *c == '|') {
+        size_t n = strcspn(c, "|");
+        if (n == strlen(word) && !strncmp(c, word, n)) return 1;
+        c += n;
     }
     return 0;
 }
@@ -4155,9 +4155,13 @@ typedef struct { const char *path; char *part; FILE *file; } Output;
 typedef struct { MiEdits rows; Array array; int logits; Output output; } Save;
 static const MiEdit READ_ONLY = { .op = MI_SET, .from = MI_FROM_CALLER, .head = -1 };
 
-/* What an intervention needs besides its edits: --toward and --away, and |C v| / |h| of the
- * steering; the shape of the file of --set. */
-typedef struct { int first_edit; Prompt text[2]; double strength; Array file; } Detail;
+/* What an intervention needs besides its words. */
+typedef struct {
+    int    first_edit;                  /* its edits end where those of the next one begin */
+    Prompt text[2];                     /* --toward and --away */
+    double strength;                    /* |C v| / |h| of a steering */
+    Array  file;                        /* the shape that --set expects */
+} Detail;
 
 typedef struct {
     const Command *command;
@@ -4169,11 +4173,12 @@ typedef struct {
     TokenSet       answer, versus;
     Metric         metric;
     int            at, samples, n_data, aligned;
-    MiEdits        edits, sweep;        /* in all cells of --each; in one of them */
-    int           *first_swept, n_cells;  /* cell i has first_swept[i] .. first_swept[i + 1] - 1; */
-    double        *cell;                /* its metric; no edits: there is no such cell. The cells
-                                         * are those of grids[0], in its order */
-    Detail        *detail;              /* [requests + 1] */
+    MiEdits        edits;               /* in all cells of --each */
+    Detail        *detail;              /* [requests + 1] of each intervention */
+    MiEdits        sweep;               /* in one cell: cell i, numbered as in grids[0], has */
+    int           *first_swept;         /* first_swept[i] .. first_swept[i + 1] - 1; none: there */
+    double        *cell;                /* is no such cell. [n_cells] the metric of each */
+    int            n_cells;
     MiEdit        *sampled;             /* [samples, edits] */
     int            sample;              /* which one a sweep has come to, */
     double         started;             /* and when it began */
@@ -4808,23 +4813,37 @@ static const float *row_at(const MiRun *run, const MiEdit *edit, int t)
     return row ? row + edit->first : NULL;
 }
 
-enum { FROM_BASE, FROM_SOURCE, FROM_ANYWHERE };
+enum {                                  /* sets of MiFrom */
+    FROM_MEAN = 1 << MI_FROM_MEAN, FROM_SOURCE = 1 << MI_FROM_SOURCE, FROM_BASE = ~FROM_SOURCE,
+    FROM_ANYWHERE = ~0
+};
 
-/* The sites of the edits that take their values from the base run, from the source, or any. */
+/* The sites of the edits whose values come from there. */
 static uint64_t sites_of(const MiEdits *edits, int from)
 {
     uint64_t keep = MI_KEEP_NONE;
     for (int i = 0; i < edits->n; i++)
-        if (from == FROM_ANYWHERE || (edits->at[i].from == MI_FROM_SOURCE) == from)
-            keep |= (uint64_t)1 << edits->at[i].site;
+        if (from & 1 << edits->at[i].from) keep |= (uint64_t)1 << edits->at[i].site;
     return keep;
+}
+
+/* v [count] from a file */
+static int read_direction_file(const char *path, float *v, int count)
+{
+    Array array;
+    if (read_npy(path, &array) < 0) return -1;
+    int fits = array.n == (size_t)count;
+    if (fits) memcpy(v, array.values, count * sizeof *v);
+    free(array.values);
+    return fits ? 0 : mi_fail("%s: a direction here has %d numbers; the file has %zu", path, count,
+                              array.n);
 }
 
 /* v [count] at one edit: toward minus away, a file's values, or random ones of the same norm. */
 static int direction_row(const Experiment *x, const Request *request, const MiEdit *edit,
                          MiRun *const runs[2], int row, float *v)
 {
-    const char *file = request->direction;
+    const char *from = request->direction;
     for (int side = 0; side < 2; side++) {
         if (!runs[side]) continue;
         int pos = aligns_front(x) ? row : mi_n_tokens(runs[side], 0) - 1;
@@ -4832,19 +4851,11 @@ static int direction_row(const Experiment *x, const Request *request, const MiEd
         if (!h) return -1;
         for (int i = 0; i < edit->count; i++) v[i] = side ? v[i] - h[i] : h[i];
     }
-    if (!file) return 0;
-    if (strncmp(file, "random:", 7)) {
-        Array array;
-        if (read_npy(file, &array) < 0) return -1;
-        int fits = array.n == (size_t)edit->count;
-        if (fits) memcpy(v, array.values, array.n * sizeof *v);
-        free(array.values);
-        return fits ? 0 : mi_fail("%s: a direction here has %d numbers; the file has %zu", file,
-                                  edit->count, array.n);
-    }
+    if (!from) return 0;
+    if (strncmp(from, "random:", 7)) return read_direction_file(from, v, edit->count);
     MiEdit noise = *edit;
     double norm = sqrt(x->base->kernel->dot(v, v, edit->count)), drawn = 0;
-    noise.seed = strtoull(file + 7, NULL, 10);
+    noise.seed = strtoull(from + 7, NULL, 10);
     for (int i = 0; i < edit->count; i++) {
         v[i] = normal_at(&noise, 0, i);
         drawn += v[i] * v[i];
@@ -6149,13 +6160,12 @@ static MiEdit *edit_of(Experiment *y, int j)
  * told apart. */
 static int add_to_means(Experiment *x, Data *data, Experiment *y)
 {
-    int n_edits = n_edits_of(y), means = 0, aligned = x->aligned;
+    int n_edits = n_edits_of(y), aligned = x->aligned;
     int from_source = x->command->mean_from && !strcmp(x->command->mean_from, "source");
     const Prompt *prompt = from_source ? &y->donor : &y->prompt;
-    MiOptions options = { .threads = x->command->threads, .keep = sites_of(&y->edits, FROM_ANYWHERE)
-                          | sites_of(&y->sweep, FROM_ANYWHERE) };
-    for (int j = 0; j < n_edits; j++) means |= edit_of(y, j)->from == MI_FROM_MEAN;
-    if (!means) return 0;
+    MiOptions options = { .threads = x->command->threads,
+                          .keep = sites_of(&y->edits, FROM_MEAN) | sites_of(&y->sweep, FROM_MEAN) };
+    if (options.keep == MI_KEEP_NONE) return 0;
     if (!data->sum) {
         data->n_edits = n_edits;
         data->sum = room(x, n_edits, sizeof *data->sum);
