@@ -4745,13 +4745,13 @@ static int read_heads(Experiment *x)
 
 /* Open the file under another name; it gets its own when it is complete. Devices and pipes are
  * written directly. */
-static int open_output(Output *output, const char *path)
+static int open_output(Experiment *x, Output *output)
 {
     struct stat info;
-    output->path = path;
+    const char *path = output->path;
     if (stat(path, &info) < 0 || S_ISREG(info.st_mode)) {
         size_t n = strlen(path) + 8;
-        if (!(output->part = malloc(n))) return mi_fail("out of memory");
+        if (!(output->part = room(x, n, 1))) return -1;
         snprintf(output->part, n, "%s.part", path);
     }
     output->file = fopen(output->part ? output->part : path, "wb");
@@ -4765,7 +4765,6 @@ static int close_output(Output *output, int complete)
         if (complete && !failed) failed = rename(output->part, output->path);
         else unlink(output->part);
     }
-    free(output->part);
     *output = (Output){ .path = output->path };
     return failed && complete
          ? mi_fail("%s: cannot be written: %s", output->path, strerror(errno)) : 0;
@@ -4796,10 +4795,10 @@ static int read_saves(Experiment *x)
 
 static int open_outputs(Experiment *x)
 {
-    if (x->command->explain) return 0;
     for (int i = 0; i < x->n_saves; i++)
-        if (open_output(&x->saves[i].output, x->saves[i].output.path) < 0) return -1;
-    return x->command->svg ? open_output(&x->svg, x->command->svg) : 0;
+        if (open_output(x, &x->saves[i].output) < 0) return -1;
+    x->svg.path = x->command->svg;
+    return x->svg.path ? open_output(x, &x->svg) : 0;
 }
 
 /* ---- Running ---- */
@@ -5804,11 +5803,11 @@ static void json_token_set(FILE *out, const Experiment *x, const TokenSet *set, 
 }
 
 /* The lens at every depth and position: its five likeliest tokens, the answer, the metric. */
-static int json_lens(FILE *out, const Experiment *x)
+static int json_lens(FILE *out, Experiment *x)
 {
     int    V = x->model->shape.n_vocab, T = x->prompt.n, status = 0, top[5];
-    float *logits = x->logits, *base = malloc(V * sizeof *base);
-    if (!base) return mi_fail("out of memory");
+    float *logits = x->logits, *base = room(x, V, sizeof *base);
+    if (!base) return -1;
     fputs(",\n \"lens\":[", out);
     for (int i = 0; i < n_points(x) * T && status == 0; i++) {
         char label[40];
@@ -5831,16 +5830,15 @@ static int json_lens(FILE *out, const Experiment *x)
         fputc('}', out);
     }
     fputs("]", out);
-    free(base);
     return status;
 }
 
 /* A sweep's table: the metric of every cell, and what is restored of it. */
-static int json_sweep(FILE *out, const Experiment *x)
+static int json_sweep(FILE *out, Experiment *x)
 {
     const Grid *grid = &x->grids[0];
-    double     *restored = malloc((x->n_cells + 1) * sizeof *restored);
-    if (!restored) return mi_fail("out of memory");
+    double     *restored = room(x, x->n_cells, sizeof *restored);
+    if (!restored) return -1;
     for (int i = 0; i < x->n_cells; i++) restored[i] = normalize(x, x->cell[i]);
     fprintf(out, ",\n \"grid\":{\"op\":\"%s\",", x->command->edits.at[x->command->swept].op);
     json_labels(out, "rows", grid->row, grid->n_rows);
@@ -5849,7 +5847,6 @@ static int json_sweep(FILE *out, const Experiment *x)
     json_values(out, "values", x->cell, grid);
     if (x->source) fputs(",\n  ", out), json_values(out, "normalized", restored, grid);
     fputs("}", out);
-    free(restored);
     return 0;
 }
 
@@ -5910,7 +5907,7 @@ static void json_model(FILE *out, const Experiment *x, int argc, char **argv)
 }
 
 /* One prompt: everything that was asked. */
-static int json_prompt(FILE *out, const Experiment *x)
+static int json_prompt(FILE *out, Experiment *x)
 {
     const Command *c = x->command;
     fputs(",\n \"tokens\":[", out);
@@ -5943,7 +5940,7 @@ static int json_prompt(FILE *out, const Experiment *x)
     return 0;
 }
 
-static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
+static int print_json(Experiment *x, FILE *out, int argc, char **argv)
 {
     json_model(out, x, argc, argv);
     if (x->command->data) json_data(out, x);
@@ -6456,18 +6453,16 @@ static int report(Experiment *x, int argc, char **argv)
     Screen screen = { open_memstream(&text, &size), color, window_columns() };
     int    status = 0;
     if (!screen.out) return mi_fail("out of memory");
-    if (c->explain) print_plan(x, screen.out);
-    else if (c->json) status = print_json(x, screen.out, argc, argv);
+    if (c->json) status = print_json(x, screen.out, argc, argv);
     else if (c->tsv) print_tsv(x, screen.out);
     else print_report(x, &screen);
     if (fclose(screen.out) && status == 0) status = mi_fail("out of memory");
-    if (status == 0 && c->svg && !c->explain) print_svg(x->svg.file, x->grids, x->n_grids);
-    if (status == 0 && !c->explain) status = write_saves(x);
+    if (status == 0 && c->svg) print_svg(x->svg.file, x->grids, x->n_grids);
+    if (status == 0) status = write_saves(x);
     if (status == 0) status = close_output(&x->svg, 1);
     if (status == 0) fwrite(text, 1, size, stdout);
     free(text);
-    if (status == 0 && c->generate && !c->json && !c->tsv && !c->explain)
-        status = stream_text(x, &screen);
+    if (status == 0 && c->generate && !c->json && !c->tsv) status = stream_text(x, &screen);
     return status < 0 ? -1 : flush_output();
 }
 
@@ -6479,10 +6474,10 @@ static int run_command(Experiment *x, int argc, char **argv)
     if (!data && (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 ||
                   read_edits(x) < 0 || read_heads(x) < 0 || read_saves(x) < 0))
         return fail(FAULT_OF_USER);
+    if (c->explain) return print_plan(x, stdout), 0;
     int status = open_outputs(x);
-    if (status == 0 && !c->explain) status = data ? run_data(x) : perform(x);
-    if (status == 0 && c->generate && (c->json || c->tsv) && !c->explain)
-        status = generate_texts(x);
+    if (status == 0) status = data ? run_data(x) : perform(x);
+    if (status == 0 && c->generate && (c->json || c->tsv)) status = generate_texts(x);
     if (status == 0) status = report(x, argc, argv);
     return status < 0 ? fail(FAULT_OF_RUN) : 0;
 }
