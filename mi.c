@@ -3479,42 +3479,21 @@ typedef struct { int r, g, b; } Color;
 
 /* A table of numbers with a label for each row and column. NAN: there is nothing there. */
 typedef struct {
-    char    title[160], row_axis[24], col_axis[24];
+    char    title[160];
     int     n_rows, n_cols;
     double *value, *error;              /* [n_rows, n_cols]; standard errors, or NULL */
-    char  (*row)[40], (*col)[40];       /* labels */
+    char  (*row)[40], (*col)[40];       /* labels; those of the columns follow those of the rows */
     char  (*word)[40];                  /* shown instead of the number, or NULL */
     int     diverging;                  /* colours from -limit to limit, else from 0 to limit */
     double  limit;                      /* 0: the largest absolute value */
 } Grid;
 
-static int new_grid(Grid *grid, int n_rows, int n_cols, int words)
-{
-    size_t cells = (size_t)n_rows * n_cols;
-    *grid = (Grid){ .n_rows = n_rows, .n_cols = n_cols };
-    grid->value = malloc(cells * sizeof(double) + 1);
-    grid->row = calloc(n_rows, sizeof *grid->row);
-    grid->col = calloc(n_cols, sizeof *grid->col);
-    grid->word = words ? calloc(cells, sizeof *grid->word) : NULL;
-    if (!grid->value || !grid->row || !grid->col || (words && !grid->word))
-        return mi_fail("out of memory for a table of %d x %d", n_rows, n_cols);
-    for (size_t i = 0; i < cells; i++) grid->value[i] = NAN;
-    return 0;
-}
-
-static void free_grid(Grid *grid)
-{
-    free(grid->value);
-    free(grid->error);
-    free(grid->row);
-    free(grid->col);
-    free(grid->word);
-}
+static int cells_of(const Grid *grid) { return grid->n_rows * grid->n_cols; }
 
 static double grid_limit(const Grid *grid)
 {
     double limit = grid->limit;
-    for (int i = 0; i < grid->n_rows * grid->n_cols && !grid->limit; i++)
+    for (int i = 0; i < cells_of(grid) && !grid->limit; i++)
         if (isfinite(grid->value[i])) limit = fmax(limit, fabs(grid->value[i]));
     return limit > 0 ? limit : 1;
 }
@@ -3533,92 +3512,91 @@ static Color heat(double share)
                     (int)(from.b + s * (to.b - from.b)) };
 }
 
+static Color heat_of(const Grid *grid, int i, double limit)
+{
+    return heat((grid->diverging ? grid->value[i] : fabs(grid->value[i])) / limit);
+}
+
 static int is_dark(Color c)
 {
     return 299 * c.r + 587 * c.g + 114 * c.b < 140000;
+}
+
+/* A number that may well be 0: within two standard errors of it. */
+static int is_pale(const Grid *grid, int i)
+{
+    return grid->error && fabs(grid->value[i]) < 2 * grid->error[i];
+}
+
+/* What stands in a cell: its word, or its number in at most 5 columns: .97  -1.3  12.4  1e+05 */
+static const char *cell_text(const Grid *grid, int i, char text[48])
+{
+    double value = grid->value[i], a = fabs(value);
+    char   digits[8];
+    if (grid->word) return grid->word[i];
+    if (!isfinite(value)) return "";
+    if (a < 0.005) return "·";
+    if (a < 0.995) {
+        snprintf(digits, sizeof digits, "%.2f", a);
+        snprintf(text, 48, "%s%s", value < 0 ? "-" : grid->diverging ? "+" : "", digits + 1);
+    }
+    else if (a < 1000) snprintf(text, 48, grid->diverging ? "%+.*f" : "%.*f", a < 9.95, value);
+    else snprintf(text, 48, "%.0e", value);
+    return text;
+}
+
+/* The bytes of the first characters of a text. */
+static int bytes_of(const char *text, int columns)
+{
+    int n = 0;
+    for (int length; columns > 0 && text[n]; columns--, n += length)
+        utf8_decode((const uint8_t *)text + n, strlen(text + n), &length);
+    return n;
 }
 
 /* Text padded with spaces to a number of columns, cut with … where it is longer. */
 static void print_padded(FILE *out, const char *text, int columns)
 {
     int shown = columns_of(text, strlen(text));
-    if (shown <= columns) {
-        fprintf(out, "%s%*s", text, columns - shown, "");
-        return;
-    }
-    for (int i = 0; i < columns - 1; i++) {
-        int length;
-        utf8_decode((const uint8_t *)text, strlen(text), &length);
-        fprintf(out, "%.*s", length, text);
-        text += length;
-    }
-    fputs("…", out);
+    if (shown <= columns) fprintf(out, "%s%*s", text, columns - shown, "");
+    else fprintf(out, "%.*s…", bytes_of(text, columns - 1), text);
 }
 
-/* A number in at most 5 columns: .97  -1.3  12.4  1e+05 */
-static void short_number(char *text, size_t size, double value, int sign)
-{
-    double a = fabs(value);
-    if (!isfinite(value)) snprintf(text, size, "%s", "");
-    else if (a < 0.005) snprintf(text, size, "·");
-    else if (a < 0.995) {
-        snprintf(text, size, "%.2f", a);
-        char digits[8];
-        snprintf(digits, sizeof digits, "%s", text + 1);
-        snprintf(text, size, "%s%s", value < 0 ? "-" : sign ? "+" : "", digits);
-    }
-    else if (a < 1000) snprintf(text, size, sign ? "%+.*f" : "%.*f", a < 9.95 ? 1 : 0, value);
-    else snprintf(text, size, "%.0e", value);
-}
-
+/* Words stand at the left of their column, numbers at its right. */
 static void print_cell(const Screen *screen, const Grid *grid, int i, int width, double limit)
 {
-    char   text[48];
-    double value = grid->value[i];
-    if (grid->word) snprintf(text, sizeof text, "%s", grid->word[i]);
-    else short_number(text, sizeof text, value, grid->diverging);
-    int pale = grid->error && fabs(value) < 2 * grid->error[i];
-    if (pale && !screen->color && isfinite(value)) snprintf(text, sizeof text, "~");
-    if (screen->color && pale) fputs("\033[2m", screen->out);
-    else if (screen->color && isfinite(value)) {
-        Color c = heat(grid->diverging ? value / limit : fabs(value) / limit);
+    char        number[48];
+    const char *text = cell_text(grid, i, number);
+    int         pale = is_pale(grid, i), color = screen->color && isfinite(grid->value[i]);
+    if (pale && !screen->color) text = "~";
+    if (color && pale) fputs("\033[2m", screen->out);
+    else if (color) {
+        Color c = heat_of(grid, i, limit);
         fprintf(screen->out, "\033[48;2;%d;%d;%dm\033[38;2;%sm", c.r, c.g, c.b,
                 is_dark(c) ? "255;255;255" : "20;20;20");
     }
-    if (grid->word) {
-        print_padded(screen->out, text, width - 1);
-        fputc(' ', screen->out);
-    } else {
-        fprintf(screen->out, "%*s%s", width - columns_of(text, strlen(text)), "", text);
-    }
-    if (screen->color && isfinite(value)) fputs("\033[0m", screen->out);
+    if (grid->word) print_padded(screen->out, text, width - 1), fputc(' ', screen->out);
+    else fprintf(screen->out, "%*s%s", width - columns_of(text, strlen(text)), "", text);
+    if (color) fputs("\033[0m", screen->out);
 }
 
 /* The labels of some columns. "12 ·Mary" takes two lines, "12" above "Mary"; others only one. */
 static void print_header(FILE *out, const Grid *grid, int first, int last, int label, int width,
                          int line)
 {
-    const char *space = strchr(grid->col[first], ' ');
-    if (line && !space) return;
-    fputs("  ", out);
-    print_padded(out, line ? "" : grid->row_axis, label + 1);
+    if (line && !strchr(grid->col[first], ' ')) return;
+    fprintf(out, "%*s", label + 3, "");
     for (int c = first; c < last; c++) {
-        char text[40];
-        snprintf(text, sizeof text, "%s", grid->col[c]);
-        char *second = strchr(text, ' ');
+        char  copy[40], *text = copy;
+        snprintf(copy, sizeof copy, "%s", grid->col[c]);
+        char *second = strchr(copy, ' ');
         if (second && line) {
-            second++;
-            if (!strncmp(second, "·", 2) && second[2] && !grid->word) second += 2;
-            memmove(text, second, strlen(second) + 1);
+            text = second + 1;
+            if (!grid->word && !strncmp(text, "·", 2) && text[2]) text += 2;
         } else if (second) *second = 0;
-        for (int cut; !grid->word && (cut = columns_of(text, strlen(text)) - width + 1) > 0;) {
-            size_t end = strlen(text) - 1;              /* no room for a sign that it was cut */
-            while (end && (text[end] & 0xC0) == 0x80) end--;
-            text[end] = 0;
-        }
-        int n = columns_of(text, strlen(text));
+        int fits = bytes_of(text, width - 1);           /* no room for a sign that it was cut */
         if (grid->word) print_padded(out, text, width);
-        else fprintf(out, "%*s%s", width - n, "", text);
+        else fprintf(out, "%*s%.*s", width - columns_of(text, fits), "", fits, text);
     }
     fputc('\n', out);
 }
@@ -3627,14 +3605,14 @@ static void print_header(FILE *out, const Grid *grid, int first, int last, int l
 static void print_grid(const Screen *screen, const Grid *grid)
 {
     FILE  *out = screen->out;
-    int    label = columns_of(grid->row_axis, strlen(grid->row_axis));
+    int    label = 0;
     double limit = grid_limit(grid);
     for (int r = 0; r < grid->n_rows; r++)
         label = max_int(label, columns_of(grid->row[r], strlen(grid->row[r])));
     label = min_int(label, 16);
-    int least = grid->diverging ? 5 : 4, room = (screen->columns - label - 3) / grid->n_cols;
-    int width = grid->word ? 9 : max_int(least, min_int(9, room));
-    int per_panel = max_int(1, (screen->columns - label - 3) / width);
+    int least = grid->diverging ? 5 : 4, room = screen->columns - label - 3;
+    int width = grid->word ? 9 : max_int(least, min_int(9, room / grid->n_cols));
+    int per_panel = max_int(1, room / width);
     fprintf(out, "  %s\n", grid->title);
     for (int first = 0; first < grid->n_cols; first += per_panel) {
         int last = min_int(first + per_panel, grid->n_cols);
@@ -3661,20 +3639,16 @@ static void tsv_grid(FILE *out, const Grid *grid)
 {
     tsv_text(out, grid->title);
     for (int c = 0; c < grid->n_cols; c++) fputc('\t', out), tsv_text(out, grid->col[c]);
-    for (int r = 0; r < grid->n_rows; r++) {
-        fputc('\n', out);
-        tsv_text(out, grid->row[r]);
-        for (int c = 0; c < grid->n_cols; c++) {
-            double value = grid->value[r * grid->n_cols + c];
-            fputc('\t', out);
-            if (grid->word) tsv_text(out, grid->word[r * grid->n_cols + c]), fputc(' ', out);
-            if (isfinite(value)) fprintf(out, "%.9g", value);
-        }
+    for (int i = 0; i < cells_of(grid); i++) {
+        if (i % grid->n_cols == 0) fputc('\n', out), tsv_text(out, grid->row[i / grid->n_cols]);
+        fputc('\t', out);
+        if (grid->word) tsv_text(out, grid->word[i]), fputc(' ', out);
+        if (isfinite(grid->value[i])) fprintf(out, "%.9g", grid->value[i]);
     }
     fputc('\n', out);
     if (!grid->error) return;
     Grid errors = *grid;
-    snprintf(errors.title, sizeof errors.title, "standard error");
+    strcpy(errors.title, "standard error");
     errors.value = grid->error;
     errors.error = NULL;
     tsv_grid(out, &errors);
@@ -3690,13 +3664,9 @@ static void xml_text(FILE *out, const char *text)
     }
 }
 
-enum { SVG_CELL = 46, SVG_ROW = 24, SVG_LEFT = 130, SVG_TOP = 96, SVG_RIGHT = 110 };
+enum { SVG_ROW = 24, SVG_LEFT = 130, SVG_TOP = 96, SVG_RIGHT = 110 };
 
-static int svg_cell_width(const Grid *grid) { return grid->word ? 78 : SVG_CELL; }
-static int svg_width(const Grid *grid)
-{
-    return SVG_LEFT + grid->n_cols * svg_cell_width(grid) + SVG_RIGHT;
-}
+static int svg_column(const Grid *grid) { return grid->word ? 78 : 46; }
 static int svg_height(const Grid *grid)
 {
     return SVG_TOP + max_int(grid->n_rows * SVG_ROW, 120) + 30;
@@ -3710,18 +3680,23 @@ static void svg_label(FILE *out, double x, double y, const char *anchor, const c
     fputs("</text>\n", out);
 }
 
+static void svg_rect(FILE *out, int x, int y, int width, int height, Color c)
+{
+    fprintf(out, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"#%02x%02x%02x\"/>", x,
+            y, width, height, c.r, c.g, c.b);
+}
+
 /* The scale at the right: what the colours mean. */
 static void svg_color_bar(FILE *out, const Grid *grid, double limit)
 {
     enum { STEPS = 24, HEIGHT = 5 };
-    int  x = SVG_LEFT + grid->n_cols * svg_cell_width(grid) + 24;
+    int  x = SVG_LEFT + grid->n_cols * svg_column(grid) + 24;
     char text[32];
     for (int i = 0; i < STEPS; i++) {
         double share = 1 - (double)i / (STEPS - 1);
-        Color  c = heat(grid->diverging ? 2 * share - 1 : share);
-        fprintf(out,
-                "<rect x=\"%d\" y=\"%d\" width=\"14\" height=\"%d\" fill=\"#%02x%02x%02x\"/>\n", x,
-                SVG_TOP + i * HEIGHT, HEIGHT, c.r, c.g, c.b);
+        svg_rect(out, x, SVG_TOP + i * HEIGHT, 14, HEIGHT,
+                 heat(grid->diverging ? 2 * share - 1 : share));
+        fputc('\n', out);
     }
     snprintf(text, sizeof text, "%.3g", limit);
     svg_label(out, x + 20, SVG_TOP + 8, "start", "", text);
@@ -3729,45 +3704,44 @@ static void svg_color_bar(FILE *out, const Grid *grid, double limit)
     svg_label(out, x + 20, SVG_TOP + STEPS * HEIGHT, "start", "", text);
 }
 
+/* A coloured cell; pointing at it shows where it is and all its digits. */
+static void svg_cell(FILE *out, const Grid *grid, int i, double limit)
+{
+    char  number[48];
+    int   r = i / grid->n_cols, c = i % grid->n_cols, width = svg_column(grid);
+    int   x = SVG_LEFT + c * width, y = SVG_TOP + r * SVG_ROW;
+    Color color = is_pale(grid, i) ? heat(0) : heat_of(grid, i, limit);
+    fputs("<g>", out);
+    svg_rect(out, x, y, width - 1, SVG_ROW - 1, color);
+    fputs("<title>", out);
+    xml_text(out, grid->row[r]);
+    fputs(" | ", out);
+    xml_text(out, grid->col[c]);
+    fprintf(out, " : %.6g", grid->value[i]);
+    if (grid->error) fprintf(out, " ± %.2g", grid->error[i]);
+    if (grid->word) fputc(' ', out), xml_text(out, grid->word[i]);
+    fputs("</title>", out);
+    svg_label(out, x + 0.5 * width, y + 16, "middle",
+              is_dark(color) ? " fill=\"#fff\"" : " fill=\"#222\"", cell_text(grid, i, number));
+    fputs("</g>\n", out);
+}
+
 static void svg_grid(FILE *out, const Grid *grid, int top)
 {
     double limit = grid_limit(grid);
-    int    width = svg_cell_width(grid);
     fprintf(out, "<g transform=\"translate(0,%d)\">\n", top);
     svg_label(out, 12, 24, "start", " font-size=\"15\" font-weight=\"bold\"", grid->title);
     for (int c = 0; c < grid->n_cols; c++) {
         char more[80];
-        double x = SVG_LEFT + (c + 0.5) * width;
+        double x = SVG_LEFT + (c + 0.5) * svg_column(grid);
         snprintf(more, sizeof more, " transform=\"rotate(-40 %g %d)\"", x, SVG_TOP - 8);
         svg_label(out, x, SVG_TOP - 8, "start", more, grid->col[c]);
     }
-    for (int r = 0; r < grid->n_rows; r++) {
-        int y = SVG_TOP + r * SVG_ROW;
-        svg_label(out, SVG_LEFT - 8, y + 16, "end", "", grid->row[r]);
-        for (int c = 0; c < grid->n_cols; c++) {
-            int    i = r * grid->n_cols + c;
-            double value = grid->value[i];
-            char   number[48];
-            if (!isfinite(value)) continue;
-            int   pale = grid->error && fabs(value) < 2 * grid->error[i];
-            Color color = heat(pale ? 0 : grid->diverging ? value / limit : fabs(value) / limit);
-            if (grid->word) snprintf(number, sizeof number, "%s", grid->word[i]);
-            else short_number(number, sizeof number, value, grid->diverging);
-            fprintf(out,
-                    "<g><rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" "
-                    "fill=\"#%02x%02x%02x\"/><title>",
-                    SVG_LEFT + c * width, y, width - 1, SVG_ROW - 1, color.r, color.g, color.b);
-            xml_text(out, grid->row[r]);
-            fputs(" | ", out);
-            xml_text(out, grid->col[c]);
-            fprintf(out, " : %.6g", value);
-            if (grid->error) fprintf(out, " ± %.2g", grid->error[i]);
-            if (grid->word) fputc(' ', out), xml_text(out, grid->word[i]);
-            fputs("</title>", out);
-            svg_label(out, SVG_LEFT + (c + 0.5) * width, y + 16, "middle",
-                      is_dark(color) ? " fill=\"#fff\"" : " fill=\"#222\"", number);
-            fputs("</g>\n", out);
-        }
+    for (int i = 0; i < cells_of(grid); i++) {
+        int r = i / grid->n_cols;
+        if (i % grid->n_cols == 0)
+            svg_label(out, SVG_LEFT - 8, SVG_TOP + r * SVG_ROW + 16, "end", "", grid->row[r]);
+        if (isfinite(grid->value[i])) svg_cell(out, grid, i, limit);
     }
     svg_color_bar(out, grid, limit);
     fputs("</g>\n", out);
@@ -3778,7 +3752,7 @@ static void print_svg(FILE *out, const Grid *grids, int n)
 {
     int width = 0, height = 0;
     for (int i = 0; i < n; i++) {
-        width = max_int(width, svg_width(&grids[i]));
+        width = max_int(width, SVG_LEFT + grids[i].n_cols * svg_column(&grids[i]) + SVG_RIGHT);
         height += svg_height(&grids[i]);
     }
     fprintf(out,
@@ -3798,9 +3772,7 @@ static void print_bar(FILE *out, double share, int columns, const char *color)
     if (share > 0 && n == 0) n = 1;
     fputs(color, out);
     for (int i = 0; i < n / 8; i++) fputs("█", out);
-    fputs(eighths[n % 8], out);
-    if (*color) fputs("\033[0m", out);
-    if (columns - (n + 7) / 8 > 0) fprintf(out, "%*s", columns - (n + 7) / 8, "");
+    fprintf(out, "%s%s%*s", eighths[n % 8], *color ? "\033[0m" : "", columns - (n + 7) / 8, "");
 }
 
 /* The colour of a run, or another style; two letters tell their names apart. */
@@ -3817,9 +3789,16 @@ static const char *color_of(const Screen *screen, const char *name)
     return "";
 }
 
+/* The name of a run in its colour, at the start of its line. */
+static void print_name(const Screen *screen, const char *indent, const char *name)
+{
+    fprintf(screen->out, "%s%s%-6s%s", indent, color_of(screen, name), name,
+            color_of(screen, "off"));
+}
+
 /* ---- JSON: numbers with 9 digits, what is not finite as null, text as valid UTF-8 ---- */
 
-static void json_text(FILE *out, const char *text, size_t n)
+static void json_bytes(FILE *out, const char *text, size_t n)
 {
     fputc('"', out);
     for (size_t i = 0; i < n;) {
@@ -3834,10 +3813,36 @@ static void json_text(FILE *out, const char *text, size_t n)
     fputc('"', out);
 }
 
+static void json_text(FILE *out, const char *text) { json_bytes(out, text, strlen(text)); }
+
 static void json_number(FILE *out, double value)
 {
     if (isfinite(value)) fprintf(out, "%.9g", value);
     else fputs("null", out);
+}
+
+static void json_field(FILE *out, const char *name, double value)
+{
+    fprintf(out, ",\"%s\":", name);
+    json_number(out, value);
+}
+
+static void json_labels(FILE *out, const char *name, char (*label)[40], int n)
+{
+    fprintf(out, "\"%s\":[", name);
+    for (int i = 0; i < n; i++) fputs(i ? "," : "", out), json_text(out, label[i]);
+    fputs("],", out);
+}
+
+/* The numbers of a grid as a list of rows. */
+static void json_values(FILE *out, const char *name, const double *value, const Grid *grid)
+{
+    fprintf(out, "\"%s\":[", name);
+    for (int i = 0; i < cells_of(grid); i++) {
+        fputs(i % grid->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
+        json_number(out, value[i]);
+    }
+    fputs("]]", out);
 }
 
 /* ============================================================================================= */
@@ -3965,7 +3970,7 @@ enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
 /* An intervention with its modifiers, or a --save. */
 typedef struct {
     const char *op, *argument, *toward, *away, *direction;
-    int         each, window;           /* a sweep; ROME's: of so many layers at a time */
+    int         window;                 /* ROME's: a sweep of so many layers at a time */
 } Request;
 typedef struct { Request *at; int n; } Requests;
 
@@ -3977,6 +3982,7 @@ typedef struct {
     int         window, json, tsv, provenance, explain, sites, help, version;
     double      temp, top_p;
     Requests    edits, saves;
+    int         swept;                                  /* which edit has the --each; -1: none */
     char       *traced;                                 /* the address that --trace stands for */
 } Command;
 
@@ -3992,84 +3998,83 @@ typedef struct {
     const char *help;                                   /* CHOICE: the words stand in argument */
 } Option;
 
-#define FIELD(name) offsetof(Command, name)
+#define TITLE(title, example) { HEADING, 0, title, example, 0, 0, 0, NULL }
+#define OPTION(kind, letter, name, argument, field, help) \
+    { kind, letter, name, argument, offsetof(Command, field), 0, 0, help }
+#define EDIT(op, argument, help) OPTION(REQUEST, 0, op, argument, edits, help)
+#define NUMBER(kind, letter, name, argument, field, low, high, help) \
+    { kind, letter, name, argument, offsetof(Command, field), low, high, help }
+#define DIRECTION(name, argument, help) \
+    { MODIFIER, 0, #name, argument, offsetof(Request, name), 0, 0, help }
+
 static const Option OPTIONS[] = {
-    { HEADING, 0, "Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\"", 0,
-      0, 0, NULL },
-    { TEXT, 'm', "model", "FILE", FIELD(model), 0, 0,
-      "a GPT-2 in .safetensors ($MI_MODEL, or tiny)" },
-    { TEXT, 0, "tokenizer", "FILE", FIELD(tokenizer), 0, 0, "the tokenizer.bin to use" },
-    { TEXT, 0, "tokens", "IDS", FIELD(tokens), 0, 0, "the prompt as GPT-2 ids: \"464 3290\"" },
-    { FLAG, 0, "bos", NULL, FIELD(bos), 0, 0, "put <|endoftext|> first, as TransformerLens does" },
-    { TEXT, 0, "source", "PROMPT", FIELD(source), 0, 0, "the donor of --patch; same = the prompt" },
-    { TEXT, 0, "source-tokens", "IDS", FIELD(source_tokens), 0, 0, "the donor, as GPT-2 ids" },
-    { TEXT, 0, "answer", "TOKEN", FIELD(answer), 0, 0,
-      "the token to watch: text, #id, several a|b, or 33-99" },
-    { TEXT, 0, "versus", "TOKEN", FIELD(versus), 0, 0, "the token to compare it with" },
-    { TEXT, 0, "at", "POS", FIELD(at), 0, 0, "the position to read at (-1, the last)" },
-    { TEXT, 0, "data", "FILE.tsv", FIELD(data), 0, 0,
-      "a table of prompts: columns prompt, source, answer ..." },
-    { CHOICE, 0, "mean-from", "prompt|source", FIELD(mean_from), 0, 0,
-      "what --ablate =mean averages over with --data" },
-    { INTEGER, 0, "threads", "N", FIELD(threads), 1, 1024, "how many cores to use (all)" },
+    TITLE("Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\""),
+    OPTION(TEXT, 'm', "model", "FILE", model, "a GPT-2 in .safetensors ($MI_MODEL, or tiny)"),
+    OPTION(TEXT, 0, "tokenizer", "FILE", tokenizer, "the tokenizer.bin to use"),
+    OPTION(TEXT, 0, "tokens", "IDS", tokens, "the prompt as GPT-2 ids: \"464 3290\""),
+    OPTION(FLAG, 0, "bos", NULL, bos, "put <|endoftext|> first, as TransformerLens does"),
+    OPTION(TEXT, 0, "source", "PROMPT", source, "the donor of --patch; same = the prompt"),
+    OPTION(TEXT, 0, "source-tokens", "IDS", source_tokens, "the donor, as GPT-2 ids"),
+    OPTION(TEXT, 0, "answer", "TOKEN", answer,
+           "the token to watch: text, #id, several a|b, or 33-99"),
+    OPTION(TEXT, 0, "versus", "TOKEN", versus, "the token to compare it with"),
+    OPTION(TEXT, 0, "at", "POS", at, "the position to read at (-1, the last)"),
+    OPTION(TEXT, 0, "data", "FILE.tsv", data,
+           "a table of prompts: columns prompt, source, answer ..."),
+    OPTION(CHOICE, 0, "mean-from", "prompt|source", mean_from,
+           "what --ablate =mean averages over with --data"),
+    NUMBER(INTEGER, 0, "threads", "N", threads, 1, 1024, "how many cores to use (all)"),
 
-    { HEADING, 0, "Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
-      "mi --ablate heads --each", 0, 0, 0, NULL },
-    { REQUEST, 0, "ablate", "SITES[=KIND]", FIELD(edits), 0, 0,
-      "remove: =zero, =tlzero, =mean, =resample" },
-    { REQUEST, 0, "patch", "SITES[=ALPHA]", FIELD(edits), 0, 0,
-      "take the source's value (ALPHA: go part of the way)" },
-    { REQUEST, 0, "freeze", "SITES", FIELD(edits), 0, 0, "hold at the unedited run's value" },
-    { REQUEST, 0, "knockout", "HEADS@QUERY:KEY", FIELD(edits), 0, 0, "cut an attention edge" },
-    { REQUEST, 0, "scale", "SITES=K", FIELD(edits), 0, 0, "multiply by K" },
-    { REQUEST, 0, "noise", "SITES=S", FIELD(edits), 0, 0,
-      "add normal noise; 3s = 3 deviations of the embedding" },
-    { REQUEST, 0, "steer", "SITES=C", FIELD(edits), 0, 0, "add C times a direction" },
-    { REQUEST, 0, "project", "SITES", FIELD(edits), 0, 0, "remove what lies along a direction" },
-    { REQUEST, 0, "set", "SITES=FILE.npy", FIELD(edits), 0, 0, "write back what --save wrote" },
-    { MODIFIER, 0, "toward", "TEXT", offsetof(Request, toward), 0, 0,
-      "the direction: the site's value after TEXT ..." },
-    { MODIFIER, 0, "away", "TEXT", offsetof(Request, away), 0, 0,
-      "... minus its value after TEXT" },
-    { MODIFIER, 0, "direction", "FILE.npy|random:SEED", offsetof(Request, direction), 0, 0,
-      "the direction from a file, or random (of the same norm)" },
-    { CHOICE, 0, "align", "last|front", FIELD(align), 0, 0,
-      "front: steer position by position from the first token" },
-    { EACH, 0, "each", NULL, 0, 0, 0, "sweep the one before: a run per cell of its ranges" },
-    { TEXT, 0, "trace", "TEXT", FIELD(trace), 0, 0,
-      "causal trace: noise on TEXT, then each state restored" },
-    { CHOICE, 0, "kind", "resid|mlp|attn", FIELD(kind), 0, 0, "what --trace restores (resid)" },
-    { INTEGER, 0, "window", "N", FIELD(window), 1, 1000,
-      "layers at a time, for mlp and attn (10)" },
-    { INTEGER, 0, "samples", "N", FIELD(samples), 1, 10000, "average over N draws of noise (10)" },
-    { INTEGER, 0, "seed", "N", FIELD(seed), 0, INT_MAX, "of noise and sampling (0)" },
+    TITLE("Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
+          "mi --ablate heads --each"),
+    EDIT("ablate", "SITES[=KIND]", "remove: =zero, =tlzero, =mean, =resample"),
+    EDIT("patch", "SITES[=ALPHA]", "take the source's value (ALPHA: go part of the way)"),
+    EDIT("freeze", "SITES", "hold at the unedited run's value"),
+    EDIT("knockout", "HEADS@QUERY:KEY", "cut an attention edge"),
+    EDIT("scale", "SITES=K", "multiply by K"),
+    EDIT("noise", "SITES=S", "add normal noise; 3s = 3 deviations of the embedding"),
+    EDIT("steer", "SITES=C", "add C times a direction"),
+    EDIT("project", "SITES", "remove what lies along a direction"),
+    EDIT("set", "SITES=FILE.npy", "write back what --save wrote"),
+    DIRECTION(toward, "TEXT", "the direction: the site's value after TEXT ..."),
+    DIRECTION(away, "TEXT", "... minus its value after TEXT"),
+    DIRECTION(direction, "FILE.npy|random:SEED",
+              "the direction from a file, or random (of the same norm)"),
+    OPTION(CHOICE, 0, "align", "last|front", align,
+           "front: steer position by position from the first token"),
+    OPTION(EACH, 0, "each", NULL, swept, "sweep the one before: a run per cell of its ranges"),
+    OPTION(TEXT, 0, "trace", "TEXT", trace,
+           "causal trace: noise on TEXT, then each state restored"),
+    OPTION(CHOICE, 0, "kind", "resid|mlp|attn", kind, "what --trace restores (resid)"),
+    NUMBER(INTEGER, 0, "window", "N", window, 1, 1000, "layers at a time, for mlp and attn (10)"),
+    NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "average over N draws of noise (10)"),
+    NUMBER(INTEGER, 0, "seed", "N", seed, 0, INT_MAX, "of noise and sampling (0)"),
 
-    { HEADING, 0, "Readouts", "mi \"Once upon a time\" -n 20", 0, 0, 0, NULL },
-    { INTEGER, 'k', "top", "K", FIELD(top), 0, 1000, "show the K most likely next tokens (10)" },
-    { CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", FIELD(metric), 0, 0,
-      "the number to report" },
-    { CHOICE, 0, "lens", "each|final", FIELD(lens), 0, 0,
-      "the logit lens, with each point's LayerNorm or the last" },
-    { TEXT, 0, "attn", "HEADS", FIELD(attn), 0, 0, "attention patterns as pictures" },
-    { FLAG, 0, "loss", NULL, FIELD(loss), 0, 0, "how surprising each token of the prompt is" },
-    { INTEGER, 'n', "generate", "N", FIELD(generate), 1, 1 << 20, "continue by N tokens" },
-    { REAL, 0, "temp", "T", FIELD(temp), 0, 100, "sample with temperature T (0: the likeliest)" },
-    { REAL, 0, "top-p", "P", FIELD(top_p), 0, 1, "sample from the likeliest tokens of mass P" },
-    { REQUEST, 0, "save", "SITES=FILE.npy", FIELD(saves), 0, 0, "write values; logits=FILE too" },
+    TITLE("Readouts", "mi \"Once upon a time\" -n 20"),
+    NUMBER(INTEGER, 'k', "top", "K", top, 0, 1000, "show the K most likely next tokens (10)"),
+    OPTION(CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", metric,
+           "the number to report"),
+    OPTION(CHOICE, 0, "lens", "each|final", lens,
+           "the logit lens, with each point's LayerNorm or the last"),
+    OPTION(TEXT, 0, "attn", "HEADS", attn, "attention patterns as pictures"),
+    OPTION(FLAG, 0, "loss", NULL, loss, "how surprising each token of the prompt is"),
+    NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
+    NUMBER(REAL, 0, "temp", "T", temp, 0, 100, "sample with temperature T (0: the likeliest)"),
+    NUMBER(REAL, 0, "top-p", "P", top_p, 0, 1, "sample from the likeliest tokens of mass P"),
+    OPTION(REQUEST, 0, "save", "SITES=FILE.npy", saves, "write values; logits=FILE too"),
 
-    { HEADING, 0, "Output", "mi --attn L5H3 --svg pattern.svg", 0, 0, 0, NULL },
-    { FLAG, 0, "json", NULL, FIELD(json), 0, 0, "one JSON object instead of text" },
-    { FLAG, 0, "tsv", NULL, FIELD(tsv), 0, 0, "tables with tabs instead of text" },
-    { TEXT, 0, "svg", "FILE", FIELD(svg), 0, 0, "the pictures as SVG" },
-    { CHOICE, 0, "color", "auto|always|never", FIELD(color), 0, 0, "auto: on a terminal" },
-    { FLAG, 0, "provenance", NULL, FIELD(provenance), 0, 0, "the model's sha256 in the JSON" },
+    TITLE("Output", "mi --attn L5H3 --svg pattern.svg"),
+    OPTION(FLAG, 0, "json", NULL, json, "one JSON object instead of text"),
+    OPTION(FLAG, 0, "tsv", NULL, tsv, "tables with tabs instead of text"),
+    OPTION(TEXT, 0, "svg", "FILE", svg, "the pictures as SVG"),
+    OPTION(CHOICE, 0, "color", "auto|always|never", color, "auto: on a terminal"),
+    OPTION(FLAG, 0, "provenance", NULL, provenance, "the model's sha256 in the JSON"),
 
-    { HEADING, 0, "Information", "mi --ablate L5H3 --explain", 0, 0, 0, NULL },
-    { FLAG, 0, "explain", NULL, FIELD(explain), 0, 0,
-      "show tokens, resolved edits and memory; stop" },
-    { FLAG, 0, "sites", NULL, FIELD(sites), 0, 0, "list the sites" },
-    { FLAG, 'h', "help", NULL, FIELD(help), 0, 0, "this text" },
-    { FLAG, 0, "version", NULL, FIELD(version), 0, 0, "the version" },
+    TITLE("Information", "mi --ablate L5H3 --explain"),
+    OPTION(FLAG, 0, "explain", NULL, explain, "show tokens, resolved edits and memory; stop"),
+    OPTION(FLAG, 0, "sites", NULL, sites, "list the sites"),
+    OPTION(FLAG, 'h', "help", NULL, help, "this text"),
+    OPTION(FLAG, 0, "version", NULL, version, "the version"),
 };
 enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
 
@@ -4077,8 +4082,7 @@ static void print_help(FILE *out)
 {
     fprintf(out, "mi - look inside a GPT-2 while it thinks\n\n"
                  "    mi [PROMPT] [options]          PROMPT may be - for standard input\n");
-    for (int i = 0; i < N_OPTIONS; i++) {
-        const Option *o = &OPTIONS[i];
+    for (const Option *o = OPTIONS; o < OPTIONS + N_OPTIONS; o++) {
         char left[96];
         if (o->kind == HEADING) {
             fprintf(out, "\n%s\n    %s\n", o->name, o->argument);
@@ -4112,11 +4116,9 @@ static void print_sites(FILE *out)
 /* --NAME, --NAME=VALUE, -k -> its row of the table; *value is what follows the =. */
 static const Option *find_option(const char *word, const char **value)
 {
-    const char *equals = strchr(word, '=');
-    size_t      n = equals ? (size_t)(equals - word) : strlen(word);
-    *value = equals ? equals + 1 : NULL;
-    for (int i = 0; i < N_OPTIONS; i++) {
-        const Option *o = &OPTIONS[i];
+    size_t n = strcspn(word, "=");
+    *value = word[n] ? word + n + 1 : NULL;
+    for (const Option *o = OPTIONS; o < OPTIONS + N_OPTIONS; o++) {
         if (o->kind == HEADING) continue;
         if (n > 2 && !strncmp(word, "--", 2) && strlen(o->name) == n - 2 &&
             !strncmp(o->name, word + 2, n - 2))
@@ -4126,13 +4128,13 @@ static const Option *find_option(const char *word, const char **value)
     return NULL;
 }
 
+/* Is a word one of "a|b|c"? */
 static int is_choice(const char *choices, const char *word)
 {
-    size_t n = strlen(word);
-    if (strchr(word, '|')) return 0;
-    for (const char *c = choices; c; c = strchr(c, '|')) {
-        c += *c == '|';
-        if (n && !strncmp(c, word, n) && (c[n] == '|' || !c[n])) return 1;
+    for (const char *c = choices; *c; c += *c == '|') {
+        size_t n = strcspn(c, "|");
+        if (n == strlen(word) && !strncmp(c, word, n)) return 1;
+        c += n;
     }
     return 0;
 }
@@ -4140,7 +4142,6 @@ static int is_choice(const char *choices, const char *word)
 static int set_number(char *field, const Option *o, const char *value)
 {
     char *end;
-    errno = 0;
     double number = strtod(value, &end);
     int    whole = o->kind == INTEGER;
     if (!*value || *end || isspace((unsigned char)*value) || strpbrk(value, "xX") ||
@@ -4153,11 +4154,17 @@ static int set_number(char *field, const Option *o, const char *value)
     return 0;
 }
 
+/* Does this intervention need a direction? */
+static int is_directed(const Request *request)
+{
+    return !strcmp(request->op, "steer") || !strcmp(request->op, "project");
+}
+
 static int set_modifier(Command *command, const Option *o, const char *value)
 {
     for (int i = command->edits.n - 1; i >= 0; i--) {
         Request *request = &command->edits.at[i];
-        if (strcmp(request->op, "steer") && strcmp(request->op, "project")) continue;
+        if (!is_directed(request)) continue;
         const char **field = (const char **)((char *)request + o->field);
         if (*field)
             return mi_fail("--%s: the --%s before it has one already", o->name, request->op);
@@ -4170,11 +4177,9 @@ static int set_modifier(Command *command, const Option *o, const char *value)
 /* --each belongs to the intervention before it, and there is one sweep at most. */
 static int set_each(Command *command)
 {
-    Requests *edits = &command->edits;
-    if (!edits->n) return mi_fail("--each: there is no intervention before it");
-    for (int i = 0; i < edits->n; i++)
-        if (edits->at[i].each) return mi_fail("--each: one sweep at a time");
-    edits->at[edits->n - 1].each = 1;
+    if (!command->edits.n) return mi_fail("--each: there is no intervention before it");
+    if (command->swept >= 0) return mi_fail("--each: one sweep at a time");
+    command->swept = command->edits.n - 1;
     return 0;
 }
 
@@ -4192,33 +4197,18 @@ static int set_option(Command *command, const Option *o, const char *value)
 {
     char *field = (char *)command + o->field;
     switch (o->kind) {
-    case FLAG:
-        *(int *)field = 1;
-        return 0;
+    case FLAG:     return *(int *)field = 1, 0;
     case INTEGER:
-    case REAL:
-        return set_number(field, o, value);
-    case MODIFIER:
-        return set_modifier(command, o, value);
+    case REAL:     return set_number(field, o, value);
+    case MODIFIER: return set_modifier(command, o, value);
     case REQUEST:
         return add_request((Requests *)field, (Request){ .op = o->name, .argument = value });
-    case EACH:
-        return set_each(command);
-    case CHOICE:
-        if (!is_choice(o->argument, value))
-            return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
-        *(const char **)field = value;
-        return 0;
+    case EACH:     return set_each(command);
     default:
-        *(const char **)field = value;
-        return 0;
+        if (o->kind == CHOICE && !is_choice(o->argument, value))
+            return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
+        return *(const char **)field = value, 0;
     }
-}
-
-/* --lens alone is --lens=each: its value only follows an =. */
-static int takes_next(const Option *o)
-{
-    return o->kind != FLAG && o->kind != EACH && strcmp(o->name, "lens");
 }
 
 /* ROME's causal trace in other words: noise on the subject, and from the clean run of the same
@@ -4226,13 +4216,12 @@ static int takes_next(const Option *o)
 static int add_trace(Command *command)
 {
     const char *kind = command->kind ? command->kind : "resid";
-    const char *sites = !strcmp(kind, "mlp") ? "mlps@*" : !strcmp(kind, "attn") ? "attns@*"
-                      : "L*.resid_post@*";
+    const char *sites = *kind == 'm' ? "mlps@*" : *kind == 'a' ? "attns@*" : "L*.resid_post@*";
+    int         window = *kind == 'r' ? 0 : command->window ? command->window : 10;
     if (!command->trace && (command->kind || command->window))
         return mi_fail("--kind and --window are for --trace");
     if (!command->trace) return 0;
-    if (command->window && !strcmp(kind, "resid"))
-        return mi_fail("--window is for --kind mlp and attn");
+    if (command->window && !window) return mi_fail("--window is for --kind mlp and attn");
     if (command->source || command->source_tokens)
         return mi_fail("--trace takes its values from the prompt itself; leave out --source");
     size_t n = strlen(command->trace) + 16;
@@ -4240,33 +4229,54 @@ static int add_trace(Command *command)
     int plain = isalpha((unsigned char)*command->trace) && !strpbrk(command->trace, "\",:#=@");
     snprintf(command->traced, n, plain ? "embed@%s=3s" : "embed@\"%s\"=3s", command->trace);
     command->source = "same";
-    int window = !strcmp(kind, "resid") ? 0 : command->window ? command->window : 10;
-    if (add_request(&command->edits, (Request){ .op = "noise", .argument = command->traced }) < 0)
-        return -1;
-    if (add_request(&command->edits,
-                    (Request){ .op = "patch", .argument = sites, .window = window }))
+    Request noise = { .op = "noise", .argument = command->traced },
+            patch = { .op = "patch", .argument = sites, .window = window };
+    if (add_request(&command->edits, noise) < 0 || add_request(&command->edits, patch) < 0)
         return -1;
     return set_each(command);
 }
 
-static int patches(const Command *command)
+static int uses(const Command *command, const char *op)
 {
     for (int i = 0; i < command->edits.n; i++)
-        if (!strcmp(command->edits.at[i].op, "patch")) return 1;
+        if (!strcmp(command->edits.at[i].op, op)) return 1;
     return 0;
 }
 
-static int sweeps(const Command *command)
+/* What cannot be asked together. */
+static int check_command(Command *c)
 {
-    for (int i = 0; i < command->edits.n; i++)
-        if (command->edits.at[i].each) return 1;
+    int from_stdin = c->prompt && c->source && !strcmp(c->prompt, "-") && !strcmp(c->source, "-");
+    int pictures = c->swept >= 0 || c->lens || c->attn || c->loss;
+    const struct { int wrong; const char *why; } rules[] = {
+        { from_stdin, "--source: the prompt is read from standard input already" },
+        { c->source && c->source_tokens, "--source-tokens: there is a --source already" },
+        { c->data && (c->prompt || c->tokens),
+          "--data: there is a prompt already; the prompts stand in the file" },
+        { c->data && (c->generate || c->saves.n),
+          "--data: --generate and --save are for one prompt" },
+        { c->mean_from && !c->data, "--mean-from is for --data" },
+        { c->align && !uses(c, "steer"), "--align is for --steer" },
+        { c->json && c->tsv, "--tsv: there is --json already" },
+        { (c->temp >= 0 || c->top_p >= 0) && !c->generate,
+          "--temp and --top-p are for --generate" },
+        { c->svg && !pictures,
+          "--svg: there is no picture to draw; --each, --lens, --attn and --loss make one" },
+        { c->generate && c->swept >= 0, "--each and --generate exclude each other" },
+    };
+    if (c->prompt && c->tokens)
+        return mi_fail("--tokens: there is a prompt already, \"%.100s\"", c->prompt);
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
+        if (rules[i].wrong) return mi_fail("%s", rules[i].why);
+    if (c->top < 0) c->top = c->generate || pictures ? 0 : 10;
     return 0;
 }
 
 static int parse_command(Command *command, int argc, char **argv)
 {
     int only_prompts = 0, seen[N_OPTIONS] = {0};
-    *command = (Command){ .top = -1, .color = "auto", .samples = 10, .temp = -1, .top_p = -1 };
+    *command = (Command){ .top = -1, .color = "auto", .samples = 10, .temp = -1, .top_p = -1,
+                          .swept = -1 };
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value;
         if (!only_prompts && !strcmp(word, "--")) {
@@ -4282,42 +4292,14 @@ static int parse_command(Command *command, int argc, char **argv)
         }
         const Option *o = find_option(word, &value);
         if (!o) return mi_fail("%.100s: no such option; mi --help lists them", word);
-        if ((o->kind == FLAG || o->kind == EACH) && value)
-            return mi_fail("--%s takes no value", o->name);
-        if (takes_next(o) && !value) {
-            if (i + 1 == argc) return mi_fail("--%s needs a value: %s", o->name, o->argument);
-            value = argv[++i];
-        }
+        if (!o->argument && value) return mi_fail("--%s takes no value", o->name);
+        if (!value && !strcmp(o->name, "lens")) value = "each";     /* --lens alone */
+        if (!value && o->argument && !(value = argv[++i]))
+            return mi_fail("--%s needs a value: %s", o->name, o->argument);
         if (seen[o - OPTIONS]++ && o->kind == TEXT) return mi_fail("--%s is given twice", o->name);
-        if (set_option(command, o, value ? value : "each") < 0) return -1;
+        if (set_option(command, o, value) < 0) return -1;
     }
-    if (add_trace(command) < 0) return -1;
-    if (command->prompt && command->tokens)
-        return mi_fail("--tokens: there is a prompt already, \"%.100s\"", command->prompt);
-    if (command->prompt && command->source && !strcmp(command->prompt, "-") &&
-        !strcmp(command->source, "-"))
-        return mi_fail("--source: the prompt is read from standard input already");
-    if (command->source && command->source_tokens)
-        return mi_fail("--source-tokens: there is a --source already");
-    if (command->data && (command->prompt || command->tokens))
-        return mi_fail("--data: there is a prompt already; the prompts stand in the file");
-    if (command->data && (command->generate || command->saves.n))
-        return mi_fail("--data: --generate and --save are for one prompt");
-    if (command->mean_from && !command->data) return mi_fail("--mean-from is for --data");
-    int steers = 0;
-    for (int i = 0; i < command->edits.n; i++) steers |= !strcmp(command->edits.at[i].op, "steer");
-    if (command->align && !steers) return mi_fail("--align is for --steer");
-    if (command->json && command->tsv) return mi_fail("--tsv: there is --json already");
-    if ((command->temp >= 0 || command->top_p >= 0) && !command->generate)
-        return mi_fail("--temp and --top-p are for --generate");
-    int pictures = sweeps(command) || command->lens || command->attn || command->loss;
-    if (command->svg && !pictures)
-        return mi_fail("--svg: there is no picture to draw; --each, --lens, --attn and --loss make "
-                       "one");
-    if (command->generate && sweeps(command))
-        return mi_fail("--each and --generate exclude each other");
-    if (command->top < 0) command->top = command->generate || pictures ? 0 : 10;
-    return 0;
+    return add_trace(command) < 0 ? -1 : check_command(command);
 }
 
 /* ============================================================================================= */
@@ -4334,11 +4316,18 @@ typedef struct {
 
 typedef struct { int *tokens, n; } Prompt;
 
+/* The numbers to report. Those up to rank need an answer. */
+typedef enum { LOGIT_DIFF, PROB, LOGPROB, LOGIT, RANK, KL, LOSS, N_METRICS } Metric;
+static const struct { const char *name, *title; } METRICS[] = {
+    { "logit_diff", "logit difference  %s − %s" }, { "prob", "probability of %s" },
+    { "logprob", "log probability of %s" }, { "logit", "logit of %s" }, { "rank", "rank of %s" },
+    { "kl", "KL divergence from base, in nats" }, { "loss", "mean loss over the prompt, in nats" },
+};
+
 /* What the model says at the position of interest in one run, averaged over its samples. */
 typedef struct {
-    const char   *name;                 /* base, edited, source */
+    const char   *name;                 /* base, edited or held, source */
     const MiRun  *run;
-    const Prompt *prompt;
     float        *logits, *prob;        /* [V] */
     double        metric, error, hits;  /* over --data: mean, standard error, share of top-1 */
     int          *top, n_top;
@@ -4349,44 +4338,66 @@ typedef struct {
 /* A file that appears under its name only when it is complete. */
 typedef struct { const char *path; char *part; FILE *file; } Output;
 
-typedef struct { Address address; int logits; Output output; } Save;
+/* Addresses are read as edits that are never applied: one for each row to be read. */
+typedef struct { MiEdits rows; Array array; int logits; Output output; } Save;
+static const MiEdit READ_ONLY = { .op = MI_SET, .from = MI_FROM_CALLER, .head = -1 };
 
-/* The cells of --each: a table of one experiment each. */
+/* What an intervention needs besides its words. */
 typedef struct {
-    int      request;                   /* the intervention that is swept; -1: none */
-    MiEdits  edits;
-    int     *first, n_cells;            /* cell i has the edits first[i] .. first[i + 1] - 1 */
-    int     *cell, n_rows, n_cols;      /* [n_rows, n_cols]; -1: there is no such cell */
-    char   (*row)[40], (*col)[40];
-    double  *value;                     /* [n_cells] */
-} Sweep;
+    int    first_edit;                  /* its edits end where those of the next one begin */
+    Prompt text[2];                     /* --toward and --away */
+    double strength;                    /* |C v| / |h| of a steering */
+    Array  file;                        /* the shape that --set expects */
+} Detail;
 
 typedef struct {
     const Command *command;
     MiModel       *model;
     MiTokenizer   *tokenizer;
+    void         **owned;               /* the memory of everything below */
+    int            n_owned;
     Prompt         prompt, donor;
-    Sweep          sweep;
     TokenSet       answer, versus;
-    const char    *metric;
-    int            at, samples, n_data;
-    MiEdits        edits;
-    int           *first_edit;          /* [requests + 1] where each one's edits begin */
-    double        *strength;            /* [requests] |C v| / |h| of a steering */
+    Metric         metric;
+    int            at, samples, n_data, aligned;
+    MiEdits        edits;               /* in all cells of --each */
+    Detail        *detail;              /* [requests + 1] of each intervention */
+    MiEdits        sweep;               /* in one cell: cell i, numbered as in grids[0], has */
+    int           *first_swept;         /* first_swept[i] .. first_swept[i + 1] - 1; none: there */
+    double        *cell;                /* is no such cell. [n_cells] the metric of each */
+    int            n_cells;
     MiEdit        *sampled;             /* [samples, edits] */
+    int            sample;              /* which one a sweep has come to, */
+    double         started;             /* and when it began */
     MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
+    float         *logits;              /* [V] for whoever reads next */
     Reading        readings[3];
     int            n_readings;
-    Parser         heads;               /* of --attn */
+    MiEdits        heads;               /* of --attn */
     Save          *saves;
     int            n_saves;
     Output         svg;
     Grid          *grids;
-    int            n_grids, first_attn, aligned;
+    int            n_grids, first_attn;
 } Experiment;
 
 /* The prompt that is used without one: who got the drink? */
 static const char DEFAULT_PROMPT[] = "When Mary and John went to the store, John gave a drink to";
+
+/* Memory that lives as long as the experiment. */
+static void *own(Experiment *x, void *memory)
+{
+    void **list = memory ? grow(x->owned, x->n_owned, sizeof *list) : NULL;
+    if (!memory) mi_fail("out of memory");
+    if (!list) return free(memory), NULL;
+    x->owned = list;
+    return list[x->n_owned++] = memory;
+}
+
+static void *room(Experiment *x, size_t n, size_t size)
+{
+    return own(x, calloc(n + 1, size));
+}
 
 /* The folder of the program, ending in '/', or "". */
 static void program_folder(const char *argv0, char *folder, size_t size)
@@ -4441,61 +4452,96 @@ static const char *token_label(const Experiment *x, int token, char *label, size
     return label;
 }
 
-/* Text, or everything on standard input without its last newline -> tokens. */
-static int encode_prompt(const Experiment *x, const char *flag, const char *text, Prompt *prompt)
+static void pos_label(const Experiment *x, int t, char label[40])
 {
-    char  *input = NULL;
-    size_t n = strlen(text);
-    if (!strcmp(text, "-") && is_choice("the prompt|--source", flag)) {
-        FILE *memory = open_memstream(&input, &n);
-        if (!memory) return mi_fail("out of memory");
-        for (int c; (c = getchar()) != EOF;) putc(c, memory);
-        if (fclose(memory)) return free(input), mi_fail("out of memory");
-        if (n && input[n - 1] == '\n') n--;
-        text = input;
-    }
-    int     bos = x->command->bos ? 1 : 0;
-    int64_t count = mi_encode(x->tokenizer, text, n, NULL, 0);
-    if (count > INT_MAX / 8) count = mi_fail("%s is too long", flag);
-    if (count >= 0 && !(prompt->tokens = malloc((count + 1) * sizeof(int))))
-        count = mi_fail("out of memory");
-    if (count >= 0) mi_encode(x->tokenizer, text, n, prompt->tokens + bos, count);
-    free(input);
-    if (count < 0) return mi_fail_in(flag);
-    if (bos && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
+    char token[32];
+    snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
+}
+
+/* The tokens of a prompt side by side, for messages: "When|·Mary|·and". */
+static void list_tokens(const Experiment *x, const Prompt *prompt, char *out, size_t size)
+{
+    char label[64];
+    out[0] = 0;
+    for (int t = 0; t < prompt->n && strlen(out) + 80 < size; t++)
+        sprintf(out + strlen(out), "%s%s", t ? "|" : "",
+                token_label(x, prompt->tokens[t], label, 64));
+}
+
+/* ---- Prompts ---- */
+
+/* An empty prompt with room for n tokens; --bos puts <|endoftext|> first. */
+static int begin_prompt(Experiment *x, size_t n, Prompt *prompt)
+{
+    size_t most = x->model->shape.n_ctx;
+    prompt->tokens = room(x, (n > most ? n : most) + 1, sizeof(int));
+    prompt->n = x->command->bos;
+    if (!prompt->tokens) return -1;
+    if (prompt->n && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
         return mi_fail("--bos: the model has no token <|endoftext|>");
-    prompt->n = (int)count + bos;
-    if (prompt->n == 0) return mi_fail("%s is empty", flag);
-    if (prompt->n > x->model->shape.n_ctx)
-        return mi_fail("%s has %d tokens; this model's context is %d", flag, prompt->n,
-                       x->model->shape.n_ctx);
     return 0;
 }
 
-/* "464 3290" -> tokens */
-static int parse_ids(const Experiment *x, const char *flag, const char *text, Prompt *prompt)
+static int check_prompt(const Experiment *x, const char *flag, const Prompt *prompt)
 {
-    Parser p = { .flag = flag, .argument = text, .at = text, .end = text + strlen(text) };
-    int    n_ctx = x->model->shape.n_ctx, id;
-    prompt->tokens = malloc((strlen(text) + 2) * sizeof(int));
-    if (!prompt->tokens) return mi_fail("out of memory");
-    if (x->command->bos &&
-        (prompt->tokens[prompt->n++] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
-        return mi_fail("--bos: the model has no token <|endoftext|>");
+    int n_ctx = x->model->shape.n_ctx;
+    if (prompt->n == 0) return mi_fail("%s is empty", flag);
+    if (prompt->n > n_ctx)
+        return mi_fail("%s has %d tokens; this model's context is %d", flag, prompt->n, n_ctx);
+    return 0;
+}
+
+/* Everything on standard input without its last newline */
+static const char *read_stdin(Experiment *x, size_t *n)
+{
+    char *input = NULL;
+    FILE *memory = open_memstream(&input, n);
+    for (int c; memory && (c = getchar()) != EOF;) putc(c, memory);
+    if (!memory || fclose(memory)) return free(input), own(x, NULL);
+    if (*n && input[*n - 1] == '\n') --*n;
+    return own(x, input);
+}
+
+/* Text -> tokens. Only the prompt and the source can be - for standard input. */
+static int encode_prompt(Experiment *x, const char *flag, const char *text, Prompt *prompt)
+{
+    size_t n = strlen(text);
+    if (!strcmp(text, "-") && is_choice("the prompt|--source", flag)) text = read_stdin(x, &n);
+    if (!text) return -1;
+    int64_t count = mi_encode(x->tokenizer, text, n, NULL, 0);
+    if (count > INT_MAX / 8) count = mi_fail("%s is too long", flag);
+    if (count < 0) return mi_fail_in(flag);
+    if (begin_prompt(x, count, prompt) < 0) return -1;
+    mi_encode(x->tokenizer, text, n, prompt->tokens + prompt->n, count);
+    prompt->n += (int)count;
+    return check_prompt(x, flag, prompt);
+}
+
+/* An argument with addresses; value is where its "=VALUE" begins, or NULL. */
+static Parser parser_of(const Experiment *x, const char *flag, const char *text, const char *value)
+{
+    return (Parser){ .model = x->model, .tokenizer = x->tokenizer, .tokens = x->prompt.tokens,
+                     .n = x->prompt.n, .flag = flag, .argument = text, .at = text,
+                     .end = value ? value : text + strlen(text) };
+}
+
+/* "464 3290" -> tokens */
+static int parse_ids(Experiment *x, const char *flag, const char *text, Prompt *prompt)
+{
+    static const char gaps[] = " ,\t\n";
+    Parser p = parser_of(x, flag, text, NULL);
+    int    id;
+    if (begin_prompt(x, strlen(text) + 1, prompt) < 0) return -1;
     for (;;) {
-        while (p.at < p.end && strchr(" ,\t\n", *p.at)) p.at++;
+        p.at += strspn(p.at, gaps);
         const char *start = p.at;
-        if (p.at == p.end) break;
-        if (!take_number(&p, &id) || (p.at < p.end && !strchr(" ,\t\n", *p.at)))
+        if (p.at == p.end) return check_prompt(x, flag, prompt);
+        if (!take_number(&p, &id) || (p.at < p.end && !strchr(gaps, *p.at)))
             return fail_at(&p, p.at, "expected GPT-2 ids, as in \"464 3290\"");
         int row = mi_row_of_id(x->tokenizer, id);
         if (row < 0) return fail_at(&p, start, "the model has no token with the id %d", id);
         prompt->tokens[prompt->n++] = row;
     }
-    if (prompt->n == 0) return mi_fail("%s is empty", flag);
-    if (prompt->n > n_ctx)
-        return mi_fail("%s has %d tokens; this model's context is %d", flag, prompt->n, n_ctx);
-    return 0;
 }
 
 static int read_prompt(Experiment *x)
@@ -4511,29 +4557,16 @@ static int read_prompt(Experiment *x)
     return 0;
 }
 
-/* The tokens of a prompt side by side, for messages: "When|·Mary|·and". */
-static void list_tokens(const Experiment *x, const Prompt *prompt, char *out, size_t size)
-{
-    char label[64];
-    out[0] = 0;
-    for (int t = 0; t < prompt->n && strlen(out) + 80 < size; t++)
-        sprintf(out + strlen(out), "%s%s", t ? "|" : "",
-                token_label(x, prompt->tokens[t], label, 64));
-}
-
 /* The unedited donor of --patch: another prompt of the same number of tokens. */
 static int read_source(Experiment *x)
 {
     const Command *c = x->command;
-    if (!c->source && !c->source_tokens) return 0;
-    if (c->data && !patches(c) && !c->mean_from) return 0;  /* a column that is not needed */
-    int same = c->source && !strcmp(c->source, "same");
-    int status = c->source_tokens ? parse_ids(x, "--source-tokens", c->source_tokens, &x->donor)
-               : !same ? encode_prompt(x, "--source", c->source, &x->donor) : 0;
-    if (same && (x->donor.tokens = malloc(x->prompt.n * sizeof(int)))) {
-        memcpy(x->donor.tokens, x->prompt.tokens, x->prompt.n * sizeof(int));
-        x->donor.n = x->prompt.n;
-    } else if (same) return mi_fail("out of memory");
+    int status = 0;
+    if (c->data && !uses(c, "patch") && !c->mean_from) return 0;  /* a column that is not needed */
+    if (c->source_tokens) status = parse_ids(x, "--source-tokens", c->source_tokens, &x->donor);
+    else if (!c->source) return 0;
+    else if (!strcmp(c->source, "same")) x->donor = x->prompt;
+    else status = encode_prompt(x, "--source", c->source, &x->donor);
     if (status < 0 || x->donor.n == x->prompt.n) return status;
     char ours[700], theirs[700];
     list_tokens(x, &x->prompt, ours, sizeof ours);
@@ -4570,48 +4603,51 @@ static int parse_answer(const Experiment *x, const char *flag, const char *text,
     return mi_fail("%s: \"%.*s\" is more than one token: %s", flag, (int)n, text, shown);
 }
 
+static int add_answer(const Experiment *x, const char *flag, const char *text, size_t n,
+                      TokenSet *set)
+{
+    char   label[64];
+    int    row = parse_answer(x, flag, text, n, set), known = 0;
+    size_t used = strlen(set->label);
+    if (row < 0) return -1;
+    for (int i = 0; i < set->n; i++) known |= set->tokens[i] == row;
+    if (!known) set->tokens[set->n++] = row;
+    snprintf(set->label + used, sizeof set->label - used, "%s%s", used ? "|" : "",
+             token_label(x, row, label, 40));
+    return 0;
+}
+
 /* "Mary", "#5335", " are| were", "33-99" (two-digit tokens) -> the tokens */
-static int parse_token_set(const Experiment *x, const char *flag, const char *text, TokenSet *set)
+static int parse_token_set(Experiment *x, const char *flag, const char *text, TokenSet *set)
 {
     int low, high, n = 0;
     if (!text) return 0;
-    set->tokens = malloc((strlen(text) + 101) * sizeof(int));
-    if (!set->tokens) return mi_fail("out of memory");
+    if (!(set->tokens = room(x, strlen(text) + 100, sizeof(int)))) return -1;
     if (isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 &&
         n == 5 && isdigit((unsigned char)text[3]) && !text[5] && low <= high) {
         for (int i = low; i <= high; i++) {
             char digits[16];
             snprintf(digits, sizeof digits, "%02d", i);
-            if ((set->tokens[set->n++] = parse_answer(x, flag, digits, 2, set)) < 0) return -1;
+            if (add_answer(x, flag, digits, 2, set) < 0) return -1;
         }
         snprintf(set->label, sizeof set->label, "%s", text);
         return 0;
     }
-    for (const char *start = text;; start++) {
-        size_t length = strcspn(start, "|");
-        char   label[64];
-        int    row = parse_answer(x, flag, start, length, set);
-        int    known = 0;
-        if (row < 0) return -1;
-        for (int i = 0; i < set->n; i++) known |= set->tokens[i] == row;
-        if (!known) set->tokens[set->n++] = row;
-        size_t used = strlen(set->label);
-        snprintf(set->label + used, sizeof set->label - used, "%s%s", used ? "|" : "",
-                 token_label(x, row, label, 40));
-        start += length;
-        if (!*start) return 0;
+    for (;; text++) {
+        size_t length = strcspn(text, "|");
+        if (add_answer(x, flag, text, length, set) < 0) return -1;
+        text += length;
+        if (!*text) return 0;
     }
 }
 
 /* --at: one position, with or without the @ */
 static int read_position(Experiment *x)
 {
-    const char *at = x->command->at;
-    Range       pos;
+    Range pos;
     x->at = x->prompt.n - 1;
-    if (!at) return 0;
-    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--at", at, at,
-                 at + strlen(at), NULL, 0 };
+    if (!x->command->at) return 0;
+    Parser p = parser_of(x, "--at", x->command->at, NULL);
     if (take(&p, "@"), parse_position(&p, &pos) < 0) return -1;
     if (p.at < p.end) return fail_at(&p, p.at, "expected the end of the position");
     if (pos.lo != pos.hi) return fail_at(&p, p.argument, "expected one position");
@@ -4629,167 +4665,200 @@ static int read_answers(Experiment *x)
         status = parse_token_set(x, "--versus", built_in ? " John" : c->versus, &x->versus);
     if (status < 0 && !built_in) return -1;
     if (status < 0) x->answer.n = x->versus.n = 0;      /* another model may lack our names */
-    x->metric = c->metric ? c->metric : x->versus.n ? "logit_diff" : x->answer.n ? "prob" : "kl";
-    if (!strcmp(x->metric, "logit_diff") && !x->versus.n)
+    x->metric = x->versus.n ? LOGIT_DIFF : x->answer.n ? PROB : KL;
+    for (Metric m = 0; c->metric && m < N_METRICS; m++)
+        if (!strcmp(c->metric, METRICS[m].name)) x->metric = m;
+    if (x->metric == LOGIT_DIFF && !x->versus.n)
         return mi_fail("--metric: logit_diff needs --answer and --versus");
-    if (is_choice("prob|logprob|logit|rank", x->metric) && !x->answer.n)
-        return mi_fail("--metric: %s needs --answer", x->metric);
-    if (!strcmp(x->metric, "loss") && x->prompt.n < 2)
+    if (x->metric <= RANK && !x->answer.n)
+        return mi_fail("--metric: %s needs --answer", c->metric);
+    if (x->metric == LOSS && x->prompt.n < 2)
         return mi_fail("--metric: loss needs a prompt of at least two tokens");
     return read_position(x);
 }
 
-static void pos_label(const Experiment *x, int t, char label[40])
+/* ---- The cells of a sweep ---- */
+
+static Grid *next_grid(Experiment *x, int n_rows, int n_cols, int words)
 {
-    char token[32];
-    snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
+    Grid  *list = grow(x->grids, x->n_grids, sizeof *list);
+    size_t cells = (size_t)n_rows * n_cols;
+    if (!list) return NULL;
+    x->grids = list;
+    Grid *grid = &list[x->n_grids++];
+    *grid = (Grid){ .n_rows = n_rows, .n_cols = n_cols };
+    grid->value = room(x, cells, sizeof *grid->value);
+    grid->row = room(x, n_rows + n_cols, sizeof *grid->row);
+    if (words) grid->word = room(x, cells, sizeof *grid->word);
+    if (!grid->value || !grid->row || (words && !grid->word)) return NULL;
+    grid->col = grid->row + n_rows;
+    for (size_t i = 0; i < cells; i++) grid->value[i] = NAN;
+    return grid;
 }
 
-/* Value i of a range that is swept; the whole range where it is not. */
-static Range pick(Range range, int i)
-{
-    return range.many ? (Range){ range.lo + i, range.lo + i, 0 } : range;
-}
+/* How the cells of one address lie in the table: an axis for each part that was written with
+ * several values. The last of them becomes the columns, all others the rows; in a list, and where
+ * neurons are the only axis, all become rows. */
+typedef struct {
+    Range axis[4];                      /* layer, unit, position, key */
+    int   n[4], column, n_rows, n_cols; /* column: which axis; -1: none */
+} Layout;
 
-static int size_of(Range range) { return range.many ? range.hi - range.lo + 1 : 1; }
-
-/* One cell: its edits, in the place that the command gave the swept intervention. */
-static int add_cell(Experiment *x, const Parser *p, const Address *address, const MiEdit *edit)
+static Layout lay_out(const Address *a, int list)
 {
-    Sweep *sweep = &x->sweep;
-    int    from = sweep->edits.n;
-    int   *first = grow(sweep->first, sweep->n_cells + 1, sizeof *first);
-    if (!first) return -1;
-    sweep->first = first;
-    if (expand(&sweep->edits, p, address, *edit) < 0) return -1;
-    for (int i = from; i < sweep->edits.n; i++) {
-        sweep->edits.at[i].order = sweep->request;
-        sweep->edits.at[i].seed = x->command->seed;
-    }
-    first[++sweep->n_cells] = sweep->edits.n;
-    return sweep->n_cells - 1;
-}
-
-/* The label of one cell along some of its axes: "L5", "H3", "L5H3", "12 ·John". */
-static void cell_label(const Experiment *x, const Address *a, const Range axes[4], int use[4],
-                       char label[40])
-{
-    char text[40];
-    label[0] = 0;
+    Layout layout = { .axis = { a->layer, a->index, a->pos, a->key } };
+    int    last = 0, total = 1;
     for (int i = 0; i < 4; i++) {
-        if (!use[i]) continue;
-        const char *space = label[0] ? " " : "";
-        if (i >= 2) pos_label(x, axes[i].lo, text);
-        else snprintf(text, sizeof text, "%c%d", i == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H',
-                      axes[i].lo);
-        if (i == 1) space = "";
-        snprintf(label + strlen(label), 40 - strlen(label), "%s%.30s", space, text);
+        Range *axis = &layout.axis[i];
+        axis->many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
+        layout.n[i] = axis->many ? axis->hi - axis->lo + 1 : 1;
+        if (axis->many) last = i;
+        total *= layout.n[i];
     }
+    int tall = list || last == 0 || (last == 1 && a->unit == NEURON && total == layout.n[1]);
+    layout.column = tall ? -1 : last;
+    layout.n_cols = tall ? 1 : layout.n[last];
+    layout.n_rows = total / layout.n_cols;
+    return layout;
 }
 
-/* One address -> cells, for each combination of the parts that were written with several values.
- * The last of them becomes the columns, all others the rows; in a list, all become rows. */
-static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiEdit *edit, int list)
+/* Add one axis to the label of a cell's row or column: "L5", "H3", "L5H3", "12 ·John". */
+static void add_to_label(const Experiment *x, const Address *a, int axis, int value, char label[40])
 {
-    Sweep *sweep = &x->sweep;
-    Range  axes[4] = { a->layer, a->index, a->pos, a->key };
-    int n[4], last = -1, rows[4] = { 0 }, cols[4] = { 0 },
-              window = x->command->edits.at[sweep->request].window;
-    for (int i = 0; i < 4; i++) {
-        axes[i].many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
-        n[i] = size_of(axes[i]);
-        if (axes[i].many) rows[i] = 1, last = i;
-    }
-    int total = n[0] * n[1] * n[2] * n[3], n_cols = 1;
-    int tall = list || (last == 1 && a->unit == NEURON && total == n[1]);
-    if (last > 0 && !tall) rows[last] = 0, cols[last] = 1;
-    for (int i = 0; i < 4; i++)
-        if (cols[i]) n_cols = n[i];
-    int    first_row = sweep->n_rows, n_rows = total / n_cols;
-    int   *cell = realloc(sweep->cell, (size_t)(first_row + n_rows) * n_cols * sizeof *cell);
-    if (cell) sweep->cell = cell;
-    char (*row)[40] = realloc(sweep->row, (size_t)(first_row + n_rows) * sizeof *row);
-    if (row) sweep->row = row;
-    if (!sweep->col) sweep->col = calloc(n_cols, sizeof *sweep->col);
-    if (!cell || !row || !sweep->col) return mi_fail("out of memory");
-    sweep->n_rows += n_rows;
-    sweep->n_cols = n_cols;
-    for (int i = 0; i < total; i++) {
+    char letter = axis == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H', text[40];
+    if (axis >= 2) pos_label(x, value, text);
+    else snprintf(text, sizeof text, "%c%d", letter, value);
+    snprintf(label + strlen(label), 40 - strlen(label), "%s%.30s", *label && axis != 1 ? " " : "",
+             text);
+}
+
+/* One address -> its cells, each with its edits, from row `first` of the table on. */
+static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiEdit *edit,
+                     const Layout *layout, int first)
+{
+    int n_layer = x->model->shape.n_layer;
+    int window = x->command->edits.at[x->command->swept].window;
+    for (int i = 0; i < layout->n_rows * layout->n_cols; i++) {
+        char *row = x->grids[0].row[first + i / layout->n_cols];
+        char *col = x->grids[0].col[i % layout->n_cols];
         Range now[4];
-        for (int axis = 3, rest = i; axis >= 0; rest /= n[axis--])
-            now[axis] = pick(axes[axis], rest % n[axis]);
-        Address single = *a;
-        single.layer = now[0], single.index = now[1], single.pos = now[2], single.key = now[3];
-        int r = first_row + i / n_cols, c = i % n_cols, l = now[0].lo;
-        if (list && last < 0)
-            snprintf(row[r], 40, "%.*s", (int)min_int((int)strcspn(a->text, ",="), 39), a->text);
-        else cell_label(x, a, now, rows, row[r]);
-        cell_label(x, a, now, cols, sweep->col[c]);
+        for (int axis = 3, rest = i; axis >= 0; rest /= layout->n[axis--]) {
+            now[axis] = layout->axis[axis];
+            if (now[axis].many) now[axis].lo = now[axis].hi = now[axis].lo + rest % layout->n[axis];
+        }
+        *row = *col = 0;
+        for (int axis = 0; axis < 4; axis++)
+            if (now[axis].many)
+                add_to_label(x, a, axis, now[axis].lo, axis == layout->column ? col : row);
+        if (p->n_found > 1 && !*row)
+            snprintf(row, 40, "%.*s", min_int((int)strcspn(a->text, ",="), 39), a->text);
+        Address one = *a;
+        int     l = now[0].lo;
+        one.layer = now[0], one.index = now[1], one.pos = now[2], one.key = now[3];
         if (window)
-            single.layer = (Range){ max_int(0, l - window / 2),
-                                    min_int(x->model->shape.n_layer, l + (window + 1) / 2) - 1, 0 };
-        cell[r * n_cols + c] = single.key.lo > single.pos.hi ? -1 : add_cell(x, p, &single, edit);
-        if (cell[r * n_cols + c] < -1) return -1;
+            one.layer = (Range){ max_int(0, l - window / 2),
+                                 min_int(n_layer, l + (window + 1) / 2) - 1, 0 };
+        if (one.key.lo <= one.pos.hi && expand(&x->sweep, p, &one, *edit) < 0) return -1;
+        x->first_swept[++x->n_cells] = x->sweep.n;
     }
     return 0;
 }
 
-/* --each: the argument of one request -> its table of cells. */
-static int read_sweep(Experiment *x, int which)
+/* --each: the argument of one request -> its table of cells. Their edits take the place that the
+ * command gave the swept intervention. */
+static int read_sweep(Experiment *x, const Request *request)
 {
-    const Request *request = &x->command->edits.at[which];
-    const char    *text = request->argument, *equals = find_value(text);
-    char           flag[32];
-    MiEdit         edit;
+    const char *text = request->argument, *equals = find_value(text);
+    char        flag[32];
+    MiEdit      edit;
     snprintf(flag, sizeof flag, "--%s", request->op);
-    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, flag, text, text,
-                 equals ? equals : text + strlen(text), NULL, 0 };
-    x->sweep.request = which;
-    x->sweep.first = calloc(1, sizeof(int));
-    int status = x->sweep.first ? parse_list(&p) : mi_fail("out of memory");
+    Parser p = parser_of(x, flag, text, equals);
+    int status = parse_list(&p), n_rows = 0, n_cols = 1, n = 0;
     if (status == 0) status = parse_value(&p, request->op, equals ? equals + 1 : NULL, &edit);
     if (status == 0 && !strcmp(request->op, "set"))
         status = mi_fail("--each: a --set is not swept");
-    for (int i = 0; i < p.n_found && status == 0; i++)
-        status = add_cells(x, &p, &p.found[i], &edit, p.n_found > 1);
-    if (status == 0 && x->sweep.n_cells < 2)
-        status = fail_at(&p, text,
-                         "--each sweeps what is written with several values: L*H*, L5H3@*, "
-                         "a list");
+    for (int i = 0; i < p.n_found && status == 0; i++) {
+        Layout layout = lay_out(&p.found[i], p.n_found > 1);
+        n_rows += layout.n_rows, n_cols = layout.n_cols;
+    }
+    if (status == 0) {
+        x->first_swept = room(x, (size_t)n_rows * n_cols, sizeof *x->first_swept);
+        x->cell = room(x, (size_t)n_rows * n_cols, sizeof *x->cell);
+        status = x->first_swept && x->cell && next_grid(x, n_rows, n_cols, 0) ? 0 : -1;
+    }
+    for (int i = 0, row = 0; i < p.n_found && status == 0; i++) {
+        Layout layout = lay_out(&p.found[i], p.n_found > 1);
+        edit.order = x->command->swept;
+        edit.seed = x->command->seed;
+        status = add_cells(x, &p, &p.found[i], &edit, &layout, row);
+        row += layout.n_rows;
+    }
+    for (int i = 0; i < x->n_cells; i++) n += x->first_swept[i + 1] > x->first_swept[i];
+    if (status == 0 && n < 2)
+        status = fail_at(&p, text, "--each sweeps what is written with several values: L*H*, "
+                         "L5H3@*, a list");
     free(p.found);
     return status;
 }
 
-/* SITES=FILE with exactly one address (a range is one); it goes to *address. */
-static int one_address(const Experiment *x, const char *flag, const char *text, Address *address)
+/* ---- Edits and readouts ---- */
+
+/* The shape that --save writes an address in, and --set reads:
+ * [L,]T,H,d for q k v z, [L,]H,T,T for scores and pattern, [L,]T,width otherwise. */
+static Array shape_of(const Experiment *x, const Address *a)
+{
+    const MiShape *s = &x->model->shape;
+    MiWidth width = SITES[a->site].width;
+    int     units = a->index.hi - a->index.lo + 1;
+    int     heads = a->unit == HEAD ? units : s->n_head, many = a->unit != HEAD || a->index.many;
+    Array   array = { .n = 1 };
+    if (a->layer.many) array.dim[array.n_dims++] = a->layer.hi - a->layer.lo + 1;
+    if (width == MI_KEYS && many) array.dim[array.n_dims++] = heads;
+    array.dim[array.n_dims++] = a->pos.hi - a->pos.lo + 1;
+    if (width == MI_HEADS && many) array.dim[array.n_dims++] = heads;
+    array.dim[array.n_dims++] = width == MI_KEYS ? x->prompt.n : width == MI_HEADS ? s->d_head
+                              : a->unit == NEURON ? units : width_of(x->model, a->site, 0);
+    for (int i = 0; i < array.n_dims; i++) array.n *= array.dim[i];
+    return array;
+}
+
+/* SITES=FILE with exactly one address (a range is one) -> the file's shape, and its rows. */
+static int one_address(const Experiment *x, const char *flag, const char *text, Array *array,
+                       MiEdits *rows)
 {
     const char *equals = find_value(text);
-    Parser p = { x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, flag, text, text,
-                 equals ? equals : text + strlen(text), NULL, 0 };
+    Parser p = parser_of(x, flag, text, equals);
     if (!equals || !equals[1]) return fail_at(&p, text + strlen(text), "expected =FILE.npy");
     int status = parse_list(&p);
     if (status == 0 && p.n_found != 1)
         status = fail_at(&p, text, "expected one address a file; a range like L*H* is one");
     if (status == 0 && p.found[0].has_key)
         status = fail_at(&p, text, "scores and pattern are saved with all their keys");
-    if (status == 0 && address) *address = p.found[0];
+    if (status == 0) *array = shape_of(x, &p.found[0]);
+    if (status == 0) status = expand(rows, &p, &p.found[0], READ_ONLY);
     free(p.found);
     return status;
 }
 
+static int aligns_front(const Experiment *x)
+{
+    return x->command->align && !strcmp(x->command->align, "front");
+}
+
 /* The direction of a --steer or --project, as far as the command line goes. */
-static int check_direction(const Experiment *x, const Request *request)
+static int read_direction(Experiment *x, const Request *request, Detail *detail)
 {
     const char *texts[2] = { request->toward, request->away }, *file = request->direction;
-    int         front = x->command->align && !strcmp(x->command->align, "front");
+    if (!texts[0] && !texts[1] && !file)
+        return mi_fail("--%s needs a direction: --toward TEXT, --away TEXT, or --direction",
+                       request->op);
     for (int i = 0; i < 2; i++) {
-        Prompt prompt = {0};
-        int status = texts[i] ? encode_prompt(x, i ? "--away" : "--toward", texts[i], &prompt) : 0;
-        free(prompt.tokens);
-        if (status < 0) return -1;
-        if (front && prompt.n > x->prompt.n)
-            return mi_fail("--align front: %s has %d tokens, the prompt only %d", i ? "--away"
-                           : "--toward", prompt.n, x->prompt.n);
+        Prompt     *prompt = &detail->text[i];
+        const char *flag = i ? "--away" : "--toward";
+        if (texts[i] && encode_prompt(x, flag, texts[i], prompt) < 0) return -1;
+        if (aligns_front(x) && prompt->n > x->prompt.n)
+            return mi_fail("--align front: %s has %d tokens, the prompt only %d", flag, prompt->n,
+                           x->prompt.n);
     }
     if (!file) return 0;
     if (!strncmp(file, "random:", 7)) {
@@ -4801,78 +4870,75 @@ static int check_direction(const Experiment *x, const Request *request)
     return 0;
 }
 
+/* One intervention -> its edits, or the cells of its sweep. */
+static int read_edit(Experiment *x, int which)
+{
+    const Command *c = x->command;
+    const Request *request = &c->edits.at[which];
+    const char    *text = request->argument, *value = find_value(text);
+    Detail        *detail = &x->detail[which];
+    int status = which == c->swept ? read_sweep(x, request)
+               : !strcmp(request->op, "set")
+               ? one_address(x, "--set", text, &detail->file, &x->edits)
+               : mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
+                                request->op, text);
+    if (status < 0) return -1;
+    for (int i = detail->first_edit; i < x->edits.n; i++) {
+        x->edits.at[i].seed = c->seed;
+        x->edits.at[i].order = which;
+    }
+    detail[1].first_edit = x->edits.n;
+    if (!c->data && !strcmp(request->op, "ablate") && value && !strcmp(value, "=resample"))
+        return mi_fail("--ablate =resample takes another row's value: it needs --data");
+    return is_directed(request) ? read_direction(x, request, detail) : 0;
+}
+
 static int read_edits(Experiment *x)
 {
-    const Requests *edits = &x->command->edits;
-    int noise = 0;
-    x->first_edit = calloc(edits->n + 1, sizeof(int));
-    x->strength = calloc(edits->n + 1, sizeof(double));
-    if (!x->first_edit || !x->strength) return mi_fail("out of memory");
-    for (int i = 0; i < edits->n; i++) {
-        const Request *request = &edits->at[i];
-        int first = x->edits.n, steers = !strcmp(request->op, "steer");
-        if (request->each && read_sweep(x, i) < 0) return -1;
-        if (!strcmp(request->op, "set") && one_address(x, "--set", request->argument, NULL) < 0)
-            return -1;
-        if (!request->each &&
-            mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
-                           request->op, request->argument) < 0)
-            return -1;
-        for (int j = first; j < x->edits.n; j++) {
-            x->edits.at[j].seed = x->command->seed;
-            x->edits.at[j].order = i;
-        }
-        x->first_edit[i + 1] = x->edits.n;
-        noise |= !strcmp(request->op, "noise");
-        const char *value = find_value(request->argument);
-        if (!x->command->data && !strcmp(request->op, "ablate") && value &&
-            !strcmp(value, "=resample"))
-            return mi_fail("--ablate =resample takes another row's value: it needs --data");
-        if (!steers && strcmp(request->op, "project")) continue;
-        if (!request->toward && !request->away && !request->direction)
-            return mi_fail("--%s needs a direction: --toward TEXT, --away TEXT, or --direction",
-                           request->op);
-        if (check_direction(x, request) < 0) return -1;
-    }
-    int patched = patches(x->command);
+    const Command *c = x->command;
+    int patched = uses(c, "patch");
+    x->detail = room(x, c->edits.n, sizeof *x->detail);
+    x->logits = room(x, x->model->shape.n_vocab, sizeof *x->logits);
+    x->samples = uses(c, "noise") ? c->samples : 1;
+    if (!x->detail || !x->logits) return -1;
+    for (int i = 0; i < c->edits.n; i++)
+        if (read_edit(x, i) < 0) return -1;
     if (patched && !x->donor.n)
         return mi_fail("--patch needs --source PROMPT: where the value comes from");
-    if (!patched && x->donor.n && !x->command->data)
+    if (!patched && x->donor.n && !c->data)
         return mi_fail("--source is for --patch, and there is none");
-    x->samples = noise ? x->command->samples : 1;
     return 0;
 }
 
 /* --attn: heads, or all heads of a layer's scores or pattern */
 static int read_heads(Experiment *x)
 {
-    const char *text = x->command->attn;
-    if (!text) return 0;
-    x->heads = (Parser){ x->model, x->tokenizer, x->prompt.tokens, x->prompt.n, "--attn", text,
-                         text, text + strlen(text), NULL, 0 };
-    if (parse_list(&x->heads) < 0) return -1;
-    for (int i = 0; i < x->heads.n_found; i++) {
-        Address *a = &x->heads.found[i];
+    if (!x->command->attn) return 0;
+    Parser p = parser_of(x, "--attn", x->command->attn, NULL);
+    int    status = parse_list(&p);
+    for (int i = 0; i < p.n_found && status == 0; i++) {
+        Address *a = &p.found[i];
         int keys = SITES[a->site].width == MI_KEYS;
         if (!keys && (a->unit != HEAD || a->site != MI_z))
-            return fail_at(&x->heads, a->text, "expected heads, as in L5H3, or L5H3.scores");
-        if (a->has_key)
-            return fail_at(&x->heads, a->text, "the picture has all keys; leave out the :");
+            status = fail_at(&p, a->text, "expected heads, as in L5H3, or L5H3.scores");
+        else if (a->has_key)
+            status = fail_at(&p, a->text, "the picture has all keys; leave out the :");
         if (!keys) a->site = MI_pattern;
-        if (a->unit == WHOLE_ROW) a->index = (Range){ 0, x->model->shape.n_head - 1, 1 };
+        if (status == 0) status = expand(&x->heads, &p, a, READ_ONLY);
     }
-    return 0;
+    free(p.found);
+    return status;
 }
 
 /* Open the file under another name; it gets its own when it is complete. Devices and pipes are
  * written directly. */
-static int open_output(Output *output, const char *path)
+static int open_output(Experiment *x, Output *output)
 {
     struct stat info;
-    output->path = path;
+    const char *path = output->path;
     if (stat(path, &info) < 0 || S_ISREG(info.st_mode)) {
         size_t n = strlen(path) + 8;
-        if (!(output->part = malloc(n))) return mi_fail("out of memory");
+        if (!(output->part = room(x, n, 1))) return -1;
         snprintf(output->part, n, "%s.part", path);
     }
     output->file = fopen(output->part ? output->part : path, "wb");
@@ -4886,24 +4952,25 @@ static int close_output(Output *output, int complete)
         if (complete && !failed) failed = rename(output->part, output->path);
         else unlink(output->part);
     }
-    free(output->part);
-    int error = failed && complete;
     *output = (Output){ .path = output->path };
-    return error ? mi_fail("%s: cannot be written: %s", output->path, strerror(errno)) : 0;
+    return failed && complete
+         ? mi_fail("%s: cannot be written: %s", output->path, strerror(errno)) : 0;
 }
 
 /* --save SITES=FILE: one address, or logits */
 static int read_saves(Experiment *x)
 {
     const Requests *saves = &x->command->saves;
-    x->saves = calloc(saves->n + 1, sizeof *x->saves);
-    if (!x->saves) return mi_fail("out of memory");
-    for (int i = 0; i < saves->n; i++, x->n_saves++) {
+    if (!(x->saves = room(x, saves->n, sizeof *x->saves))) return -1;
+    for (int i = 0; i < saves->n; i++) {
         const char *text = saves->at[i].argument, *equals = find_value(text);
-        Save       *save = &x->saves[i];
+        Save       *save = &x->saves[x->n_saves++];
         save->output.path = equals ? equals + 1 : "";
         save->logits = equals && equals[1] && equals - text == 6 && !strncmp(text, "logits", 6);
-        if (!save->logits && one_address(x, "--save", text, &save->address) < 0) return -1;
+        save->array = (Array){ 2, { x->prompt.n, x->model->shape.n_vocab },
+                               (size_t)x->prompt.n * x->model->shape.n_vocab, NULL };
+        if (!save->logits && one_address(x, "--save", text, &save->array, &save->rows) < 0)
+            return -1;
         for (int j = 0; j < i; j++)
             if (!strcmp(x->saves[j].output.path, save->output.path))
                 return mi_fail("--save: two of them write to %s", save->output.path);
@@ -4915,68 +4982,72 @@ static int read_saves(Experiment *x)
 
 static int open_outputs(Experiment *x)
 {
-    if (x->command->explain) return 0;
     for (int i = 0; i < x->n_saves; i++)
-        if (open_output(&x->saves[i].output, x->saves[i].output.path) < 0) return -1;
-    return x->command->svg ? open_output(&x->svg, x->command->svg) : 0;
+        if (open_output(x, &x->saves[i].output) < 0) return -1;
+    x->svg.path = x->command->svg;
+    return x->svg.path ? open_output(x, &x->svg) : 0;
 }
 
 /* ---- Running ---- */
 
-/* The run of a text that a direction is taken from; with front, padded with spaces to n tokens. */
-static MiRun *run_text(const Experiment *x, const char *flag, const char *text, uint64_t keep,
-                       int n)
+/* One row that an edit touches, or would. */
+static const float *row_at(const MiRun *run, const MiEdit *edit, int t)
 {
-    Prompt    prompt = {0};
-    MiOptions options = { .keep = keep, .threads = x->command->threads };
-    MiRun    *run = NULL;
-    int       space = -1;
-    if (encode_prompt(x, flag, text, &prompt) == 0) {
-        int *longer = realloc(prompt.tokens, (prompt.n + n + 1) * sizeof(int));
-        if (longer) prompt.tokens = longer;
-        if (n > prompt.n && (!longer || mi_encode(x->tokenizer, " ", 1, &space, 1) != 1))
-            mi_fail("%s: cannot be padded with spaces", flag);
-        else {
-            while (prompt.n < n) prompt.tokens[prompt.n++] = space;
-            run = mi_run(x->model, prompt.tokens, prompt.n, NULL, &options);
-        }
-    }
-    free(prompt.tokens);
-    return run;
+    const float *row = edit->head >= 0
+                     ? mi_head(run, 0, edit->site, edit->layer, edit->head, t)
+                     : mi_site(run, 0, edit->site, edit->layer, t);
+    return row ? row + edit->first : NULL;
+}
+
+enum {                                  /* sets of MiFrom */
+    FROM_MEAN = 1 << MI_FROM_MEAN, FROM_SOURCE = 1 << MI_FROM_SOURCE, FROM_BASE = ~FROM_SOURCE,
+    FROM_ANYWHERE = ~0
+};
+
+/* The sites of the edits whose values come from there. */
+static uint64_t sites_of(const MiEdits *edits, int from)
+{
+    uint64_t keep = MI_KEEP_NONE;
+    for (int i = 0; i < edits->n; i++)
+        if (from & 1 << edits->at[i].from) keep |= (uint64_t)1 << edits->at[i].site;
+    return keep;
+}
+
+/* v [count] from a file */
+static int read_direction_file(const char *path, float *v, int count)
+{
+    Array array;
+    if (read_npy(path, &array) < 0) return -1;
+    int fits = array.n == (size_t)count;
+    if (fits) memcpy(v, array.values, count * sizeof *v);
+    free(array.values);
+    return fits ? 0 : mi_fail("%s: a direction here has %d numbers; the file has %zu", path, count,
+                              array.n);
 }
 
 /* v [count] at one edit: toward minus away, a file's values, or random ones of the same norm. */
 static int direction_row(const Experiment *x, const Request *request, const MiEdit *edit,
-                         const MiRun *toward, const MiRun *away, int from_end, int row, float *v)
+                         MiRun *const runs[2], int row, float *v)
 {
-    const MiRun *runs[2] = { toward, away };
+    const char *from = request->direction;
     for (int side = 0; side < 2; side++) {
         if (!runs[side]) continue;
-        int pos = from_end ? mi_n_tokens(runs[side], 0) - 1 : row;
-        const float *h = mi_site(runs[side], 0, edit->site, edit->layer, pos);
+        int pos = aligns_front(x) ? row : mi_n_tokens(runs[side], 0) - 1;
+        const float *h = row_at(runs[side], edit, pos);
         if (!h) return -1;
-        for (int i = 0; i < edit->count; i++)
-            v[i] = side ? v[i] - h[edit->first + i] : h[edit->first + i];
+        for (int i = 0; i < edit->count; i++) v[i] = side ? v[i] - h[i] : h[i];
     }
-    if (!request->direction) return 0;
-    if (strncmp(request->direction, "random:", 7)) {
-        Array array;
-        if (read_npy(request->direction, &array) < 0) return -1;
-        if (array.n == (size_t)edit->count) memcpy(v, array.values, array.n * sizeof *v);
-        free(array.values);
-        if (array.n == (size_t)edit->count) return 0;
-        return mi_fail("%s: a direction here has %d numbers; the file has %zu", request->direction,
-                       edit->count, array.n);
-    }
+    if (!from) return 0;
+    if (strncmp(from, "random:", 7)) return read_direction_file(from, v, edit->count);
     MiEdit noise = *edit;
     double norm = sqrt(x->base->kernel->dot(v, v, edit->count)), drawn = 0;
-    noise.seed = strtoull(request->direction + 7, NULL, 10);
+    noise.seed = strtoull(from + 7, NULL, 10);
     for (int i = 0; i < edit->count; i++) {
         v[i] = normal_at(&noise, 0, i);
         drawn += v[i] * v[i];
     }
     for (int i = 0; i < edit->count; i++)
-        v[i] *= (float)((toward || away ? norm : 1) / sqrt(drawn));
+        v[i] *= (float)((runs[0] || runs[1] ? norm : 1) / sqrt(drawn));
     return 0;
 }
 
@@ -4987,176 +5058,134 @@ static double push(const Experiment *x, const MiEdit *edit)
     int    last = min_int(edit->pos_end, x->prompt.n);
     for (int t = edit->pos; t < last; t++) {
         const float *v = edit->value + (t - edit->pos) * edit->value_stride;
-        const float *h = mi_site(x->base, 0, edit->site, edit->layer, t) + edit->first;
+        const float *h = row_at(x->base, edit, t);
         ratio += fabs(edit->amount) * sqrt(x->base->kernel->dot(v, v, edit->count) /
                                            x->base->kernel->dot(h, h, edit->count));
     }
     return ratio / (last - edit->pos);
 }
 
-/* The directions of one --steer or --project, into its edits. */
-static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, int last)
+/* One edit's direction: a row, or with --align front one for each of the first positions. */
+static int bind_direction(Experiment *x, int which, MiEdits *edits, MiEdit *edit,
+                          MiRun *const runs[2], int rows)
 {
     const Request *request = &x->command->edits.at[which];
-    int   rows = 1, status = 0;
-    int   front = x->command->align && !strcmp(x->command->align, "front");
-    uint64_t keep = MI_KEEP_NONE;
-    for (int i = first; i < last; i++) keep |= (uint64_t)1 << edits->at[i].site;
-    MiRun *toward = NULL, *away = NULL;
-    for (int pass = 0; pass < (front ? 2 : 1) && status == 0; pass++) {  /* first the lengths */
-        int pad = pass ? rows : 0;
-        mi_free(toward), mi_free(away);
-        toward = away = NULL;
-        if (request->toward && !(toward = run_text(x, "--toward", request->toward, keep, pad)))
-            status = -1;
-        if (request->away && !(away = run_text(x, "--away", request->away, keep, pad))) status = -1;
-        if (front) rows = max_int(toward ? toward->n_rows : 1, away ? away->n_rows : 1);
-    }
-    for (int i = first; i < last && status == 0; i++) {
-        MiEdit *edit = &edits->at[i];
-        float  *v = new_constant(edits, rows * edit->count);
-        if (!v) status = -1;
-        for (int row = 0; row < rows && status == 0; row++)
-            status = direction_row(x, request, edit, toward, away, !front, row,
-                                   v + (size_t)row * edit->count);
-        if (status < 0) break;
-        double norm = sqrt(x->base->kernel->dot(v, v, rows * edit->count));
-        if (!(norm > 0) || !isfinite(norm)) {
-            status =
-                mi_fail("--%s: the direction is %s", request->op, norm > 0 ? "infinite" : "zero");
-            break;
-        }
-        for (int j = 0; j < edit->count && edit->op == MI_PROJECT; j++) v[j] /= (float)norm;
-        edit->value = v;
-        edit->value_stride = front ? edit->count : 0;
-        if (front) edit->pos = 0, edit->pos_end = rows;
-        x->strength[which] += push(x, edit) / (last - first);
-    }
-    mi_free(toward);
-    mi_free(away);
-    return status;
+    float *v = new_constant(edits, rows * edit->count);
+    if (!v) return -1;
+    for (int row = 0; row < rows; row++)
+        if (direction_row(x, request, edit, runs, row, v + (size_t)row * edit->count) < 0)
+            return -1;
+    double norm = sqrt(x->base->kernel->dot(v, v, rows * edit->count));
+    if (!(norm > 0) || !isfinite(norm))
+        return mi_fail("--%s: the direction is %s", request->op, norm > 0 ? "infinite" : "zero");
+    for (int i = 0; i < edit->count && edit->op == MI_PROJECT; i++) v[i] /= (float)norm;
+    edit->value = v;
+    if (aligns_front(x)) edit->pos = 0, edit->pos_end = rows, edit->value_stride = edit->count;
+    x->detail[which].strength += push(x, edit);
+    return 0;
 }
 
-/* The shape that --save writes an address in, and --set reads:
- * [L,]T,H,d for q k v z, [L,]H,T,T for scores and pattern, [L,]T,width otherwise. */
-static void shape_of(const Experiment *x, const Address *a, Array *array)
+/* The directions of one --steer or --project, into its edits. To be aligned at the front, the
+ * shorter text is padded with spaces. */
+static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, int last)
 {
-    const MiShape *s = &x->model->shape;
-    MiWidth width = SITES[a->site].width;
-    int     T = a->pos.hi - a->pos.lo + 1, units = a->index.hi - a->index.lo + 1;
-    int     heads = a->unit == HEAD ? units : s->n_head, many = a->unit != HEAD || a->index.many;
-    *array = (Array){ .n = 1 };
-    if (a->layer.many) array->dim[array->n_dims++] = a->layer.hi - a->layer.lo + 1;
-    if (width == MI_KEYS && many) array->dim[array->n_dims++] = heads;
-    array->dim[array->n_dims++] = T;
-    if (width == MI_HEADS && many) array->dim[array->n_dims++] = heads;
-    array->dim[array->n_dims++] = width == MI_KEYS ? x->prompt.n : width == MI_HEADS ? s->d_head
-                                : a->unit == NEURON ? units : width_of(x->model, a->site, 0);
-    for (int i = 0; i < array->n_dims; i++) array->n *= array->dim[i];
+    Detail    *detail = &x->detail[which];
+    MiEdits    ours = { .at = edits->at + first, .n = last - first };
+    MiOptions  options = { .keep = sites_of(&ours, FROM_ANYWHERE), .threads = x->command->threads };
+    MiRun     *runs[2] = { NULL, NULL };
+    int        rows = 1, space, status = 0;
+    if (aligns_front(x)) rows = max_int(1, max_int(detail->text[0].n, detail->text[1].n));
+    for (int side = 0; side < 2 && status == 0; side++) {
+        Prompt *text = &detail->text[side];
+        if (!text->n) continue;
+        if (text->n < rows && mi_encode(x->tokenizer, " ", 1, &space, 1) != 1)
+            status = mi_fail("--%s: cannot be padded with spaces", side ? "away" : "toward");
+        while (text->n < rows && status == 0) text->tokens[text->n++] = space;
+        if (status == 0) runs[side] = mi_run(x->model, text->tokens, text->n, NULL, &options);
+        if (!runs[side]) status = -1;
+    }
+    for (int i = first; i < last && status == 0; i++)
+        status = bind_direction(x, which, edits, &edits->at[i], runs, rows);
+    detail->strength /= last - first;
+    mi_free(runs[0]);
+    mi_free(runs[1]);
+    return status;
 }
 
 /* --set SITES=FILE.npy: the file's values into the request's edits. */
 static int bind_file(Experiment *x, int which)
 {
-    const char *text = x->command->edits.at[which].argument, *path = find_value(text) + 1;
-    Address address;
-    Array   array = {0}, want = {0};
-    char    have_text[64], want_text[64];
-    int     status = one_address(x, "--set", text, &address);
-    if (status == 0) status = read_npy(path, &array);
-    if (status == 0) {
-        shape_of(x, &address, &want);
-        print_shape(want_text, sizeof want_text, &want);
-        print_shape(have_text, sizeof have_text, &array);
-        if (strcmp(want_text, have_text))
-            status = mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have_text,
-                             text, want_text);
-    }
-    float *values = status == 0 ? new_constant(&x->edits, (int)array.n) : NULL;
-    if (values) memcpy(values, array.values, array.n * sizeof *values);
-    for (int i = x->first_edit[which]; values && i < x->first_edit[which + 1]; i++) {
+    const char   *text = x->command->edits.at[which].argument, *path = find_value(text) + 1;
+    const Detail *detail = &x->detail[which];
+    Array         array;
+    char          have[64], want[64];
+    if (read_npy(path, &array) < 0) return -1;
+    float *values = own(x, array.values);
+    print_shape(want, sizeof want, &detail->file);
+    print_shape(have, sizeof have, &array);
+    if (strcmp(want, have))
+        return mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have, text,
+                       want);
+    for (int i = detail->first_edit; values && i < detail[1].first_edit; i++) {
         MiEdit *edit = &x->edits.at[i];
-        int keys = SITES[edit->site].width == MI_KEYS, T = edit->pos_end - edit->pos;
         edit->value = values;
-        edit->value_stride = keys ? x->prompt.n : edit->count;
-        values += (size_t)T * edit->value_stride;
+        edit->value_stride = edit->head >= 0 ? x->prompt.n : edit->count;
+        values += (edit->pos_end - edit->pos) * edit->value_stride;
     }
-    free(array.values);
-    return status;
+    return values ? 0 : -1;
 }
 
 static int bind_requests(Experiment *x)
 {
     for (int i = 0; i < x->command->edits.n; i++) {
-        const char *op = x->command->edits.at[i].op;
-        int swept = i == x->sweep.request, status = 0;
-        if (!strcmp(op, "steer") || !strcmp(op, "project"))
-            status = bind_directions(x, i, swept ? &x->sweep.edits : &x->edits,
-                                     swept ? 0 : x->first_edit[i],
-                                     swept ? x->sweep.edits.n : x->first_edit[i + 1]);
-        if (!strcmp(op, "set")) status = bind_file(x, i);
+        const Request *request = &x->command->edits.at[i];
+        int status = !strcmp(request->op, "set") ? bind_file(x, i)
+                   : !is_directed(request) ? 0
+                   : i == x->command->swept ? bind_directions(x, i, &x->sweep, 0, x->sweep.n)
+                   : bind_directions(x, i, &x->edits, x->detail[i].first_edit,
+                                     x->detail[i + 1].first_edit);
         if (status < 0) return -1;
     }
-    if (mi_edits_bind(&x->sweep.edits, x->base, x->source) < 0) return -1;
+    if (mi_edits_bind(&x->sweep, x->base, x->source) < 0) return -1;
     return mi_edits_bind(&x->edits, x->base, x->source);
 }
 
 /* The sites that the readouts will ask for, from any run. */
 static uint64_t sites_shown(const Experiment *x)
 {
-    uint64_t keep = MI_KEEP_NONE;
+    uint64_t keep = sites_of(&x->heads, FROM_ANYWHERE);
     if (x->command->lens) keep |= MI_KEEP(resid_pre) | MI_KEEP(resid_mid) | MI_KEEP(resid_post);
-    for (int i = 0; i < x->heads.n_found; i++) keep |= (uint64_t)1 << x->heads.found[i].site;
-    for (int i = 0; i < x->n_saves; i++)
-        if (!x->saves[i].logits) keep |= (uint64_t)1 << x->saves[i].address.site;
+    for (int i = 0; i < x->n_saves; i++) keep |= sites_of(&x->saves[i].rows, FROM_ANYWHERE);
     return keep;
 }
 
-/* The sites that edits read from an unedited run. */
-static uint64_t sites_read(const MiEdits *edits, int source)
-{
-    uint64_t keep = MI_KEEP_NONE;
-    for (int i = 0; i < edits->n; i++)
-        if ((edits->at[i].from == MI_FROM_SOURCE) == source)
-            keep |= (uint64_t)1 << edits->at[i].site;
-    return keep;
-}
-
-/* The sites that a sweep edits: to know which cells change nothing, their trunk keeps them. */
-static uint64_t sites_swept(const Experiment *x)
-{
-    uint64_t keep = MI_KEEP_NONE;
-    for (int i = 0; i < x->sweep.edits.n; i++) keep |= (uint64_t)1 << x->sweep.edits.at[i].site;
-    return keep;
-}
-
-/* base and source, then one fork with a lane for each sample of noise. */
+/* base and source, then one fork with a lane for each sample of noise. The base keeps what a sweep
+ * edits: so it is known which cells change nothing. */
 static int run_all(Experiment *x)
 {
     MiOptions options = { .threads = x->command->threads };
     uint64_t  shown = sites_shown(x);
-    options.keep = shown | sites_read(&x->edits, 0) | sites_read(&x->sweep.edits, 0) |
-                   sites_swept(x);
+    options.keep = shown | sites_of(&x->edits, FROM_BASE) | sites_of(&x->sweep, FROM_ANYWHERE);
     x->base = mi_run(x->model, x->prompt.tokens, x->prompt.n, NULL, &options);
     if (!x->base) return -1;
-    options.keep = sites_read(&x->edits, 1) | sites_read(&x->sweep.edits, 1);
+    options.keep = sites_of(&x->edits, FROM_SOURCE) | sites_of(&x->sweep, FROM_SOURCE);
     if (x->donor.n && !(x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options)))
         return -1;
     if (bind_requests(x) < 0) return -1;
     if (!x->edits.n) return 0;
     int     n = x->edits.n, S = x->samples;
-    MiLane *lanes = calloc(S, sizeof *lanes);
-    x->sampled = malloc((size_t)S * n * sizeof *x->sampled);
-    for (int s = 0; lanes && x->sampled && s < S; s++) {
+    MiLane *lanes = room(x, S, sizeof *lanes);
+    x->sampled = room(x, (size_t)S * n, sizeof *x->sampled);
+    if (!lanes || !x->sampled) return -1;
+    for (int s = 0; s < S; s++) {
+        MiEdit *edits = x->sampled + (size_t)s * n;
         for (int i = 0; i < n; i++) {
-            x->sampled[s * n + i] = x->edits.at[i];
-            x->sampled[s * n + i].sample = s;
+            edits[i] = x->edits.at[i];
+            edits[i].sample = s;
         }
-        lanes[s] = (MiLane){ x->base, x->sampled + s * n, n, -1, 0 };
+        lanes[s] = (MiLane){ x->base, edits, n, -1, 0 };
     }
-    if (lanes && x->sampled) x->edited = mi_fork(lanes, S, -1, shown);
-    else mi_fail("out of memory");
-    free(lanes);
+    x->edited = mi_fork(lanes, S, -1, shown);
     return x->edited ? 0 : -1;
 }
 
@@ -5172,16 +5201,19 @@ static double set_logit(const TokenSet *set, const float *logits)
     return max + log(sum);
 }
 
+static int is_in(const TokenSet *set, int token)
+{
+    for (int i = 0; i < set->n; i++)
+        if (set->tokens[i] == token) return 1;
+    return 0;
+}
+
 /* 1 + how many tokens outside the set have a higher logit */
 static int rank_of(const TokenSet *set, const float *logits, int V)
 {
     double logit = set_logit(set, logits);
     int    rank = 1;
-    for (int i = 0; i < V; i++) {
-        int own = 0;
-        for (int j = 0; j < set->n; j++) own |= set->tokens[j] == i;
-        rank += !own && logits[i] > logit;
-    }
+    for (int i = 0; i < V; i++) rank += logits[i] > logit && !is_in(set, i);
     return rank;
 }
 
@@ -5196,91 +5228,84 @@ static double divergence(const float *p, const float *q, int V)
     return fmax(sum, 0);
 }
 
-/* -log p(token t | the tokens before it), for t = 1 .. n-1, into loss[t] */
-static int token_losses(const Experiment *x, const MiRun *run, int lane, const Prompt *prompt,
-                        double *loss)
+/* -log p(token t | the tokens before it) */
+static double token_loss(const Experiment *x, const MiRun *run, int lane, const Prompt *prompt,
+                         int t)
 {
-    int    V = x->model->shape.n_vocab, status = 0;
-    float *logits = malloc(V * sizeof *logits);
-    if (!logits) return mi_fail("out of memory");
-    loss[0] = NAN;
-    for (int t = 1; t < prompt->n && status == 0; t++) {
-        status = mi_logits(run, lane, t - 1, logits);
-        loss[t] = mi_log_sum_exp(logits, V) - logits[prompt->tokens[t]];
-    }
-    free(logits);
-    return status;
+    if (mi_logits(run, lane, t - 1, x->logits) < 0) return NAN;
+    return mi_log_sum_exp(x->logits, x->model->shape.n_vocab) - x->logits[prompt->tokens[t]];
+}
+
+static double mean_loss(const Experiment *x, const MiRun *run, int lane, const Prompt *prompt)
+{
+    double sum = 0;
+    for (int t = 1; t < prompt->n; t++) sum += token_loss(x, run, lane, prompt, t);
+    return sum / (prompt->n - 1);
 }
 
 /* The metric, from the logits at the position of interest. kl compares with base's logits. */
 static double metric_of(const Experiment *x, const float *logits, const float *base)
 {
-    const char *metric = x->metric;
     int    V = x->model->shape.n_vocab;
     double logit = x->answer.n ? set_logit(&x->answer, logits) : NAN;
-    if (!strcmp(metric, "logit_diff")) return logit - set_logit(&x->versus, logits);
-    if (!strcmp(metric, "prob")) return exp(logit - mi_log_sum_exp(logits, V));
-    if (!strcmp(metric, "logprob")) return logit - mi_log_sum_exp(logits, V);
-    if (!strcmp(metric, "logit")) return logit;
-    if (!strcmp(metric, "rank")) return rank_of(&x->answer, logits, V);
-    return !strcmp(metric, "kl") ? divergence(base, logits, V) : NAN;
+    switch (x->metric) {
+    case LOGIT_DIFF: return logit - set_logit(&x->versus, logits);
+    case PROB:       return exp(logit - mi_log_sum_exp(logits, V));
+    case LOGPROB:    return logit - mi_log_sum_exp(logits, V);
+    case LOGIT:      return logit;
+    case RANK:       return rank_of(&x->answer, logits, V);
+    case KL:         return divergence(base, logits, V);
+    default:         return NAN;
+    }
 }
 
-static double mean_loss(const Experiment *x, const MiRun *run, int lane, const Prompt *prompt)
-{
-    double *loss = malloc(prompt->n * sizeof *loss), sum = 0;
-    if (!loss || token_losses(x, run, lane, prompt, loss) < 0) return free(loss), NAN;
-    for (int t = 1; t < prompt->n; t++) sum += loss[t];
-    free(loss);
-    return sum / (prompt->n - 1);
-}
+static int has_sign(Metric m) { return m == LOGIT_DIFF || m == LOGPROB || m == LOGIT; }
 
 static int read_run(Experiment *x, const char *name, const MiRun *run, const Prompt *prompt)
 {
     int      V = x->model->shape.n_vocab, k = min_int(x->command->top, V), S = run->n_lanes;
+    float   *logits = x->logits;
     Reading *reading = &x->readings[x->n_readings++];
-    float   *logits = malloc(V * sizeof *logits);
-    *reading = (Reading){ .name = name, .run = run, .prompt = prompt };
-    reading->logits = calloc(V, sizeof(float));
-    reading->prob = calloc(V, sizeof(float));
-    reading->top = malloc((k + 1) * sizeof(int));
-    int status = logits && reading->logits && reading->prob && reading->top ? 0
-               : mi_fail("out of memory");
-    for (int s = 0; s < S && status == 0; s++) {
-        status = mi_logits(run, s, x->at, logits);
+    *reading = (Reading){ .name = name, .run = run };
+    reading->logits = room(x, V, sizeof *reading->logits);
+    reading->prob = room(x, V, sizeof *reading->prob);
+    reading->top = room(x, k, sizeof *reading->top);
+    if (!reading->logits || !reading->prob || !reading->top) return -1;
+    for (int s = 0; s < S; s++) {
+        if (mi_logits(run, s, x->at, logits) < 0) return -1;
         double log_sum = mi_log_sum_exp(logits, V);
         for (int i = 0; i < V; i++) {
             reading->logits[i] += logits[i] / S;
             reading->prob[i] += (float)exp(logits[i] - log_sum) / S;
         }
-        reading->metric +=
-            (strcmp(x->metric, "loss")
-                 ? metric_of(x, logits, s || run != x->base ? x->readings[0].logits : logits)
-                 : mean_loss(x, run, s, prompt)) /
-            S;
+        reading->metric += (x->metric == LOSS ? mean_loss(x, run, s, prompt)
+                            : metric_of(x, logits, x->readings[0].logits)) / S;
     }
-    free(logits);
-    if (status == 0) reading->n_top = mi_top(reading->prob, V, k, reading->top);
-    return status;
+    reading->n_top = mi_top(reading->prob, V, k, reading->top);
+    return 0;
 }
 
 static int read_all(Experiment *x)
 {
     if (read_run(x, "base", x->base, &x->prompt) < 0) return -1;
-    const char *name = x->sweep.request < 0 ? "edited" : "held";
+    const char *name = x->command->swept < 0 ? "edited" : "held";
     if (x->edited && read_run(x, name, x->edited, &x->prompt) < 0) return -1;
-    if (x->source && read_run(x, "source", x->source, &x->donor) < 0) return -1;
-    return 0;
+    return x->source ? read_run(x, "source", x->source, &x->donor) : 0;
+}
+
+/* The reading of the source, or NULL; and of the run that a sweep's edits are added to. */
+static const Reading *source_of(const Experiment *x)
+{
+    const Reading *last = &x->readings[x->n_readings - 1];
+    return x->n_readings && !strcmp(last->name, "source") ? last : NULL;
+}
+
+static const Reading *held_of(const Experiment *x)
+{
+    return &x->readings[x->n_readings - (source_of(x) ? 2 : 1)];
 }
 
 /* ---- Sweeping ---- */
-
-typedef struct {
-    const Experiment *x;
-    float  *logits;
-    int     sample;
-    double  started;
-} Measure;
 
 static double seconds_now(void)
 {
@@ -5292,26 +5317,26 @@ static double seconds_now(void)
 /* The metric of one lane: only the logits that it needs are computed. */
 static double measure_lane(void *context, const MiRun *run, int lane)
 {
-    const Measure    *measure = context;
-    const Experiment *x = measure->x;
-    int diff = !strcmp(x->metric, "logit_diff"), logit = !strcmp(x->metric, "logit");
-    if (!strcmp(x->metric, "loss")) return mean_loss(x, run, lane, &x->prompt);
-    if ((diff || logit) && x->answer.n == 1 && (logit || x->versus.n == 1)) {
+    const Experiment *x = context;
+    int diff = x->metric == LOGIT_DIFF;
+    if (x->metric == LOSS) return mean_loss(x, run, lane, &x->prompt);
+    if ((diff && x->answer.n == 1 && x->versus.n == 1) ||
+        (x->metric == LOGIT && x->answer.n == 1)) {
         int   tokens[2] = { x->answer.tokens[0], diff ? x->versus.tokens[0] : 0 };
         float logits[2] = {0};
         if (mi_logits_of(run, lane, x->at, tokens, 1 + diff, logits) < 0) return NAN;
         return diff ? (double)logits[0] - logits[1] : logits[0];
     }
-    if (mi_logits(run, lane, x->at, measure->logits) < 0) return NAN;
-    return metric_of(x, measure->logits, x->readings[0].logits);
+    if (mi_logits(run, lane, x->at, x->logits) < 0) return NAN;
+    return metric_of(x, x->logits, x->readings[0].logits);
 }
 
 /* On a terminal that has waited for more than a second. */
 static void show_progress(void *context, int done, int n)
 {
-    const Measure *measure = context;
-    if (!isatty(2) || seconds_now() - measure->started < 1) return;
-    double share = ((double)done / n + measure->sample) / measure->x->samples;
+    const Experiment *x = context;
+    if (!isatty(2) || seconds_now() - x->started < 1) return;
+    double share = ((double)done / n + x->sample) / x->samples;
     fputs("\r  ", stderr);
     print_bar(stderr, share, 40, "");
     fprintf(stderr, " %3.0f %%", 100 * share);
@@ -5321,36 +5346,33 @@ static void show_progress(void *context, int done, int n)
 /* All cells, averaged over the samples of noise, each with its own held run. */
 static int run_sweep(Experiment *x)
 {
-    Sweep  *sweep = &x->sweep;
-    Measure measure = { x, malloc(x->model->shape.n_vocab * sizeof(float)), 0, seconds_now() };
-    double *values = malloc(sweep->n_cells * sizeof *values);
-    sweep->value = calloc(sweep->n_cells, sizeof *sweep->value);
-    int status = values && measure.logits && sweep->value ? 0 : mi_fail("out of memory");
+    double *values = room(x, x->n_cells, sizeof *values);
+    int     status = values ? 0 : -1;
+    x->started = seconds_now();
     for (int s = 0; s < x->samples && status == 0; s++) {
         MiEdits   held = { .at = x->sampled + (size_t)s * x->edits.n, .n = x->edits.n };
-        MiOptions options = { .keep = sites_swept(x), .threads = x->command->threads };
+        MiOptions options = { .keep = sites_of(&x->sweep, FROM_ANYWHERE),
+                              .threads = x->command->threads };
         MiRun    *trunk = x->base;
         if (held.n) trunk = mi_run(x->model, x->prompt.tokens, x->prompt.n, &held, &options);
-        measure.sample = s;
-        for (int i = 0; i < sweep->edits.n; i++) sweep->edits.at[i].sample = s;
-        MiSweep plan = { trunk, sweep->edits.at, sweep->first, sweep->n_cells,
-                         strcmp(x->metric, "loss") ? x->at + 1 : 0, measure_lane, show_progress,
-                         &measure };
+        x->sample = s;
+        for (int i = 0; i < x->sweep.n; i++) x->sweep.at[i].sample = s;
+        MiSweep plan = { trunk, x->sweep.at, x->first_swept, x->n_cells,
+                         x->metric == LOSS ? 0 : x->at + 1, measure_lane, show_progress, x };
         status = trunk ? mi_sweep(&plan, values) : -1;
-        for (int i = 0; i < sweep->n_cells; i++) sweep->value[i] += values[i] / x->samples;
+        for (int i = 0; i < x->n_cells; i++) x->cell[i] += values[i] / x->samples;
         if (trunk != x->base) mi_free(trunk);
     }
-    free(values);
-    free(measure.logits);
+    for (int i = 0; i < x->n_cells; i++)
+        if (x->first_swept[i] == x->first_swept[i + 1]) x->cell[i] = NAN;
     return status;
 }
 
-/* (x - held) / (source - held): 0 is nothing restored, 1 as in the source. NAN without a source. */
+/* (value - held) / (source - held): 0 is nothing restored, 1 as in the source; NAN without one. */
 static double normalize(const Experiment *x, double value)
 {
-    double held = x->readings[x->edited ? 1 : 0].metric;
-    if (!x->source) return NAN;
-    double range = x->readings[x->n_readings - 1].metric - held;
+    const Reading *source = source_of(x);
+    double held = held_of(x)->metric, range = source ? source->metric - held : 0;
     return fabs(range) < 1e-6 ? NAN : (value - held) / range;
 }
 
@@ -5362,159 +5384,140 @@ static const MiRun *shown_run(const Experiment *x)
     return x->edited ? x->edited : x->base;
 }
 
-static Grid *next_grid(Experiment *x, int n_rows, int n_cols, int words)
-{
-    Grid *list = grow(x->grids, x->n_grids, sizeof *list);
-    if (!list) return NULL;
-    x->grids = list;
-    Grid *grid = &list[x->n_grids++];
-    return new_grid(grid, n_rows, n_cols, words) == 0 ? grid : NULL;
-}
+static int is_final(const Experiment *x) { return !strcmp(x->command->lens, "final"); }
 
 /* The points of the lens: resid_pre and resid_mid of each layer, then the end. */
-static void lens_point(const Experiment *x, int i, MiSite *site, int *layer)
+static int n_points(const Experiment *x) { return 2 * x->model->shape.n_layer + 1; }
+
+/* The logits at one point and position, and the point's name. */
+static int read_lens(const Experiment *x, int point, int t, char label[40])
 {
-    int L = x->model->shape.n_layer;
-    *site = i == 2 * L ? MI_resid_post : i % 2 ? MI_resid_mid : MI_resid_pre;
-    *layer = i == 2 * L ? L - 1 : i / 2;
+    int    end = point == n_points(x) - 1, layer = end ? point / 2 - 1 : point / 2;
+    MiSite site = end ? MI_resid_post : point % 2 ? MI_resid_mid : MI_resid_pre;
+    snprintf(label, 40, "L%d.%s", layer, SITES[site].name);
+    return mi_lens(shown_run(x), 0, site, layer, t, is_final(x), x->logits);
 }
 
-static int lens_grids(Experiment *x)
+/* The likeliest token at each depth and position. */
+static int lens_words(Experiment *x)
 {
-    int    V = x->model->shape.n_vocab, points = 2 * x->model->shape.n_layer + 1, T = x->prompt.n;
-    int    final = !strcmp(x->command->lens, "final"), status = 0;
-    int    metric = x->answer.n && strcmp(x->metric, "kl") && strcmp(x->metric, "loss");
-    float *logits = malloc(V * sizeof *logits);
-    if (x->command->data && !metric)
-        return free(logits),
-               mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
-    Grid  *words = next_grid(x, points, T, 1), *depth = NULL;
-    if (metric && words) depth = next_grid(x, points, 1, 0), words = depth ? depth - 1 : NULL;
-    if (!logits || !words) return free(logits), mi_fail("out of memory");
-    snprintf(words->title, sizeof words->title, "logit lens%s%s: the likeliest next token at each "
-             "depth", final ? ", final statistics" : "", x->edited ? ", edited" : "");
-    words->limit = 1;
-    if (depth) snprintf(depth->title, sizeof depth->title, "%s by depth, at position %d", x->metric,
-                        x->at);
-    if (depth) depth->diverging = strcmp(x->metric, "prob") && strcmp(x->metric, "rank");
-    if (depth) pos_label(x, x->at, depth->col[0]);
-    for (int t = 0; t < T; t++) pos_label(x, t, words->col[t]);
-    for (int i = 0; i < points && status == 0; i++) {
-        MiSite site;
-        int    layer, top;
-        lens_point(x, i, &site, &layer);
-        snprintf(words->row[i], 40, "L%d.%s", layer, SITES[site].name);
-        if (depth) memcpy(depth->row[i], words->row[i], 40);
-        for (int t = 0; t < T && status == 0; t++) {
-            status = mi_lens(shown_run(x), 0, site, layer, t, final, logits);
-            mi_top(logits, V, 1, &top);
-            words->value[i * T + t] = exp(logits[top] - mi_log_sum_exp(logits, V));
-            token_label(x, top, words->word[i * T + t], 40);
-            if (depth && t == x->at) depth->value[i] = metric_of(x, logits, NULL);
-        }
+    int   V = x->model->shape.n_vocab, T = x->prompt.n, points = n_points(x), top;
+    Grid *grid = next_grid(x, points, T, 1);
+    if (!grid) return -1;
+    snprintf(grid->title, sizeof grid->title, "logit lens%s%s: the likeliest next token at each "
+             "depth", is_final(x) ? ", final statistics" : "", x->edited ? ", edited" : "");
+    grid->limit = 1;
+    for (int t = 0; t < T; t++) pos_label(x, t, grid->col[t]);
+    for (int i = 0; i < points * T; i++) {
+        if (read_lens(x, i / T, i % T, grid->row[i / T]) < 0) return -1;
+        mi_top(x->logits, V, 1, &top);
+        grid->value[i] = exp(x->logits[top] - mi_log_sum_exp(x->logits, V));
+        token_label(x, top, grid->word[i], 40);
     }
-    free(logits);
-    return status;
+    return 0;
+}
+
+/* The metric at each depth, at the position of interest. */
+static int lens_depth(Experiment *x)
+{
+    int   points = n_points(x), possible = x->answer.n && x->metric <= RANK;
+    if (!possible && !x->command->data) return 0;
+    if (!possible)
+        return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
+    Grid *grid = next_grid(x, points, 1, 0);
+    if (!grid) return -1;
+    snprintf(grid->title, sizeof grid->title, "%s by depth, at position %d",
+             METRICS[x->metric].name, x->at);
+    grid->diverging = has_sign(x->metric);
+    pos_label(x, x->at, grid->col[0]);
+    for (int i = 0; i < points; i++) {
+        if (read_lens(x, i, x->at, grid->row[i]) < 0) return -1;
+        grid->value[i] = metric_of(x, x->logits, NULL);
+    }
+    return 0;
 }
 
 static int attn_grids(Experiment *x)
 {
+    int T = x->prompt.n;
     x->first_attn = x->n_grids;
-    for (int i = 0; i < x->heads.n_found; i++) {
-        const Address *a = &x->heads.found[i];
-        for (int layer = a->layer.lo; layer <= a->layer.hi; layer++)
-            for (int head = a->index.lo; head <= a->index.hi; head++) {
-                Grid *grid = next_grid(x, a->pos.hi - a->pos.lo + 1, x->prompt.n, 0);
-                if (!grid) return -1;
-                snprintf(grid->title, sizeof grid->title,
-                         "%s of L%dH%d%s: row = who looks, column = "
-                         "at whom",
-                         SITES[a->site].name, layer, head, x->edited ? ", edited" : "");
-                grid->diverging = a->site == MI_scores;
-                if (a->site == MI_pattern) grid->limit = 1;
-                for (int t = 0; t < x->prompt.n; t++) pos_label(x, t, grid->col[t]);
-                for (int t = a->pos.lo; t <= a->pos.hi; t++) {
-                    const float *keys = mi_head(shown_run(x), 0, a->site, layer, head, t);
-                    if (!keys) return -1;
-                    pos_label(x, t, grid->row[t - a->pos.lo]);
-                    for (int j = 0; j <= t; j++)
-                        grid->value[(t - a->pos.lo) * x->prompt.n + j] = keys[j];
-                }
-            }
+    for (int i = 0; i < x->heads.n; i++) {
+        const MiEdit *head = &x->heads.at[i];
+        Grid *grid = next_grid(x, head->pos_end - head->pos, T, 0);
+        if (!grid) return -1;
+        snprintf(grid->title, sizeof grid->title,
+                 "%s of L%dH%d%s: row = who looks, column = at whom", SITES[head->site].name,
+                 head->layer, head->head, x->edited ? ", edited" : "");
+        grid->diverging = head->site == MI_scores;
+        if (head->site == MI_pattern) grid->limit = 1;
+        for (int t = 0; t < T; t++) pos_label(x, t, grid->col[t]);
+        for (int t = head->pos, row = 0; t < head->pos_end; t++, row++) {
+            const float *keys = row_at(shown_run(x), head, t);
+            if (!keys) return -1;
+            pos_label(x, t, grid->row[row]);
+            for (int j = 0; j <= t; j++) grid->value[row * T + j] = keys[j];
+        }
     }
     return 0;
 }
 
 static int loss_grid(Experiment *x)
 {
-    int     T = x->prompt.n, status = 0;
-    int     runs = x->edited ? 2 : 1;
-    Grid   *grid = next_grid(x, T - 1, runs, 0);
-    double *loss = malloc(T * sizeof *loss);
-    if (!grid || !loss) return free(loss), mi_fail("out of memory");
+    int   T = x->prompt.n, runs = x->edited ? 2 : 1;
+    Grid *grid = next_grid(x, T - 1, runs, 0);
+    if (!grid) return -1;
     snprintf(grid->title, sizeof grid->title, "loss of each token (-log p after the tokens before "
              "it, in nats); mean %.6g", mean_loss(x, x->base, 0, &x->prompt));
-    for (int i = 0; i < runs && status == 0; i++) {
-        status = token_losses(x, x->readings[i].run, 0, &x->prompt, loss);
-        snprintf(grid->col[i], 40, "%s", x->readings[i].name);
-        for (int t = 1; t < T; t++) grid->value[(t - 1) * runs + i] = loss[t];
+    for (int i = 0; i < runs; i++) {
+        strcpy(grid->col[i], x->readings[i].name);
+        for (int t = 1; t < T; t++)
+            grid->value[(t - 1) * runs + i] = token_loss(x, x->readings[i].run, 0, &x->prompt, t);
     }
     for (int t = 1; t < T; t++) pos_label(x, t, grid->row[t - 1]);
-    free(loss);
-    return status;
-}
-
-/* The sweep as a heat map: what a patch restored, or what each edit did to the metric. */
-static int sweep_grid(Experiment *x)
-{
-    const Sweep *sweep = &x->sweep;
-    const char  *op = x->command->edits.at[sweep->request].op;
-    double       held = x->readings[x->edited ? 1 : 0].metric;
-    Grid        *grid = next_grid(x, sweep->n_rows, sweep->n_cols, 0);
-    if (!grid) return -1;
-    snprintf(grid->title, sizeof grid->title, x->source ? "--%s, one run per cell: normalized %s"
-             : "--%s, one run per cell: change of %s", op, x->metric);
-    grid->diverging = 1;
-    for (int r = 0; r < sweep->n_rows; r++) memcpy(grid->row[r], sweep->row[r], 40);
-    for (int c = 0; c < sweep->n_cols; c++) memcpy(grid->col[c], sweep->col[c], 40);
-    for (int i = 0; i < sweep->n_rows * sweep->n_cols; i++) {
-        if (sweep->cell[i] < 0) continue;
-        double value = sweep->value[sweep->cell[i]];
-        grid->value[i] = x->source && !x->command->data ? normalize(x, value) : value - held;
-    }
     return 0;
 }
 
-static int make_grids(Experiment *x)
+/* The sweep as a heat map: what a patch restored, or what each edit did to the metric. */
+static void sweep_grid(Experiment *x)
 {
-    if (x->sweep.request >= 0 && sweep_grid(x) < 0) return -1;
-    if (x->command->lens && lens_grids(x) < 0) return -1;
+    Grid *grid = &x->grids[0];
+    snprintf(grid->title, sizeof grid->title, x->source ? "--%s, one run per cell: normalized %s"
+             : "--%s, one run per cell: change of %s", x->command->edits.at[x->command->swept].op,
+             METRICS[x->metric].name);
+    grid->diverging = 1;
+    for (int i = 0; i < x->n_cells; i++)
+        grid->value[i] = x->source && !x->command->data ? normalize(x, x->cell[i])
+                       : x->cell[i] - held_of(x)->metric;
+}
+
+/* The experiment itself: all runs, and all that is shown of them. */
+static int perform(Experiment *x)
+{
+    if (run_all(x) < 0 || read_all(x) < 0) return -1;
+    if (x->command->swept >= 0) {
+        if (run_sweep(x) < 0) return -1;
+        sweep_grid(x);
+    }
+    if (x->command->lens && !x->command->data && lens_words(x) < 0) return -1;
+    if (x->command->lens && lens_depth(x) < 0) return -1;
     if (x->command->attn && attn_grids(x) < 0) return -1;
     return x->command->loss ? loss_grid(x) : 0;
 }
 
 /* ---- Saving ---- */
 
-/* The values of one address, in the order of shape_of(). */
-static int gather(const Experiment *x, const Address *a, float *out)
+/* The values of one address, in the order of shape_of(). Keys after the query do not exist. */
+static int gather(const Experiment *x, const MiEdits *rows, float *out)
 {
-    const MiShape *s = &x->model->shape;
-    const MiRun   *run = shown_run(x);
-    int keys = SITES[a->site].width == MI_KEYS, whole = a->unit == WHOLE_ROW;
-    int unit = a->unit == HEAD ? s->d_head : 1, T = x->prompt.n;
-    int first = whole ? 0 : a->index.lo * unit;
-    int n = whole ? width_of(x->model, a->site, 0) : (a->index.hi - a->index.lo + 1) * unit;
-    for (int l = a->layer.lo; l <= a->layer.hi; l++)
-        for (int h = keys && !whole ? a->index.lo : 0;
-             h <= (!keys ? 0 : whole ? s->n_head - 1 : a->index.hi); h++)
-            for (int t = a->pos.lo; t <= a->pos.hi; t++) {
-                const float *row = keys ? mi_head(run, 0, a->site, l, h, t)
-                                        : mi_site(run, 0, a->site, l, t);
-                if (!row) return -1;
-                for (int i = 0; i < (keys ? T : n); i++)
-                    *out++ = !keys ? row[first + i] : i <= t ? row[i]
-                           : a->site == MI_scores ? -INFINITY : 0;
-            }
+    for (int i = 0; i < rows->n; i++)
+        for (int t = rows->at[i].pos; t < rows->at[i].pos_end; t++) {
+            const MiEdit *edit = &rows->at[i];
+            const float  *row = row_at(shown_run(x), edit, t);
+            int n = edit->head >= 0 ? x->prompt.n : edit->count, last = edit->head >= 0 ? t : n;
+            if (!row) return -1;
+            for (int c = 0; c < n; c++)
+                *out++ = c <= last ? row[c] : edit->site == MI_scores ? -INFINITY : 0;
+        }
     return 0;
 }
 
@@ -5522,17 +5525,13 @@ static int write_saves(Experiment *x)
 {
     for (int i = 0; i < x->n_saves; i++) {
         Save *save = &x->saves[i];
-        Array array = { 2, { x->prompt.n, x->model->shape.n_vocab }, 0, NULL };
-        if (save->logits) array.n = (size_t)x->prompt.n * x->model->shape.n_vocab;
-        else shape_of(x, &save->address, &array);
-        array.values = malloc(array.n * sizeof(float));
-        int status = array.values ? 0 : mi_fail("out of memory");
-        if (status == 0 && !save->logits) status = gather(x, &save->address, array.values);
-        for (int t = 0; save->logits && t < x->prompt.n && status == 0; t++)
-            status = mi_logits(shown_run(x), 0, t, array.values + (size_t)t * array.dim[1]);
-        if (status == 0) write_npy(save->output.file, &array);
-        free(array.values);
-        if (status < 0 || close_output(&save->output, 1) < 0) return -1;
+        int   V = x->model->shape.n_vocab;
+        if (!(save->array.values = room(x, save->array.n, sizeof(float)))) return -1;
+        if (gather(x, &save->rows, save->array.values) < 0) return -1;
+        for (int t = 0; save->logits && t < x->prompt.n; t++)
+            if (mi_logits(shown_run(x), 0, t, save->array.values + (size_t)t * V) < 0) return -1;
+        write_npy(save->output.file, &save->array);
+        if (close_output(&save->output, 1) < 0) return -1;
     }
     return 0;
 }
@@ -5570,11 +5569,15 @@ static int sample(const Command *c, const float *logits, Choice *choices, int V,
 }
 
 /* Text on its way to a terminal: characters are put together from tokens that cut them, and what
- * could move the cursor becomes '?'. */
-typedef struct { FILE *out; char held[8]; int n; } Stream;
+ * could move the cursor becomes '?'. On its way to a file it stays as it is. */
+typedef struct { FILE *out; int as_is; char held[8]; int n; } Stream;
 
 static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
 {
+    if (stream->as_is) {
+        fwrite(bytes, 1, n, stream->out);
+        return;
+    }
     for (int i = 0; i < n || (end && stream->n); ) {
         if (i < n) stream->held[stream->n++] = bytes[i++];
         int     length, lead = (unsigned char)stream->held[0];
@@ -5591,76 +5594,61 @@ static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
     fflush(stream->out);
 }
 
-/* Continue the prompt; the text goes to out as it is made, or to the stream. */
-static int generate(const Experiment *x, const MiEdits *edits, FILE *out, Stream *stream)
+/* Continue the prompt; the text goes to the stream as it is made. */
+static int generate(Experiment *x, const MiEdits *edits, Stream *stream)
 {
     const Command *c = x->command;
-    int       V = x->model->shape.n_vocab, status = 0;
+    int       V = x->model->shape.n_vocab, status = 0, length, next;
     MiOptions options = { .keep = MI_KEEP_NONE, .threads = c->threads,
                           .capacity = x->prompt.n + c->generate };
+    Choice   *choices = room(x, V, sizeof *choices);
     MiRun    *run = mi_run(x->model, x->prompt.tokens, x->prompt.n, edits, &options);
-    float    *logits = malloc(V * sizeof *logits);
-    Choice   *choices = malloc(V * sizeof *choices);
-    if (run && !(logits && choices)) status = mi_fail("out of memory");
-    for (int i = 0; i < c->generate && run && status == 0; i++) {
-        int length;
-        if ((status = mi_logits(run, 0, run->n_rows - 1, logits)) < 0) break;
-        int next = sample(c, logits, choices, V, i);
+    if (!run || !choices) status = -1;
+    for (int i = 0; i < c->generate && status == 0; i++) {
+        if (i > 0) status = mi_append(run, &next, 1);
+        if (status == 0) status = mi_logits(run, 0, run->n_rows - 1, x->logits);
+        if (status < 0) break;
+        next = sample(c, x->logits, choices, V, i);
         if (mi_id_of_row(x->tokenizer, next) == END_OF_TEXT) break;
         const char *bytes = mi_token_bytes(x->tokenizer, next, &length);
-        if (stream) stream_bytes(stream, bytes, length, 0);
-        else fwrite(bytes, 1, length, out);
-        if (i + 1 < c->generate) status = mi_append(run, &next, 1);
+        stream_bytes(stream, bytes, length, 0);
     }
-    if (!run) status = -1;
     mi_free(run);
-    free(logits);
-    free(choices);
     return status;
 }
 
-static int generate_text(const Experiment *x, Reading *reading, const MiEdits *edits)
+/* Both texts, with and without the edits, for JSON and TSV. */
+static int generate_texts(Experiment *x)
 {
-    FILE *memory = open_memstream(&reading->text, &reading->text_size);
-    if (!memory) return mi_fail("out of memory");
-    int status = generate(x, edits, memory, NULL);
-    return fclose(memory) ? mi_fail("out of memory") : status;
+    for (int i = 0; i < (x->edited ? 2 : 1); i++) {
+        Reading *reading = &x->readings[i];
+        Stream   stream = { .as_is = 1 };
+        stream.out = open_memstream(&reading->text, &reading->text_size);
+        if (!stream.out) return mi_fail("out of memory");
+        int status = generate(x, i ? &x->edits : NULL, &stream);
+        if (fclose(stream.out)) return mi_fail("out of memory");
+        if (!own(x, reading->text) || status < 0) return -1;
+    }
+    return 0;
 }
 
 static void close_experiment(Experiment *x)
 {
-    for (int i = 0; i < x->n_readings; i++) {
-        free(x->readings[i].logits);
-        free(x->readings[i].prob);
-        free(x->readings[i].top);
-        free(x->readings[i].text);
+    for (int i = 0; i < x->n_saves; i++) {
+        close_output(&x->saves[i].output, 0);
+        mi_edits_free(&x->saves[i].rows);
     }
-    for (int i = 0; i < x->n_grids; i++) free_grid(&x->grids[i]);
-    for (int i = 0; i < x->n_saves; i++) close_output(&x->saves[i].output, 0);
     close_output(&x->svg, 0);
     mi_free(x->edited);
     mi_free(x->source);
     mi_free(x->other);
     mi_free(x->base);
     mi_edits_free(&x->edits);
-    mi_edits_free(&x->sweep.edits);
-    free(x->sweep.first);
-    free(x->sweep.cell);
-    free(x->sweep.row);
-    free(x->sweep.col);
-    free(x->sweep.value);
-    free(x->sampled);
+    mi_edits_free(&x->sweep);
+    mi_edits_free(&x->heads);
+    for (int i = 0; i < x->n_owned; i++) free(x->owned[i]);
+    free(x->owned);
     free(x->grids);
-    free(x->saves);
-    free(x->heads.found);
-    free(x->first_edit);
-    free(x->strength);
-    free(x->answer.tokens);
-    free(x->versus.tokens);
-    free(x->prompt.tokens);
-    free(x->donor.tokens);
-    mi_tokenizer_close(x->tokenizer);
-    mi_close(x->model);
 }
 
 /* ============================================================================================= */
@@ -5683,40 +5671,46 @@ static void print_prompt(const Experiment *x, const Screen *screen)
     fprintf(screen->out, " …%s\n", color_of(screen, "off"));
 }
 
+static void print_request(FILE *out, const Request *request)
+{
+    char quoted[256] = "";
+    append_visible(quoted, sizeof quoted, request->argument, strlen(request->argument));
+    fprintf(out, "--%s %s", request->op, quoted);
+}
+
 /* What was changed, one line a request, with what the reader should know of it. */
 static void print_requests(const Experiment *x, const Screen *screen)
 {
+    const Command *c = x->command;
     FILE *out = screen->out;
-    for (int i = 0; i < x->command->edits.n; i++) {
-        const Request *request = &x->command->edits.at[i];
-        const MiEdit  *edit = request->each ? x->sweep.edits.at : &x->edits.at[x->first_edit[i]];
-        const char    *name = request->each ? "swept" : x->sweep.request < 0 ? "edited" : "held";
-        char quoted[256] = "";
-        append_visible(quoted, sizeof quoted, request->argument, strlen(request->argument));
-        fprintf(out, "  %s%-6s%s  --%s %s", color_of(screen, name), name, color_of(screen, "off"),
-                request->op, quoted);
-        if (edit->from == MI_FROM_MEAN)
-            fputs("   (posmean: the mean over all positions, later ones too)", out);
-        if (!strcmp(request->op, "steer") && !request->each)
-            fprintf(out, "   (|C v| / |h| = %.3g)", x->strength[i]);
-        if (edit->op == MI_NOISE)
-            fprintf(out, "   (mean of %d samples, seed %d)", x->samples, x->command->seed);
+    for (int i = 0; i < c->edits.n; i++) {
+        const Request *request = &c->edits.at[i];
+        const char    *value = find_value(request->argument);
+        print_name(screen, "  ", i == c->swept ? "swept" : c->swept < 0 ? "edited" : "held");
+        fputs("  ", out);
+        print_request(out, request);
+        if (!strcmp(request->op, "ablate") && value && !strcmp(value, "=mean"))
+            fputs(!c->data ? "   (posmean: the mean over all positions, later ones too)"
+                  : x->aligned ? "   (mean over the rows, position by position)"
+                  : "   (mean over the rows and their positions)", out);
+        if (!c->data && !strcmp(request->op, "steer") && i != c->swept)
+            fprintf(out, "   (|C v| / |h| = %.3g)", x->detail[i].strength);
+        if (!c->data && !strcmp(request->op, "noise"))
+            fprintf(out, "   (mean of %d samples, seed %d)", x->samples, c->seed);
         fputc('\n', out);
     }
     int spaced = x->answer.spaced ? x->answer.spaced : x->versus.spaced;
     if (spaced)
-        fprintf(
-            out, "  %snote    %s%s\n", color_of(screen, "dim"),
-            spaced > 0
+        fprintf(out, "  %snote    %s%s\n", color_of(screen, "dim"), spaced > 0
                 ? "a space was put before the answer: only so is it one token"
-                : "the answer is the token without a space; with one, as after a word, it is another",
-            color_of(screen, "off"));
+                : "the answer is the token without a space; with one, as after a word, it is "
+                  "another", color_of(screen, "off"));
     fputc('\n', out);
 }
 
 static void print_top(const Experiment *x, const Screen *screen)
 {
-    int rows = 0, bar = x->n_readings > 2 ? 5 : 12;
+    int   rows = 0, bar = x->n_readings > 2 ? 5 : 12;
     FILE *out = screen->out;
     for (int i = 0; i < x->n_readings; i++) rows = max_int(rows, x->readings[i].n_top);
     if (rows == 0) return;
@@ -5733,10 +5727,9 @@ static void print_top(const Experiment *x, const Screen *screen)
             const Reading *reading = &x->readings[i];
             char   label[64];
             int    token = reading->top[row];
-            double p = reading->prob[token];
             print_padded(out, token_label(x, token, label, sizeof label), 11);
-            fprintf(out, "%5.1f %% ", 100 * p);
-            print_bar(out, p, bar, color_of(screen, reading->name));
+            fprintf(out, "%5.1f %% ", 100.0 * reading->prob[token]);
+            print_bar(out, reading->prob[token], bar, color_of(screen, reading->name));
             if (i + 1 < x->n_readings) fprintf(out, "    ");
         }
         fputc('\n', out);
@@ -5744,25 +5737,11 @@ static void print_top(const Experiment *x, const Screen *screen)
     fputc('\n', out);
 }
 
-static const char *metric_title(const Experiment *x, char *title, size_t size)
-{
-    const char *a = x->answer.label, *b = x->versus.label, *m = x->metric;
-    if (!strcmp(m, "logit_diff")) snprintf(title, size, "logit difference  %s − %s", a, b);
-    else if (!strcmp(m, "prob")) snprintf(title, size, "probability of %s", a);
-    else if (!strcmp(m, "logprob")) snprintf(title, size, "log probability of %s", a);
-    else if (!strcmp(m, "logit")) snprintf(title, size, "logit of %s", a);
-    else if (!strcmp(m, "rank")) snprintf(title, size, "rank of %s", a);
-    else if (!strcmp(m, "loss")) snprintf(title, size, "mean loss over the prompt, in nats");
-    else snprintf(title, size, "KL divergence from base, in nats");
-    return title;
-}
-
 /* What the edit did to a logit difference, in a sentence. */
 static void print_verdict(const Experiment *x, FILE *out)
 {
     double base = x->readings[0].metric, edited = x->edited ? x->readings[1].metric : 0;
-    if (!x->edited || x->sweep.request >= 0 || strcmp(x->metric, "logit_diff") || base < 0.05)
-        return;
+    if (!x->edited || x->command->swept >= 0 || x->metric != LOGIT_DIFF || base < 0.05) return;
     double lost = 100 * (1 - edited / base);
     if (edited < 0)
         fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
@@ -5773,101 +5752,112 @@ static void print_verdict(const Experiment *x, FILE *out)
                 : "adds", fabs(lost), lost > 0 ? "of" : "to", x->answer.label);
 }
 
-/* The metric of each run, with a bar; a source also says how far the edit got towards it. */
+/* What an edit left of the mean over --data, or how far a patch went towards its source. */
+static void print_share(const Experiment *x, FILE *out)
+{
+    const Reading *base = &x->readings[0], *edited = &x->readings[1], *source = source_of(x);
+    if (x->n_readings < 2 || x->command->swept >= 0) return;
+    if (x->command->data && edited != source && base->metric > 0 && x->metric != RANK &&
+        x->metric != KL)
+        fprintf(out, "\n  With the edit, %.0f %% of base is left.\n",
+                100 * edited->metric / base->metric);
+    if (x->command->data || !source || fabs(source->metric - base->metric) < 1e-6) return;
+    fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n",
+            (edited->metric - base->metric) / (source->metric - base->metric));
+}
+
+/* The metric of each run, with a bar; over --data its mean. */
 static void print_metric(const Experiment *x, const Screen *screen)
 {
     FILE  *out = screen->out;
+    int    data = x->command->data != NULL;
     double largest = 1e-9;
-    char   title[256];
-    if (!strcmp(x->metric, "kl") && x->n_readings == 1) return;
+    if (!data && x->metric == KL && x->n_readings == 1) return;
     if (x->command->generate && !x->answer.n) return;
-    fprintf(out, "  %s\n", metric_title(x, title, sizeof title));
+    fputs("  ", out);
+    fprintf(out, METRICS[x->metric].title, x->answer.label, x->versus.label);
+    fprintf(out, "%s%s\n", data ? ": mean ± standard error" : "",
+            data && x->answer.n ? "; how often the answer comes first" : "");
     for (int i = 0; i < x->n_readings; i++) largest = fmax(largest, fabs(x->readings[i].metric));
-    if (!strcmp(x->metric, "prob")) largest = 1;
+    if (!data && x->metric == PROB) largest = 1;
     for (int i = 0; i < x->n_readings; i++) {
         const Reading *reading = &x->readings[i];
-        int signs = is_choice("logit_diff|logit|logprob", x->metric);
-        fprintf(out, signs ? "     %s%-6s%s %+10.4f  " : "     %s%-6s%s %10.4g  ",
-                color_of(screen, reading->name), reading->name, color_of(screen, "off"),
-                reading->metric);
-        print_bar(out, fabs(reading->metric) / largest, 40, color_of(screen, reading->name));
+        print_name(screen, "     ", reading->name);
+        if (data) fprintf(out, " %+9.4f ± %-8.2g", reading->metric, reading->error);
+        else fprintf(out, has_sign(x->metric) ? " %+10.4f  " : " %10.4g  ", reading->metric);
+        if (data && x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
+        print_bar(out, fabs(reading->metric) / largest, data ? 28 : 40,
+                  color_of(screen, reading->name));
         fputc('\n', out);
     }
-    print_verdict(x, out);
-    if (x->source && x->sweep.request < 0) {
-        double range = x->readings[2].metric - x->readings[0].metric;
-        double moved = x->readings[1].metric - x->readings[0].metric;
-        if (fabs(range) >= 1e-6)
-            fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n",
-                    moved / range);
-    }
+    if (!data) print_verdict(x, out);
+    print_share(x, out);
     fputc('\n', out);
 }
 
-/* The cells of a map by the size of their numbers, largest first: indices into grid->value. */
-static int *strongest(const Grid *grid)
+/* The n largest numbers of sign * value, or by their size with sign 0: places in the grid. */
+static int strongest(const Grid *grid, int sign, int n, int *top)
 {
-    int  n = grid->n_rows * grid->n_cols;
-    int *order = malloc(n * sizeof *order);
-    float *size = malloc(n * sizeof *size);
-    for (int i = 0; i < n && size; i++)
-        size[i] = isfinite(grid->value[i]) ? (float)fabs(grid->value[i]) : -1;
-    if (order && size) mi_top(size, n, min_int(n, 40), order);
+    float *size = malloc((cells_of(grid) + 1) * sizeof *size);
+    for (int i = 0; size && i < cells_of(grid); i++) {
+        double value = grid->value[i];
+        size[i] = !isfinite(value) ? -INFINITY : (float)(sign ? sign * value : fabs(value));
+    }
+    n = size ? mi_top(size, cells_of(grid), n, top) : 0;
+    while (n && !isfinite(grid->value[top[n - 1]])) n--;
     free(size);
-    return order;
+    return n;
 }
 
-/* A map, or of one with thousands of cells the largest both ways; then the strongest cells. */
+/* A map and its strongest cells; of one with very many neurons only the largest both ways. */
 static void print_sweep(const Experiment *x, const Screen *screen, const Grid *grid)
 {
     enum { TOO_MANY = 64, SHOWN = 20 };
-    int   neurons = grid->row[0][0] == 'N' || grid->col[0][0] == 'N';
+    int   top[SHOWN], n = cells_of(grid);
     FILE *out = screen->out;
-    int   n = grid->n_rows * grid->n_cols, *order = strongest(grid);
-    if (!order) return;
-    if (neurons && n > TOO_MANY) {
-        float *value = malloc(n * sizeof *value);
+    const Reading *source = source_of(x);
+    if ((grid->row[0][0] == 'N' || grid->col[0][0] == 'N') && n > TOO_MANY) {
         fprintf(out, "  %s; the %d largest both ways of %d\n", grid->title, SHOWN, n);
-        for (int side = 0; side < 2 && value; side++) {
-            int top[SHOWN];
-            for (int i = 0; i < n; i++)
-                value[i] = isfinite(grid->value[i]) ? (float)(side ? -1 : 1) * (float)grid->value[i]
-                                                    : -INFINITY;
-            for (int i = 0, found = mi_top(value, n, SHOWN, top); i < found; i++)
+        for (int sign = 1; sign >= -1; sign -= 2) {
+            for (int i = 0, found = strongest(grid, sign, SHOWN, top); i < found; i++)
                 fprintf(out, "    %-14s %-14s %+9.4f\n", grid->row[top[i] / grid->n_cols],
                         grid->col[top[i] % grid->n_cols], grid->value[top[i]]);
             fputc('\n', out);
         }
-        free(value);
     } else {
         print_grid(screen, grid);
         fprintf(out, "  strongest ");
-        for (int i = 0; i < min_int(n, 5) && isfinite(grid->value[order[i]]); i++)
-            fprintf(out, "%s%s%s%s %+.3f", i ? ", " : "", grid->row[order[i] / grid->n_cols],
-                    *grid->row[order[i] / grid->n_cols] && *grid->col[order[i] % grid->n_cols]
-                    && *grid->col[order[i] % grid->n_cols] != 'H' ? " at " : "",
-                    grid->col[order[i] % grid->n_cols], grid->value[order[i]]);
+        for (int i = 0, found = strongest(grid, 0, 5, top); i < found; i++) {
+            const char *row = grid->row[top[i] / grid->n_cols],
+                       *col = grid->col[top[i] % grid->n_cols];
+            fprintf(out, "%s%s%s%s %+.3f", i ? ", " : "", row,
+                    *row && *col && *col != 'H' ? " at " : "", col, grid->value[top[i]]);
+        }
         fprintf(out, "\n\n");
     }
-    if (x->source && !x->n_data && fabs(x->readings[x->n_readings - 1].metric -
-                          x->readings[x->edited ? 1 : 0].metric) < 1e-6)
-        fprintf(
-            out,
-            "  The source's metric is that of the run it is patched into: nothing to restore.\n\n");
-    free(order);
+    if (source && !x->command->data && fabs(source->metric - held_of(x)->metric) < 1e-6)
+        fprintf(out, "  The source's metric is that of the run it is patched into: nothing to "
+                "restore.\n\n");
 }
 
 static void print_report(const Experiment *x, const Screen *screen)
 {
     const Command *c = x->command;
     FILE *out = screen->out;
-    if (!c->generate || c->edits.n) print_prompt(x, screen);
+    int   swept = c->swept >= 0;
+    if (c->data) fprintf(out, "\n  %s%d prompts%s of %s\n", color_of(screen, "bold"), x->n_data,
+                         color_of(screen, "off"), c->data);
+    else if (!c->generate || c->edits.n) print_prompt(x, screen);
     print_requests(x, screen);
     print_top(x, screen);
-    if (x->sweep.request >= 0) print_sweep(x, screen, &x->grids[0]);
-    print_metric(x, screen);
-    for (int i = x->sweep.request >= 0; i < x->n_grids; i++) print_grid(screen, &x->grids[i]);
-    if (!c->prompt && !c->tokens && !c->edits.n && !c->generate && !x->n_grids)
+    if (c->data) print_metric(x, screen);
+    if (swept) print_sweep(x, screen, &x->grids[0]);
+    if (!c->data) print_metric(x, screen);
+    for (int i = swept; i < x->n_grids; i++) print_grid(screen, &x->grids[i]);
+    if (c->data && x->n_grids)
+        fprintf(out, "  %s cells are within two standard errors of 0; about 5 %% of the cells "
+                "pass by chance.\n\n", screen->color ? "Pale" : "~");
+    if (!c->prompt && !c->tokens && !c->data && !c->edits.n && !c->generate && !x->n_grids)
         fprintf(out, "  Try   ./mi --ablate L5H3               what one head does\n"
                      "        ./mi --lens                      where the answer comes up\n"
                      "        ./mi \"Once upon a time\" -n 40    let it write\n"
@@ -5876,12 +5866,11 @@ static void print_report(const Experiment *x, const Screen *screen)
 
 static void print_tsv(const Experiment *x, FILE *out)
 {
-    if (x->command->data) {
-        fprintf(out, "run\tmetric\tmean\tse\tn\taccuracy\n");
-        for (int i = 0; i < x->n_readings; i++)
-            fprintf(out, "%s\t%s\t%.9g\t%.9g\t%d\t%.9g\n", x->readings[i].name, x->metric,
-                    x->readings[i].metric, x->readings[i].error, x->n_data, x->readings[i].hits);
-    }
+    const char *metric = METRICS[x->metric].name;
+    if (x->command->data) fprintf(out, "run\tmetric\tmean\tse\tn\taccuracy\n");
+    for (int i = 0; x->command->data && i < x->n_readings; i++)
+        fprintf(out, "%s\t%s\t%.9g\t%.9g\t%d\t%.9g\n", x->readings[i].name, metric,
+                x->readings[i].metric, x->readings[i].error, x->n_data, x->readings[i].hits);
     for (int i = 0; i < x->n_grids; i++) tsv_grid(out, &x->grids[i]);
     if (x->command->generate) fprintf(out, "run\ttext\n");
     for (int i = 0; x->command->generate && i < (x->edited ? 2 : 1); i++) {
@@ -5902,7 +5891,7 @@ static void print_tsv(const Experiment *x, FILE *out)
         }
     fprintf(out, "run\tmetric\tvalue\n");
     for (int i = 0; i < x->n_readings; i++)
-        fprintf(out, "%s\t%s\t%.9g\n", x->readings[i].name, x->metric, x->readings[i].metric);
+        fprintf(out, "%s\t%s\t%.9g\n", x->readings[i].name, metric, x->readings[i].metric);
 }
 
 /* ---- JSON ---- */
@@ -5912,13 +5901,17 @@ static void json_token(FILE *out, const Experiment *x, int token)
     int         n;
     const char *bytes = mi_token_bytes(x->tokenizer, token, &n);
     fprintf(out, "\"id\":%d,\"text\":", mi_id_of_row(x->tokenizer, token));
-    json_text(out, bytes, n);
+    json_bytes(out, bytes, n);
 }
 
-static void json_field(FILE *out, const char *name, double value)
+/* One of the likeliest tokens. */
+static void json_choice(FILE *out, const Experiment *x, int token, double logit, double prob)
 {
-    fprintf(out, ",\"%s\":", name);
-    json_number(out, value);
+    fputc('{', out);
+    json_token(out, x, token);
+    json_field(out, "logit", logit);
+    json_field(out, "prob", prob);
+    fputc('}', out);
 }
 
 /* The name of an edit's site: TransformerLens' with its layer, "" if it has none. */
@@ -5930,26 +5923,37 @@ static void tl_name(const MiEdit *edit, char *name, size_t size)
     else snprintf(name, size, "%s", pattern ? pattern : "");
 }
 
+/* The last position of the prompt, and the last column or key, that an edit touches. */
+static int last_pos(const Experiment *x, const MiEdit *edit)
+{
+    return min_int(edit->pos_end, x->prompt.n) - 1;
+}
+
+static int last_column(const Experiment *x, const MiEdit *edit)
+{
+    int last = edit->first + edit->count - 1;
+    return edit->head < 0 ? last : min_int(last, last_pos(x, edit));
+}
+
 static void json_edits(FILE *out, const Experiment *x)
 {
     int which = 0;
     fputs(",\n \"edits\":[", out);
     for (int i = 0; i < x->edits.n; i++) {
         const MiEdit *edit = &x->edits.at[i];
-        int  last = min_int(edit->pos_end, x->prompt.n) - 1, keys = edit->head >= 0;
-        int  last_column = edit->first + edit->count - 1;
+        int  last = last_pos(x, edit);
         char name[64];
-        while (x->first_edit[which + 1] <= i) which++;
+        while (x->detail[which + 1].first_edit <= i) which++;
         fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "",
                 x->command->edits.at[which].op);
         if (SITES[edit->site].place == MI_BLOCK) fprintf(out, "L%d.", edit->layer);
         fprintf(out, "%s\",\"tl\":", SITES[edit->site].name);
         tl_name(edit, name, sizeof name);
-        if (*name) json_text(out, name, strlen(name));
+        if (*name) json_text(out, name);
         else fputs("null", out);
-        fprintf(out, ",\"pos\":[%d,%d],\"%s\":[%d,%d]", edit->pos, last, keys ? "keys" : "columns",
-                edit->first, keys ? min_int(last_column, last) : last_column);
-        if (keys) fprintf(out, ",\"head\":%d", edit->head);
+        fprintf(out, ",\"pos\":[%d,%d],\"%s\":[%d,%d]", edit->pos, last,
+                edit->head < 0 ? "columns" : "keys", edit->first, last_column(x, edit));
+        if (edit->head >= 0) fprintf(out, ",\"head\":%d", edit->head);
         fprintf(out, ",\"hits\":%d}", last - edit->pos + 1);
     }
     fputs("]", out);
@@ -5959,13 +5963,17 @@ static void json_reading(FILE *out, const Experiment *x, const Reading *reading)
 {
     fprintf(out, ",\n \"%s\":{\"metric\":", reading->name);
     json_number(out, reading->metric);
+    if (x->command->data) {
+        json_field(out, "se", reading->error);
+        json_field(out, "accuracy", reading->hits);
+        fprintf(out, ",\"n\":%d}", x->n_data);
+        return;
+    }
     fputs(",\"top\":[", out);
     for (int i = 0; i < reading->n_top; i++) {
-        fputs(i ? ",\n  {" : "\n  {", out);
-        json_token(out, x, reading->top[i]);
-        json_field(out, "logit", reading->logits[reading->top[i]]);
-        json_field(out, "prob", reading->prob[reading->top[i]]);
-        fputc('}', out);
+        int token = reading->top[i];
+        fputs(i ? ",\n  " : "\n  ", out);
+        json_choice(out, x, token, reading->logits[token], reading->prob[token]);
     }
     fputs("]}", out);
 }
@@ -5982,28 +5990,20 @@ static void json_token_set(FILE *out, const Experiment *x, const TokenSet *set, 
 }
 
 /* The lens at every depth and position: its five likeliest tokens, the answer, the metric. */
-static int json_lens(FILE *out, const Experiment *x)
+static int json_lens(FILE *out, Experiment *x)
 {
-    int    V = x->model->shape.n_vocab, points = 2 * x->model->shape.n_layer + 1, status = 0;
-    int    final = !strcmp(x->command->lens, "final");
-    float *logits = malloc(V * sizeof *logits), *base = malloc(V * sizeof *base);
-    if (!logits || !base) status = mi_fail("out of memory");
+    int    V = x->model->shape.n_vocab, T = x->prompt.n, status = 0, top[5];
+    float *logits = x->logits, *base = room(x, V, sizeof *base);
+    if (!base) return -1;
     fputs(",\n \"lens\":[", out);
-    for (int i = 0; i < points * x->prompt.n && status == 0; i++) {
-        MiSite site;
-        int    layer, top[5], t = i % x->prompt.n;
-        lens_point(x, i / x->prompt.n, &site, &layer);
-        status = mi_lens(shown_run(x), 0, site, layer, t, final, logits);
-        if (status == 0) status = mi_logits(x->base, 0, t, base);
+    for (int i = 0; i < n_points(x) * T && status == 0; i++) {
+        char label[40];
+        status = read_lens(x, i / T, i % T, label) | mi_logits(x->base, 0, i % T, base);
         double log_sum = mi_log_sum_exp(logits, V);
-        fprintf(out, "%s\n  {\"site\":\"L%d.%s\",\"pos\":%d,\"top\":[", i ? "," : "", layer,
-                SITES[site].name, t);
+        fprintf(out, "%s\n  {\"site\":\"%s\",\"pos\":%d,\"top\":[", i ? "," : "", label, i % T);
         for (int k = 0, n = mi_top(logits, V, 5, top); k < n; k++) {
-            fputs(k ? ",{" : "{", out);
-            json_token(out, x, top[k]);
-            json_field(out, "logit", logits[top[k]]);
-            json_field(out, "prob", exp(logits[top[k]] - log_sum));
-            fputc('}', out);
+            fputs(k ? "," : "", out);
+            json_choice(out, x, top[k], logits[top[k]], exp(logits[top[k]] - log_sum));
         }
         fputc(']', out);
         if (x->answer.n) {
@@ -6017,74 +6017,72 @@ static int json_lens(FILE *out, const Experiment *x)
         fputc('}', out);
     }
     fputs("]", out);
-    free(logits);
-    free(base);
     return status;
 }
 
-/* The grids of --attn and --loss, as lists of rows. */
-static void json_values(FILE *out, const char *name, const Grid *grid)
-{
-    fprintf(out, "\"%s\":[", name);
-    for (int i = 0; i < grid->n_rows * grid->n_cols; i++) {
-        fputs(i % grid->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
-        json_number(out, grid->value[i]);
-    }
-    fputs("]]", out);
-}
-
 /* A sweep's table: the metric of every cell, and what is restored of it. */
-static void json_sweep(FILE *out, const Experiment *x)
+static int json_sweep(FILE *out, Experiment *x)
 {
-    const Sweep *sweep = &x->sweep;
-    fprintf(out, ",\n \"grid\":{\"op\":\"%s\",\"rows\":[", x->command->edits.at[sweep->request].op);
-    for (int i = 0; i < sweep->n_rows + sweep->n_cols; i++) {
-        const char *label = i < sweep->n_rows ? sweep->row[i] : sweep->col[i - sweep->n_rows];
-        fputs(i == sweep->n_rows ? "],\"cols\":[" : i ? "," : "", out);
-        json_text(out, label, strlen(label));
-    }
-    for (int pass = 0; pass < (x->source ? 2 : 1); pass++) {
-        fprintf(out, "],\n  \"%s\":[", pass ? "normalized" : "values");
-        for (int i = 0; i < sweep->n_rows * sweep->n_cols; i++) {
-            double value = sweep->cell[i] < 0 ? NAN : sweep->value[sweep->cell[i]];
-            fputs(i % sweep->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
-            json_number(out, pass ? normalize(x, value) : value);
-        }
-        fputs("]", out);
-    }
-    fputs("]}", out);
+    const Grid *grid = &x->grids[0];
+    double     *restored = room(x, x->n_cells, sizeof *restored);
+    if (!restored) return -1;
+    for (int i = 0; i < x->n_cells; i++) restored[i] = normalize(x, x->cell[i]);
+    fprintf(out, ",\n \"grid\":{\"op\":\"%s\",", x->command->edits.at[x->command->swept].op);
+    json_labels(out, "rows", grid->row, grid->n_rows);
+    json_labels(out, "cols", grid->col, grid->n_cols);
+    fputs("\n  ", out);
+    json_values(out, "values", x->cell, grid);
+    if (x->source) fputs(",\n  ", out), json_values(out, "normalized", restored, grid);
+    fputs("}", out);
+    return 0;
 }
 
 static void json_attn(FILE *out, const Experiment *x)
 {
-    const Grid *grid = &x->grids[x->first_attn];
     fputs(",\n \"attn\":[", out);
-    for (int i = 0, n = 0; i < x->heads.n_found; i++) {
-        const Address *a = &x->heads.found[i];
-        for (int layer = a->layer.lo; layer <= a->layer.hi; layer++)
-            for (int head = a->index.lo; head <= a->index.hi; head++, grid++) {
-                fprintf(out, "%s\n  {\"site\":\"%s\",\"layer\":%d,\"head\":%d,\"queries\":[%d,%d],"
-                        "\"keys\":[0,%d],", n++ ? "," : "", SITES[a->site].name, layer, head,
-                        a->pos.lo, a->pos.hi, x->prompt.n - 1);
-                json_values(out, "values", grid);
-                fputs("}", out);
-            }
+    for (int i = 0; i < x->heads.n; i++) {
+        const MiEdit *head = &x->heads.at[i];
+        const Grid   *grid = &x->grids[x->first_attn + i];
+        fprintf(out, "%s\n  {\"site\":\"%s\",\"layer\":%d,\"head\":%d,\"queries\":[%d,%d],"
+                "\"keys\":[0,%d],", i ? "," : "", SITES[head->site].name, head->layer, head->head,
+                head->pos, head->pos_end - 1, x->prompt.n - 1);
+        json_values(out, "values", grid->value, grid);
+        fputs("}", out);
     }
     fputs("]", out);
 }
 
-static void json_data(FILE *out, const Experiment *x);
-
-static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
+/* The means over --data, and their standard errors. */
+static void json_data(FILE *out, const Experiment *x)
 {
-    const Command *c = x->command;
+    fputs(",\n \"data\":{\"file\":", out);
+    json_text(out, x->command->data);
+    fprintf(out, ",\"n\":%d,\"aligned\":%s},\n \"metric\":{\"name\":\"%s\"}", x->n_data,
+            x->aligned ? "true" : "false", METRICS[x->metric].name);
+    for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
+    fputs(",\n \"grids\":[", out);
+    for (const Grid *grid = x->grids; grid < x->grids + x->n_grids; grid++) {
+        fputs(grid > x->grids ? ",\n  {\"title\":" : "\n  {\"title\":", out);
+        json_text(out, grid->title);
+        fputc(',', out);
+        json_labels(out, "rows", grid->row, grid->n_rows);
+        json_labels(out, "cols", grid->col, grid->n_cols);
+        json_values(out, "values", grid->value, grid);
+        fputc(',', out);
+        json_values(out, "se", grid->error, grid);
+        fputc('}', out);
+    }
+    fputs("]", out);
+}
+
+static void json_model(FILE *out, const Experiment *x, int argc, char **argv)
+{
     const MiShape *s = &x->model->shape;
     fprintf(out, "{\"version\":\"%s\",\"argv\":[", MI_VERSION);
-    for (int i = 0; i < argc; i++)
-        fputs(i ? "," : "", out), json_text(out, argv[i], strlen(argv[i]));
+    for (int i = 0; i < argc; i++) fputs(i ? "," : "", out), json_text(out, argv[i]);
     fputs("],\n \"model\":{\"file\":", out);
-    json_text(out, x->model->file, strlen(x->model->file));
-    if (c->provenance) {
+    json_text(out, x->model->file);
+    if (x->command->provenance) {
         char digest[65];
         sha256(x->model->map, x->model->map_size, digest);
         fprintf(out, ",\"sha256\":\"%s\"", digest);
@@ -6092,8 +6090,13 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
     fprintf(out,
             ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
             " \"seed\":%d,\"samples\":%d",
-            s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab, c->seed, x->samples);
-    if (c->data) return json_data(out, x), 0;
+            s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab, x->command->seed, x->samples);
+}
+
+/* One prompt: everything that was asked. */
+static int json_prompt(FILE *out, Experiment *x)
+{
+    const Command *c = x->command;
     fputs(",\n \"tokens\":[", out);
     for (int t = 0; t < x->prompt.n; t++) {
         fprintf(out, "%s\n  {\"pos\":%d,", t ? "," : "", t);
@@ -6102,30 +6105,38 @@ static int print_json(const Experiment *x, FILE *out, int argc, char **argv)
     }
     fputs("]", out);
     json_edits(out, x);
-    fprintf(out, ",\n \"metric\":{\"name\":\"%s\"", x->metric);
+    fprintf(out, ",\n \"metric\":{\"name\":\"%s\"", METRICS[x->metric].name);
     json_token_set(out, x, &x->answer, "answer");
     json_token_set(out, x, &x->versus, "versus");
     fprintf(out, ",\"at\":%d}", x->at);
     for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
-    if (x->sweep.request >= 0) json_sweep(out, x);
+    if (c->swept >= 0 && json_sweep(out, x) < 0) return -1;
     if (c->lens && json_lens(out, x) < 0) return -1;
     if (c->attn) json_attn(out, x);
     if (c->loss) {
+        const Grid *grid = &x->grids[x->n_grids - 1];
         fputs(",\n \"loss\":{\"from\":1,", out);
-        json_values(out, "values", &x->grids[x->n_grids - 1]);
+        json_values(out, "values", grid->value, grid);
         fputs("}", out);
     }
-    if (c->generate) {
-        fputs(",\n \"text\":{", out);
-        for (int i = 0; i < (x->edited ? 2 : 1); i++) {
-            fprintf(out, "%s\"%s\":", i ? "," : "", x->readings[i].name);
-            json_text(out, x->readings[i].text, x->readings[i].text_size);
-        }
-        fputs("}", out);
+    for (int i = 0; c->generate && i < (x->edited ? 2 : 1); i++) {
+        fprintf(out, "%s\"%s\":", i ? "," : ",\n \"text\":{", x->readings[i].name);
+        json_bytes(out, x->readings[i].text, x->readings[i].text_size);
     }
+    if (c->generate) fputs("}", out);
+    return 0;
+}
+
+static int print_json(Experiment *x, FILE *out, int argc, char **argv)
+{
+    json_model(out, x, argc, argv);
+    if (x->command->data) json_data(out, x);
+    else if (json_prompt(out, x) < 0) return -1;
     fputs("}\n", out);
     return 0;
 }
+
+/* ---- --explain ---- */
 
 /* The megabytes of a run's sites. */
 static double run_megabytes(const MiModel *model, int rows, int keys, uint64_t keep)
@@ -6136,11 +6147,23 @@ static double run_megabytes(const MiModel *model, int rows, int keys, uint64_t k
     return floats * sizeof(float) / 1e6;
 }
 
-/* --explain: the tokens, the edits as they were understood, and what they will cost. */
+static void explain_edit(const Experiment *x, FILE *out, const MiEdit *edit)
+{
+    char name[64];
+    tl_name(edit, name, sizeof name);
+    fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", edit->layer,
+            SITES[edit->site].name, *name ? name : "(not in TransformerLens)", edit->pos,
+            last_pos(x, edit), edit->head < 0 ? "columns" : "keys", edit->first,
+            last_column(x, edit));
+    if (edit->head >= 0) fprintf(out, " of head %d", edit->head);
+    fputc('\n', out);
+}
+
+/* The tokens, the edits as they were understood, and what they will cost. */
 static void print_plan(const Experiment *x, FILE *out)
 {
     const MiShape *s = &x->model->shape;
-    int T = x->prompt.n, t0 = T, half = 2 * s->n_layer;
+    int  T = x->prompt.n, t0 = T, half = 2 * s->n_layer;
     char file[512] = "";
     append_visible(file, sizeof file, x->model->file, strlen(x->model->file));
     fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
@@ -6151,27 +6174,18 @@ static void print_plan(const Experiment *x, FILE *out)
                 token_label(x, x->prompt.tokens[t], label, sizeof label));
     }
     for (int i = 0; i < x->command->edits.n; i++) {
-        char quoted[256] = "", name[64];
-        append_visible(quoted, sizeof quoted, x->command->edits.at[i].argument,
-                       strlen(x->command->edits.at[i].argument));
-        fprintf(out, "--%s %s\n", x->command->edits.at[i].op, quoted);
-        for (int j = x->first_edit[i]; j < x->first_edit[i + 1]; j++) {
-            const MiEdit *e = &x->edits.at[j];
-            int last = min_int(e->pos_end, T) - 1, last_column = e->first + e->count - 1;
-            tl_name(e, name, sizeof name);
-            fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", e->layer,
-                    SITES[e->site].name, *name ? name : "(not in TransformerLens)", e->pos, last,
-                    e->head < 0 ? "columns" : "keys", e->first,
-                    e->head < 0 ? last_column : min_int(last_column, last));
-            if (e->head >= 0) fprintf(out, " of head %d", e->head);
-            fputc('\n', out);
-            t0 = min_int(t0, e->pos);
-            half = min_int(half, half_of(x->model, e->site, e->layer));
+        print_request(out, &x->command->edits.at[i]);
+        fputc('\n', out);
+        for (int j = x->detail[i].first_edit; j < x->detail[i + 1].first_edit; j++) {
+            const MiEdit *edit = &x->edits.at[j];
+            explain_edit(x, out, edit);
+            t0 = min_int(t0, edit->pos);
+            half = min_int(half, half_of(x->model, edit->site, edit->layer));
         }
     }
-    double trunk =
-        run_megabytes(x->model, T, T, sites_shown(x) | sites_read(&x->edits, 0) | ALWAYS_KEPT);
-    double fork = run_megabytes(x->model, (T - t0) * x->samples, T, sites_shown(x));
+    uint64_t shown = sites_shown(x), kept = shown | sites_of(&x->edits, FROM_BASE) | ALWAYS_KEPT;
+    double   trunk = run_megabytes(x->model, T, T, kept);
+    double   fork = run_megabytes(x->model, (T - t0) * x->samples, T, shown);
     if (x->edits.n)
         fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
                 T - t0, T, half, 2 * s->n_layer, x->samples > 1 ? ", for each sample" : "");
@@ -6206,28 +6220,25 @@ static const char *cell_of(const Table *table, int row, const char *name)
 /* Cut the text at tabs and line ends, in place. */
 static int split_table(Table *table)
 {
-    for (char *line = table->text; *line;) {
+    for (char *line = table->text, *next; *line; line = next) {
         size_t length = strcspn(line, "\n");
-        char  *next = line + length + (line[length] == '\n');
+        next = line + length + (line[length] == '\n');
         line[length] = 0;
-        if (length && line[length - 1] == '\r') line[length - 1] = 0;
+        if (length && line[length - 1] == '\r') line[--length] = 0;
+        if (!length) continue;
         int n = 0, used = table->n_rows * table->n_cols;
-        for (char *cell = line; cell && *line; n++) {
-            if (table->n_rows == 0) table->n_cols = n + 1;
-            if (n == table->n_cols) break;
+        for (char *cell = line; cell; n++) {
             char **cells = grow(table->cell, used + n, sizeof *cells);
             if (!cells) return -1;
             table->cell = cells;
             cells[used + n] = cell;
             cell = strchr(cell, '\t');
             if (cell) *cell++ = 0;
-            if (!cell != (n + 1 == table->n_cols) && table->n_rows) n = table->n_cols;
         }
-        if (n && n != table->n_cols)
+        if (table->n_rows++ == 0) table->n_cols = n;
+        if (n != table->n_cols)
             return mi_fail("%s: row %d does not have the header's %d columns", table->file,
-                           table->n_rows, table->n_cols);
-        table->n_rows += n > 0;
-        line = next;
+                           table->n_rows - 1, table->n_cols);
     }
     return 0;
 }
@@ -6248,8 +6259,8 @@ static int read_table(Table *table, const char *path)
     return 0;
 }
 
-/* "@S2" -> "@9" or "@Mary#2", what the row says in its column S2. The result is new memory. */
-static char *fill_in(const Table *table, int row, const char *argument)
+/* "@S2" -> "@9" or "@Mary#2", what the row says in its column S2. */
+static const char *fill_in(Experiment *y, const Table *table, int row, const char *argument)
 {
     char  *out = NULL;
     size_t size;
@@ -6261,162 +6272,154 @@ static char *fill_in(const Table *table, int row, const char *argument)
         size_t n = strspn(c + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
         int    found = (*c == '@' || *c == ':') && !quoted && n ? column(table, c + 1, n) : -1;
         if (found < 0) continue;
-        const char *value = table->cell[row * table->n_cols + found],
-                   *number = value + (*value == '-');
-        int index = *number && strspn(number, "0123456789") == strlen(number);
-        const char *hash = strrchr(value, '#');
-        if (hash && strspn(hash + 1, "0123456789") != strlen(hash + 1)) hash = NULL;
-        if (index || *value != ' ') fputs(value, memory);
-        else fprintf(memory, "\"%.*s\"%s", (int)(hash ? hash - value : (long)strlen(value)), value,
-                     hash ? hash : "");
+        const char *value = table->cell[row * table->n_cols + found], *hash = strrchr(value, '#');
+        int length = (int)strlen(value);
+        if (hash && !hash[1 + strspn(hash + 1, "0123456789")]) length = (int)(hash - value);
+        fprintf(memory, *value == ' ' ? "\"%.*s\"%s" : "%.*s%s", length, value, value + length);
         c += n;
     }
-    if (!memory || fclose(memory)) return free(out), mi_fail("out of memory"), NULL;
-    return out;
+    if (memory && fclose(memory)) free(out), out = NULL;
+    return own(y, out);
 }
 
 /* The command of one row: the table's prompts and answers, and positions by the row's columns. */
-static int row_command(const Command *all, const Table *table, int row, Command *command)
+static int row_command(Experiment *y, const Command *all, const Table *table, int row)
 {
-    *command = *all;
-    command->prompt = cell_of(table, row, "prompt");
+    Command *c = room(y, 1, sizeof *c);
+    Request *edits = room(y, all->edits.n, sizeof *edits);
+    if (!c || !edits) return -1;
+    *c = *all;
+    c->prompt = cell_of(table, row, "prompt");
+    c->edits.at = edits;
     const char *fields[] = { "source", "answer", "versus", "at" };
-    const char **places[] = { &command->source, &command->answer, &command->versus, &command->at };
+    const char **places[] = { &c->source, &c->answer, &c->versus, &c->at };
     for (int i = 0; i < 4; i++) {
         const char *cell = cell_of(table, row, fields[i]);
         if (!*places[i] && cell && *cell) *places[i] = cell;
     }
-    if (command->at && column(table, command->at, strlen(command->at)) >= 0)
-        command->at = cell_of(table, row, command->at);
-    command->edits.at = calloc(all->edits.n + 1, sizeof *command->edits.at);
-    if (!command->edits.at) return mi_fail("out of memory");
+    if (c->at && cell_of(table, 0, c->at)) c->at = cell_of(table, row, c->at);
     for (int i = 0; i < all->edits.n; i++) {
-        command->edits.at[i] = all->edits.at[i];
-        command->edits.at[i].argument = fill_in(table, row, all->edits.at[i].argument);
-        if (!command->edits.at[i].argument) return -1;
+        edits[i] = all->edits.at[i];
+        if (!(edits[i].argument = fill_in(y, table, row, edits[i].argument))) return -1;
     }
+    y->command = c;
     return 0;
 }
 
-static void free_row(Experiment *y, Command *command)
-{
-    y->model = NULL;                                    /* shared by all rows */
-    y->tokenizer = NULL;
-    close_experiment(y);
-    for (int i = 0; command->edits.at && i < command->edits.n; i++)
-        free((char *)command->edits.at[i].argument);
-    free(command->edits.at);
-}
-
-/* What the rows have in common: the mean activations of =mean, and the partners of =resample. */
+/* What the rows have in common, and what each gave: its metrics, and the cells of its grids. */
 typedef struct {
-    Table   table;
-    int     aligned, n;                                 /* all rows have n tokens */
-    double **sum; /* [edits] of the rows' sums [n or 1, count] */
-    long    *count;                                     /* [edits] */
-    int     n_edits;
-    int    *partner;                                    /* [rows] */
+    Table    table;
+    int      n;                         /* tokens of the longest row */
+    double **sum;                       /* [edits] of the rows' values [n or 1, count], for =mean */
+    long    *count;                     /* [edits] */
+    int      n_edits;
+    int     *partner, *group;           /* [rows] of =resample; the first row of the same group */
+    double  *numbers;                   /* [rows, width] */
+    int      width;
 } Data;
 
 /* One row, read and resolved but not run. */
-static int open_row(const Experiment *x, const Data *data, int row, Experiment *y, Command *command)
+static int open_row(const Experiment *x, const Data *data, int row, Experiment *y)
 {
-    *y = (Experiment){ .command = command, .model = x->model, .tokenizer = x->tokenizer,
-                       .sweep = { .request = -1 } };
-    if (row_command(x->command, &data->table, row, command) == 0 && read_prompt(y) == 0 &&
+    *y = (Experiment){ .model = x->model, .tokenizer = x->tokenizer };
+    if (row_command(y, x->command, &data->table, row + 1) == 0 && read_prompt(y) == 0 &&
         read_source(y) == 0 && read_answers(y) == 0 && read_edits(y) == 0 && read_heads(y) == 0)
         return 0;
     char why[sizeof error_text];
     memcpy(why, error_text, sizeof why);
-    snprintf(error_text, sizeof error_text, "%.200s, row %d: %.1700s", data->table.file, row, why);
+    snprintf(error_text, sizeof error_text, "%.200s, row %d: %.1700s", data->table.file, row + 1,
+             why);
     return -1;
 }
 
 /* Edit j of a row, counting the held ones first and then those of the sweep's cells. */
+static int n_edits_of(const Experiment *y) { return y->edits.n + y->sweep.n; }
+
 static MiEdit *edit_of(Experiment *y, int j)
 {
-    return j < y->edits.n ? &y->edits.at[j] : &y->sweep.edits.at[j - y->edits.n];
+    return j < y->edits.n ? &y->edits.at[j] : &y->sweep.at[j - y->edits.n];
 }
 
-/* Add one row's activations to the sums. Where rows differ in length, positions are not told
- * apart. */
-static int add_to_means(const Experiment *x, Data *data, Experiment *y)
+/* Add one row's activations to the sums of =mean. Where rows differ in length, positions are not
+ * told apart. */
+static int add_to_means(Experiment *x, Data *data, Experiment *y)
 {
-    int n_edits = y->edits.n + y->sweep.edits.n, status = 0;
+    int n_edits = n_edits_of(y), aligned = x->aligned;
     int from_source = x->command->mean_from && !strcmp(x->command->mean_from, "source");
     const Prompt *prompt = from_source ? &y->donor : &y->prompt;
-    MiOptions options = { .threads = x->command->threads, .keep = MI_KEEP_NONE };
-    if (from_source && !y->donor.n) return mi_fail("--mean-from source needs a column source");
-    for (int j = 0; j < n_edits; j++) options.keep |= (uint64_t)1 << edit_of(y, j)->site;
+    MiOptions options = { .threads = x->command->threads,
+                          .keep = sites_of(&y->edits, FROM_MEAN) | sites_of(&y->sweep, FROM_MEAN) };
+    if (options.keep == MI_KEEP_NONE) return 0;
+    if (!data->sum) {
+        data->n_edits = n_edits;
+        data->sum = room(x, n_edits, sizeof *data->sum);
+        data->count = room(x, n_edits, sizeof *data->count);
+        if (!data->sum || !data->count) return -1;
+    }
+    if (!prompt->n) return mi_fail("--mean-from source needs a column source");
     MiRun *run = mi_run(x->model, prompt->tokens, prompt->n, NULL, &options);
-    if (!run) return -1;
-    for (int j = 0; j < n_edits && j < data->n_edits && status == 0; j++) {
+    for (int j = 0; run && j < n_edits && j < data->n_edits; j++) {
         const MiEdit *edit = edit_of(y, j);
         if (edit->from != MI_FROM_MEAN) continue;
-        if (!data->sum[j])
-            data->sum[j] = calloc((size_t)data->n * edit->count, sizeof(double));
-        if (!data->sum[j]) status = mi_fail("out of memory");
-        for (int t = 0; t < prompt->n && status == 0; t++) {
-            const float *row = mi_site(run, 0, edit->site, edit->layer, t);
-            double *sum = data->sum[j] + (data->aligned ? (size_t)t * edit->count : 0);
-            for (int i = 0; i < edit->count; i++) sum[i] += row[edit->first + i];
+        if (!data->sum[j]) data->sum[j] = room(x, (size_t)data->n * edit->count, sizeof(double));
+        if (!data->sum[j]) return mi_free(run), -1;
+        for (int t = 0; t < prompt->n; t++) {
+            const float *row = row_at(run, edit, t);
+            double *sum = data->sum[j] + (aligned ? (size_t)t * edit->count : 0);
+            for (int i = 0; i < edit->count; i++) sum[i] += row[i];
         }
-        data->count[j] += data->aligned ? 1 : prompt->n;
+        data->count[j] += aligned ? 1 : prompt->n;
     }
     mi_free(run);
-    return status;
+    return run ? 0 : -1;
 }
 
-/* Look at all rows before the first is run: their lengths, and the means that they share. */
-static int survey(const Experiment *x, Data *data)
+/* Look at all rows before the first is run: their lengths and groups, then the means. */
+static int survey(Experiment *x, Data *data)
 {
-    int rows = data->table.n_rows - 1, status = 0;
-    data->aligned = 1;
-    data->partner = malloc(rows * sizeof *data->partner);
-    if (!data->partner) return mi_fail("out of memory");
-    for (int pass = 0; pass < 2 && status == 0; pass++)
-        for (int r = 1; r <= rows && status == 0; r++) {
+    const Table *table = &data->table;
+    int          rows = x->n_data = table->n_rows - 1;
+    x->aligned = 1;
+    data->partner = room(x, rows, sizeof *data->partner);
+    data->group = room(x, rows, sizeof *data->group);
+    if (!data->partner || !data->group) return -1;
+    for (int pass = 0; pass < 2; pass++)
+        for (int r = 0; r < rows; r++) {
             Experiment y;
-            Command    command;
-            status = open_row(x, data, r, &y, &command);
-            int n_edits = y.edits.n + y.sweep.edits.n, means = 0;
-            for (int j = 0; j < n_edits; j++) means |= edit_of(&y, j)->from == MI_FROM_MEAN;
-            if (pass == 0 && status == 0) {
-                if (r > 1 && y.prompt.n != data->n) data->aligned = 0;
-                data->n = max_int(data->n, y.prompt.n);
-            } else if (status == 0 && means) {
-                if (!data->sum) {
-                    data->n_edits = n_edits;
-                    data->sum = calloc(n_edits, sizeof *data->sum);
-                    data->count = calloc(n_edits, sizeof *data->count);
-                    if (!data->sum || !data->count) status = mi_fail("out of memory");
-                }
-                if (status == 0) status = add_to_means(x, data, &y);
-            }
-            free_row(&y, &command);
+            int status = open_row(x, data, r, &y);
+            if (status == 0 && pass == 1) status = add_to_means(x, data, &y);
+            if (pass == 0 && r > 0 && y.prompt.n != data->n) x->aligned = 0;
+            if (pass == 0) data->n = max_int(data->n, y.prompt.n);
+            close_experiment(&y);
+            if (status < 0) return -1;
         }
+    for (int r = 0; r < rows; r++) {
+        const char *group = cell_of(table, r + 1, "group");
+        data->partner[r] = r;
+        data->group[r] = group ? 0 : r;
+        while (group && strcmp(group, cell_of(table, data->group[r] + 1, "group")))
+            data->group[r]++;
+    }
     /* One cycle through all rows (Sattolo's shuffle): nobody is its own partner. */
-    for (int i = 0; i < rows; i++) data->partner[i] = i;
     for (int i = rows - 1; i > 0; i--) {
         int j = (int)(mix_bits(mix_bits(x->command->seed) ^ i) % i), swap = data->partner[i];
         data->partner[i] = data->partner[j];
         data->partner[j] = swap;
     }
-    return status;
+    return 0;
 }
 
-static int share_means(const Data *data, Experiment *y)
+static int share_means(const Experiment *x, const Data *data, Experiment *y)
 {
-    for (int j = 0; data->sum && j < y->edits.n + y->sweep.edits.n; j++) {
+    for (int j = 0; data->sum && j < n_edits_of(y); j++) {
         MiEdit *edit = edit_of(y, j);
         if (edit->from != MI_FROM_MEAN) continue;
-        int    n = data->aligned ? data->n : 1;
-        float *mean = new_constant(j < y->edits.n ? &y->edits : &y->sweep.edits, n * edit->count);
+        int    n = x->aligned ? data->n * edit->count : edit->count;
+        float *mean = new_constant(j < y->edits.n ? &y->edits : &y->sweep, n);
         if (!mean) return -1;
-        for (int i = 0; i < n * edit->count; i++)
-            mean[i] = (float)(data->sum[j][i] / data->count[j]);
-        edit->value = mean + (data->aligned ? (size_t)edit->pos * edit->count : 0);
-        edit->value_stride = data->aligned ? edit->count : 0;
+        for (int i = 0; i < n; i++) mean[i] = (float)(data->sum[j][i] / data->count[j]);
+        edit->value = mean + (x->aligned ? (size_t)edit->pos * edit->count : 0);
+        edit->value_stride = x->aligned ? edit->count : 0;
         edit->pos_end = min_int(edit->pos_end, y->prompt.n);
         edit->from = MI_FROM_CALLER;
     }
@@ -6426,33 +6429,33 @@ static int share_means(const Data *data, Experiment *y)
 /* =resample: the values of the partner's run. */
 static int share_partner(const Experiment *x, const Data *data, int row, Experiment *y)
 {
-    for (int j = 0; j < y->edits.n + y->sweep.edits.n; j++) {
+    for (int j = 0; j < n_edits_of(y); j++) {
         MiEdit *edit = edit_of(y, j);
         if (edit->from != MI_FROM_CALLER || edit->op != MI_SET || edit->value) continue;
-        if (!data->aligned || data->table.n_rows < 3)
+        if (!x->aligned || x->n_data < 2)
             return mi_fail(
                 "%s: =resample needs at least two rows, all of the same number of tokens",
                 data->table.file);
         if (!y->other) {
             Experiment z;
-            Command    command;
             MiOptions  options = { .threads = x->command->threads };
-            if (open_row(x, data, data->partner[row - 1] + 1, &z, &command) == 0)
+            if (open_row(x, data, data->partner[row], &z) == 0)
                 y->other = mi_run(x->model, z.prompt.tokens, z.prompt.n, NULL, &options);
-            free_row(&z, &command);
+            close_experiment(&z);
             if (!y->other) return -1;
         }
-        edit->value = mi_site(y->other, 0, edit->site, edit->layer, edit->pos) + edit->first;
+        edit->value = row_at(y->other, edit, edit->pos);
         edit->value_stride = width_of(x->model, edit->site, 0);
     }
     return 0;
 }
 
 /* mean and standard error of one number over the rows (NAN: missing), clustered by group: rows of
- * a group are not independent. v [n], every `stride` doubles. */
-static void mean_and_error(const double *v, size_t stride, const int *group, int n, double *mean,
-                           double *error)
+ * a group are not independent. */
+static void mean_and_error(const Data *data, int number, int n, double *mean, double *error)
 {
+    const double *v = data->numbers + number;
+    size_t stride = data->width;
     double sum = 0, squares = 0;
     int    count = 0, clusters = 0;
     for (int i = 0; i < n; i++)
@@ -6462,260 +6465,122 @@ static void mean_and_error(const double *v, size_t stride, const int *group, int
         double inside = 0;
         int    any = 0;
         for (int i = g; i < n; i++)
-            if (group[i] == g && isfinite(v[i * stride])) inside += v[i * stride] - *mean, any = 1;
+            if (data->group[i] == g && isfinite(v[i * stride]))
+                inside += v[i * stride] - *mean, any = 1;
         squares += inside * inside;
         clusters += any;
     }
     *error = clusters > 1 ? sqrt(squares * clusters / (clusters - 1)) / count : NAN;
 }
 
-/* What the rows gave: metrics of the runs, and the numbers of the grids. */
-typedef struct {
-    int     n, *group;                                  /* group of a row: its first row */
-    double *metric[3], *hit[3];                         /* [n] of base, edited or held, source */
-    double *cells;                                      /* [n, all cells of all grids] */
-    size_t  n_cells;
-} Results;
-
-static int keep_results(Experiment *x, Experiment *y, Results *results, int r)
+/* The numbers of one row: of each run the metric and whether it says the answer, then all cells. */
+static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
 {
-    size_t n_cells = 0;
-    for (int g = 0; g < y->n_grids; g++)
-        if (!y->grids[g].word) n_cells += (size_t)y->grids[g].n_rows * y->grids[g].n_cols;
+    int width = 2 * y->n_readings;
+    for (int g = 0; g < y->n_grids; g++) width += cells_of(&y->grids[g]);
     if (r == 0) {
-        results->n_cells = n_cells;
-        results->cells = malloc((n_cells + 1) * results->n * sizeof(double));
-        if (!results->cells) return mi_fail("out of memory");
+        data->width = width;
+        data->numbers = room(x, (size_t)x->n_data * width, sizeof *data->numbers);
+        if (!data->numbers) return -1;
     }
-    if (n_cells != results->n_cells)
+    if (width != data->width)
         return mi_fail("%s, row %d: its picture has another shape than row 1's: rows of different "
                        "lengths need positions by name or from the end", x->command->data, r + 1);
+    double *number = data->numbers + (size_t)r * width;
     for (int i = 0; i < y->n_readings; i++) {
-        const Reading *reading = &y->readings[i];
         int best = 0;
-        mi_top(reading->logits, x->model->shape.n_vocab, 1, &best);
-        results->metric[i][r] = reading->metric;
-        results->hit[i][r] = y->answer.n ? 0 : NAN;
-        for (int j = 0; j < y->answer.n; j++)
-            if (y->answer.tokens[j] == best) results->hit[i][r] = 1;
+        mi_top(y->readings[i].logits, x->model->shape.n_vocab, 1, &best);
+        *number++ = y->readings[i].metric;
+        *number++ = y->answer.n ? is_in(&y->answer, best) : NAN;
     }
-    double *cell = results->cells + r * n_cells;
-    for (int g = 0; g < y->n_grids; g++) {
-        const Grid *grid = &y->grids[g];
-        size_t n = grid->word ? 0 : (size_t)grid->n_rows * grid->n_cols;
-        memcpy(cell, grid->value, n * sizeof *cell);
-        cell += n;
+    for (const Grid *grid = y->grids; grid < y->grids + y->n_grids; number += cells_of(grid++))
+        memcpy(number, grid->value, cells_of(grid) * sizeof *number);
+    return 0;
+}
+
+/* The first row lends its form: the runs, and the grids but for their numbers. */
+static int take_form(Experiment *x, const Experiment *y)
+{
+    x->samples = y->samples;
+    x->metric = y->metric;
+    x->answer = (TokenSet){ .n = y->answer.n, .label = "answer" };
+    x->versus = (TokenSet){ .n = y->versus.n, .label = "versus" };
+    x->n_readings = y->n_readings;
+    for (int i = 0; i < y->n_readings; i++) x->readings[i].name = y->readings[i].name;
+    for (const Grid *theirs = y->grids; theirs < y->grids + y->n_grids; theirs++) {
+        Grid *ours = next_grid(x, theirs->n_rows, theirs->n_cols, 0);
+        if (!ours || !(ours->error = room(x, cells_of(ours), sizeof *ours->error))) return -1;
+        memcpy(ours->title, theirs->title, sizeof ours->title);
+        memcpy(ours->row, theirs->row, (ours->n_rows + ours->n_cols) * sizeof *ours->row);
+        ours->diverging = theirs->diverging;
+        ours->limit = theirs->limit;
     }
     return 0;
 }
 
 /* Labels that differ between rows keep their position only. */
-static void common_labels(Grid *ours, const Grid *theirs)
+static void common_labels(Experiment *x, const Experiment *y)
 {
-    for (int i = 0; i < ours->n_rows + ours->n_cols; i++) {
-        char *a = i < ours->n_rows ? ours->row[i] : ours->col[i - ours->n_rows];
-        const char *b = i < ours->n_rows ? theirs->row[i] : theirs->col[i - ours->n_rows];
-        char *space = strrchr(a, ' ');
-        if (strcmp(a, b) && space) *space = 0;
-    }
+    for (int g = 0; g < x->n_grids; g++)
+        for (int i = 0; i < x->grids[g].n_rows + x->grids[g].n_cols; i++) {
+            char *label = x->grids[g].row[i], *space = strrchr(label, ' ');
+            if (space && strcmp(label, y->grids[g].row[i])) *space = 0;
+        }
 }
 
-static int run_row(Experiment *x, const Data *data, Results *results, int r)
+static int run_row(Experiment *x, Data *data, int r)
 {
     Experiment y;
-    Command    command;
-    int status = open_row(x, data, r + 1, &y, &command);
-    if (status == 0) status = share_means(data, &y);
-    if (status == 0) status = share_partner(x, data, r + 1, &y);
-    if (status == 0) status = run_all(&y);
-    if (status == 0) status = read_all(&y);
-    if (status == 0 && y.sweep.request >= 0) status = run_sweep(&y);
-    if (status == 0) status = make_grids(&y);
-    if (status == 0) status = keep_results(x, &y, results, r);
-    if (status == 0 && r == 0) {                        /* the first row lends its shape */
-        Grid *grids = y.grids;
-        x->grids = grids;
-        x->n_grids = y.n_grids;
-        x->samples = y.samples;
-        x->metric = y.metric;
-        x->sweep.request = y.sweep.request;
-        x->sweep.n_rows = y.sweep.n_rows, x->sweep.n_cols = y.sweep.n_cols;
-        for (int i = 0; i < y.n_readings; i++)
-            x->readings[i] = (Reading){ .name = y.readings[i].name };
-        x->n_readings = y.n_readings;
-        snprintf(x->answer.label, sizeof x->answer.label, "answer");
-        snprintf(x->versus.label, sizeof x->versus.label, "versus");
-        x->answer.n = y.answer.n, x->versus.n = y.versus.n;
-        y.grids = NULL;
-        y.n_grids = 0;
-    } else if (status == 0) {
-        for (int g = 0; g < x->n_grids; g++) common_labels(&x->grids[g], &y.grids[g]);
-    }
-    free_row(&y, &command);
+    int status = open_row(x, data, r, &y);
+    if (status == 0) status = share_means(x, data, &y);
+    if (status == 0) status = share_partner(x, data, r, &y);
+    if (status == 0) status = perform(&y);
+    if (status == 0) status = keep_numbers(x, &y, data, r);
+    if (status == 0 && r == 0) status = take_form(x, &y);
+    if (status == 0) common_labels(x, &y);
+    close_experiment(&y);
     return status;
 }
 
 /* Means over the rows into the experiment's own readings and grids. For patches: the ratio of the
  * means, never the mean of ratios. */
-static int summarize(Experiment *x, Results *results)
+static void summarize(Experiment *x, const Data *data)
 {
-    double ignored, *cell = results->cells, restored = NAN;
-    int    held = x->n_readings - 1;
-    for (int i = 0; i < x->n_readings; i++) {
+    double ignored, restored = 1;
+    int    number = 0;
+    for (int i = 0; i < x->n_readings; i++, number += 2) {
         Reading *reading = &x->readings[i];
-        mean_and_error(results->metric[i], 1, results->group, results->n, &reading->metric,
-                       &reading->error);
-        mean_and_error(results->hit[i], 1, results->group, results->n, &reading->hits, &ignored);
+        mean_and_error(data, number, x->n_data, &reading->metric, &reading->error);
+        mean_and_error(data, number + 1, x->n_data, &reading->hits, &ignored);
     }
-    int patched = held > 0 && !strcmp(x->readings[held].name, "source");
-    if (patched) {
-        restored = x->readings[held].metric - x->readings[held - 1].metric;
-        if (fabs(restored) < 1e-6) restored = NAN;
-    }
-    for (int g = 0, kept_grids = 0; g < x->n_grids; g++) {
+    if (source_of(x)) restored = source_of(x)->metric - held_of(x)->metric;
+    if (fabs(restored) < 1e-6) restored = NAN;
+    for (int g = 0; g < x->n_grids; g++) {
         Grid  *grid = &x->grids[g];
-        size_t n = (size_t)grid->n_rows * grid->n_cols;
-        int    sweep = x->sweep.request >= 0 && g == 0;
-        if (grid->word) {
-            free_grid(grid);
-            continue;
+        double scale = g == 0 && x->command->swept >= 0 ? restored : 1;
+        for (int i = 0; i < cells_of(grid); i++) {
+            mean_and_error(data, number++, x->n_data, &grid->value[i], &grid->error[i]);
+            grid->value[i] /= scale;
+            grid->error[i] /= fabs(scale);
         }
-        grid->error = malloc((n + 1) * sizeof *grid->error);
-        if (!grid->error) return mi_fail("out of memory");
-        for (size_t i = 0; i < n; i++, cell++) {
-            mean_and_error(cell, results->n_cells, results->group, results->n, &grid->value[i],
-                           &grid->error[i]);
-            if (sweep && patched) grid->value[i] /= restored, grid->error[i] /= fabs(restored);
-        }
-        x->grids[kept_grids++] = *grid;
-        if (g + 1 == x->n_grids) x->n_grids = kept_grids;
     }
-    return 0;
 }
 
 static int run_data(Experiment *x)
 {
-    Data    data = {0};
-    Results results = {0};
-    int     status = read_table(&data.table, x->command->data);
-    int     n = results.n = data.table.n_rows - 1;
+    Data data = {0};
+    int  status = read_table(&data.table, x->command->data);
     if (status == 0) status = survey(x, &data);
-    if (status == 0) {
-        results.group = malloc(n * sizeof *results.group);
-        double *all = calloc((size_t)n * 6, sizeof *all);
-        for (int i = 0; i < 3; i++)
-            results.metric[i] = all + (size_t)n * i, results.hit[i] = all + (size_t)n * (3 + i);
-        if (!results.group || !all) status = mi_fail("out of memory");
-        for (int r = 0; r < n && status == 0; r++) {
-            const char *group = cell_of(&data.table, r + 1, "group");
-            results.group[r] = r;
-            for (int other = 0; group && other < r; other++)
-                if (!strcmp(group, cell_of(&data.table, other + 1, "group"))) {
-                    results.group[r] = other;
-                    break;
-                }
-        }
+    for (int r = 0; r < x->n_data && status == 0; r++) {
+        status = run_row(x, &data, r);
+        if (isatty(2) && x->n_data > 20)
+            fprintf(stderr, "\r  row %d of %d%s", r + 1, x->n_data,
+                    r + 1 < x->n_data ? "" : "\r\033[K");
     }
-    for (int r = 0; r < n && status == 0; r++) {
-        status = run_row(x, &data, &results, r);
-        if (isatty(2) && n > 20)
-            fprintf(stderr, "\r  row %d of %d%s", r + 1, n, r + 1 < n ? "" : "\r\033[K");
-    }
-    x->n_data = n;
-    x->aligned = data.aligned;
-    if (status == 0) status = summarize(x, &results);
-    for (int j = 0; data.sum && j < data.n_edits; j++) free(data.sum[j]);
-    free(data.sum);
-    free(data.count);
-    free(data.partner);
+    if (status == 0) summarize(x, &data);
     free(data.table.cell);
     free(data.table.text);
-    free(results.group);
-    free(results.metric[0]);
-    free(results.cells);
     return status;
-}
-
-/* ---- Its report ---- */
-
-static void print_data(const Experiment *x, const Screen *screen)
-{
-    FILE  *out = screen->out;
-    double largest = 1e-9;
-    char   title[256], quoted[256];
-    fprintf(out, "\n  %s%d prompts%s of %s\n", color_of(screen, "bold"), x->n_data,
-            color_of(screen, "off"), x->command->data);
-    for (int i = 0; i < x->command->edits.n; i++) {
-        const Request *request = &x->command->edits.at[i];
-        const char *value = find_value(request->argument);
-        const char *name = request->each ? "swept" : x->sweep.request < 0 ? "edited" : "held";
-        quoted[0] = 0;
-        append_visible(quoted, sizeof quoted, request->argument, strlen(request->argument));
-        fprintf(out, "  %s%-6s%s  --%s %s", color_of(screen, name), name, color_of(screen, "off"),
-                request->op, quoted);
-        if (!strcmp(request->op, "ablate") && value && !strcmp(value, "=mean"))
-            fprintf(out, "   (mean over the rows%s)", x->aligned ? ", position by position"
-                    : " and their positions");
-        fputc('\n', out);
-    }
-    fprintf(out, "\n  %s: mean ± standard error%s\n", metric_title(x, title, sizeof title),
-            x->answer.n ? "; how often the answer comes first" : "");
-    for (int i = 0; i < x->n_readings; i++) largest = fmax(largest, fabs(x->readings[i].metric));
-    for (int i = 0; i < x->n_readings; i++) {
-        const Reading *reading = &x->readings[i];
-        fprintf(out, "     %s%-6s%s %+9.4f ± %-8.2g", color_of(screen, reading->name),
-                reading->name, color_of(screen, "off"), reading->metric, reading->error);
-        if (x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
-        print_bar(out, fabs(reading->metric) / largest, 28, color_of(screen, reading->name));
-        fputc('\n', out);
-    }
-    if (x->n_readings > 1 && x->sweep.request < 0 && !strcmp(x->readings[1].name, "edited") &&
-        x->readings[0].metric > 0 && strcmp(x->metric, "rank") && strcmp(x->metric, "kl"))
-        fprintf(out, "\n  With the edit, %.0f %% of base is left.\n",
-                100 * x->readings[1].metric / x->readings[0].metric);
-    fputc('\n', out);
-    for (int g = 0; g < x->n_grids; g++) {
-        if (g == 0 && x->sweep.request >= 0) print_sweep(x, screen, &x->grids[g]);
-        else print_grid(screen, &x->grids[g]);
-    }
-    if (x->n_grids)
-        fprintf(out, "  %s cells are within two standard errors of 0; about 5 %% of the cells "
-                "pass by chance.\n\n", screen->color ? "Pale" : "~");
-}
-
-static void json_data(FILE *out, const Experiment *x)
-{
-    fputs(",\n \"data\":{\"file\":", out);
-    json_text(out, x->command->data, strlen(x->command->data));
-    fprintf(out, ",\"n\":%d,\"aligned\":%s},\n \"metric\":{\"name\":\"%s\"}", x->n_data,
-            x->aligned ? "true" : "false", x->metric);
-    for (int i = 0; i < x->n_readings; i++) {
-        fprintf(out, ",\n \"%s\":{\"metric\":", x->readings[i].name);
-        json_number(out, x->readings[i].metric);
-        json_field(out, "se", x->readings[i].error);
-        json_field(out, "accuracy", x->readings[i].hits);
-        fprintf(out, ",\"n\":%d}", x->n_data);
-    }
-    fputs(",\n \"grids\":[", out);
-    for (int g = 0; g < x->n_grids; g++) {
-        const Grid *grid = &x->grids[g];
-        Grid errors = *grid;
-        fputs(g ? ",\n  {\"title\":" : "\n  {\"title\":", out);
-        json_text(out, grid->title, strlen(grid->title));
-        fputs(",\"rows\":[", out);
-        for (int i = 0; i < grid->n_rows + grid->n_cols; i++) {
-            const char *label = i < grid->n_rows ? grid->row[i] : grid->col[i - grid->n_rows];
-            fputs(i == grid->n_rows ? "],\"cols\":[" : i ? "," : "", out);
-            json_text(out, label, strlen(label));
-        }
-        fputs("],", out);
-        json_values(out, "values", grid);
-        fputc(',', out);
-        errors.value = grid->error;
-        json_values(out, "se", &errors);
-        fputc('}', out);
-    }
-    fputs("]}\n", out);
 }
 
 /* ============================================================================================= */
@@ -6729,12 +6594,12 @@ static int fail(int status)
 }
 
 /* Generated text streams to the terminal, one run after the other. */
-static int stream_text(const Experiment *x, const Screen *screen)
+static int stream_text(Experiment *x, const Screen *screen)
 {
-    for (int i = 0; i < (x->edits.n ? 2 : 1); i++) {
+    for (int i = 0; i < (x->edited ? 2 : 1); i++) {
         const char *name = i ? "edited" : "base";
-        printf("  %s%s%s", color_of(screen, name), x->edits.n ? name : "", color_of(screen, "off"));
-        printf("%s", x->edits.n ? "\n  " : "");
+        printf("  %s%s%s%s", color_of(screen, name), x->edited ? name : "",
+               color_of(screen, "off"), x->edited ? "\n  " : "");
         Stream stream = { .out = stdout };
         for (int t = 0; t < x->prompt.n; t++) {
             int         length;
@@ -6742,7 +6607,7 @@ static int stream_text(const Experiment *x, const Screen *screen)
             stream_bytes(&stream, bytes, length, t + 1 == x->prompt.n);
         }
         printf("%s", color_of(screen, name));
-        if (generate(x, i ? &x->edits : NULL, stdout, &stream) < 0) return -1;
+        if (generate(x, i ? &x->edits : NULL, &stream) < 0) return -1;
         stream_bytes(&stream, "", 0, 1);
         printf("%s\n\n", color_of(screen, "off"));
     }
@@ -6757,6 +6622,12 @@ static int window_columns(void)
     return 80;
 }
 
+/* What could not be written, to a full disk for example, is a failure too. */
+static int flush_output(void)
+{
+    return fflush(stdout) || ferror(stdout) ? mi_fail("cannot write: %s", strerror(errno)) : 0;
+}
+
 /* Everything is computed before anything is printed: a failure leaves nothing half-written. Only
  * generated text comes while it is made. */
 static int report(Experiment *x, int argc, char **argv)
@@ -6764,70 +6635,54 @@ static int report(Experiment *x, int argc, char **argv)
     const Command *c = x->command;
     char  *text = NULL;
     size_t size = 0;
-    FILE  *out = open_memstream(&text, &size);
     int    color = !strcmp(c->color, "always") ||
                    (!strcmp(c->color, "auto") && isatty(1) && !getenv("NO_COLOR"));
-    Screen screen = { out, color, window_columns() };
-    int    status = out ? 0 : mi_fail("out of memory");
-    if (out && c->explain) print_plan(x, out);
-    else if (out && c->json) status = print_json(x, out, argc, argv);
-    else if (out && c->tsv) print_tsv(x, out);
-    else if (out && c->data) print_data(x, &screen);
-    else if (out) print_report(x, &screen);
-    if (out && fclose(out) && status == 0) status = mi_fail("out of memory");
-    if (status == 0 && c->svg && !c->explain) print_svg(x->svg.file, x->grids, x->n_grids);
-    if (status == 0 && !c->explain) status = write_saves(x);
+    Screen screen = { open_memstream(&text, &size), color, window_columns() };
+    int    status = 0;
+    if (!screen.out) return mi_fail("out of memory");
+    if (c->json) status = print_json(x, screen.out, argc, argv);
+    else if (c->tsv) print_tsv(x, screen.out);
+    else print_report(x, &screen);
+    if (fclose(screen.out) && status == 0) status = mi_fail("out of memory");
+    if (status == 0 && c->svg) print_svg(x->svg.file, x->grids, x->n_grids);
+    if (status == 0) status = write_saves(x);
     if (status == 0) status = close_output(&x->svg, 1);
     if (status == 0) fwrite(text, 1, size, stdout);
     free(text);
-    if (status == 0 && c->generate && !c->json && !c->tsv && !c->explain)
-        status = stream_text(x, &screen);
-    if (status < 0) return -1;
-    return fflush(stdout) || ferror(stdout) ? mi_fail("cannot write: %s", strerror(errno)) : 0;
+    if (status == 0 && c->generate && !c->json && !c->tsv) status = stream_text(x, &screen);
+    return status < 0 ? -1 : flush_output();
 }
 
 static int run_command(Experiment *x, int argc, char **argv)
 {
     const Command *c = x->command;
     if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
-    if (c->data && !c->explain) {
-        if ((c->svg && open_output(&x->svg, c->svg) < 0) || run_data(x) < 0)
-            return fail(FAULT_OF_RUN);
-        return report(x, argc, argv) < 0 ? fail(FAULT_OF_RUN) : 0;
-    }
-    if (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0 ||
-        read_heads(x) < 0 || read_saves(x) < 0)
+    int data = c->data && !c->explain;                  /* whose rows are read one by one */
+    if (!data && (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 ||
+                  read_edits(x) < 0 || read_heads(x) < 0 || read_saves(x) < 0))
         return fail(FAULT_OF_USER);
-    if (open_outputs(x) < 0) return fail(FAULT_OF_RUN);
-    if (!c->explain) {
-        if (run_all(x) < 0 || read_all(x) < 0) return fail(FAULT_OF_RUN);
-        if (x->sweep.request >= 0 && run_sweep(x) < 0) return fail(FAULT_OF_RUN);
-        if (make_grids(x) < 0) return fail(FAULT_OF_RUN);
-        if (c->generate && (c->json || c->tsv) &&
-            (generate_text(x, &x->readings[0], NULL) < 0 ||
-             (x->edits.n && generate_text(x, &x->readings[1], &x->edits) < 0)))
-            return fail(FAULT_OF_RUN);
-    }
-    return report(x, argc, argv) < 0 ? fail(FAULT_OF_RUN) : 0;
+    if (c->explain) return print_plan(x, stdout), 0;
+    int status = open_outputs(x);
+    if (status == 0) status = data ? run_data(x) : perform(x);
+    if (status == 0 && c->generate && (c->json || c->tsv)) status = generate_texts(x);
+    if (status == 0) status = report(x, argc, argv);
+    return status < 0 ? fail(FAULT_OF_RUN) : 0;
 }
 
 int main(int argc, char **argv)
 {
     Command    command;
-    Experiment x = { .command = &command, .sweep = { .request = -1 } };
+    Experiment x = { .command = &command };
     int        status = 0;
     if (parse_command(&command, argc, argv) < 0) status = fail(FAULT_OF_USER);
     else if (command.help) print_help(stdout);
     else if (command.version) printf("mi %s\n", MI_VERSION);
     else if (command.sites) print_sites(stdout);
-    else {
-        status = run_command(&x, argc, argv);
-        close_experiment(&x);
-    }
-    if (status == 0 && (fflush(stdout) || ferror(stdout))) {
-        mi_fail("cannot write: %s", strerror(errno));
-        status = fail(FAULT_OF_RUN);
-    }
+    else status = run_command(&x, argc, argv);
+    close_experiment(&x);
+    mi_tokenizer_close(x.tokenizer);
+    mi_close(x.model);
+    if (status == 0 && flush_output() < 0) status = fail(FAULT_OF_RUN);
     free(command.traced);
     free(command.edits.at);
     free(command.saves.at);
