@@ -11,7 +11,7 @@
 CC      ?= cc
 ARCH    ?= -march=native
 CFLAGS  ?= -O3
-OPENMP  ?= $(shell echo 'int main(void){return 0;}' | \
+OPENMP  ?= $(shell printf '\043include <omp.h>\nint main(void){return 0;}\n' | \
              $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
 BUILD   ?= build
 FLAGS    = $(CFLAGS) $(ARCH) $(OPENMP) -Wall -Wextra -std=gnu11 $(if $(OPENMP),,-Wno-unknown-pragmas)
