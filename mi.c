@@ -190,7 +190,7 @@ struct MiModel {
     const weight *wte, *wpe;                            /* [V,D] [n_ctx,D] */
     Block        *block;                                /* [L] */
     const weight *ln_f_gamma, *ln_f_beta;               /* [D] */
-    const weight *W_U;                                  /* [V,D]: wte, unless the file has its own */
+    const weight *W_U;                                  /* [V,D]: wte, or the file's own */
     int          *vocab_ids;                            /* [V] GPT-2 ids of the rows, or NULL */
     char         *file;                                 /* its name, for messages */
     void         *map;                                  /* the mapped file */
@@ -545,7 +545,8 @@ static int allocate_sites(MiRun *run)
     for (int site = 0; site < MI_N_SITES; site++) {
         int is_kept = kept(run, site);
         if (is_kept && n_layers_of(model, site) > 1)
-            run->layer_stride[site] = (size_t)width_of(model, site, run->key_stride) * run->capacity;
+            run->layer_stride[site] =
+                (size_t)width_of(model, site, run->key_stride) * run->capacity;
         offset[site] = total;
         total += site_floats(model, site, run->capacity, run->key_stride, is_kept);
     }
@@ -894,7 +895,8 @@ static void embed(MiRun *run, int from, int to)
     const MiModel *model = run->model;
     int D = model->shape.d_model;
     for (int r = from; r < to; r++) {
-        memcpy(at(run, MI_embed, 0, r), model->wte + (size_t)run->row_token[r] * D, D * sizeof(float));
+        memcpy(at(run, MI_embed, 0, r), model->wte + (size_t)run->row_token[r] * D,
+               D * sizeof(float));
         memcpy(at(run, MI_pos_embed, 0, r), model->wpe + (size_t)run->row_pos[r] * D,
                D * sizeof(float));
     }
@@ -1236,10 +1238,12 @@ static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n
         if (edit->pos >= last) continue;
         if ((edit->op != MI_SET && edit->op != MI_MIX) || !kept(trunk, edit->site)) return 0;
         for (int j = 0; j < held->n_edits; j++)
-            if (held->edits[j]->site == edit->site && held->edits[j]->layer == edit->layer) return 0;
+            if (held->edits[j]->site == edit->site && held->edits[j]->layer == edit->layer)
+                return 0;
         for (int t = edit->pos; t < last; t++) {
             const float *x = at(trunk, edit->site, edit->layer, t) + edit->first;
-            const float *v = edit->value ? edit->value + (t - edit->pos) * edit->value_stride : NULL;
+            const float *v = NULL;
+            if (edit->value) v = edit->value + (t - edit->pos) * edit->value_stride;
             int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
             if (keys) x += (size_t)edit->head * trunk->key_stride;
             for (int c = 0; c < count; c++)
