@@ -5354,7 +5354,8 @@ static int run_sweep(Experiment *x)
     int     status = values ? 0 : -1;
     x->started = seconds_now();
     for (int s = 0; s < x->samples && status == 0; s++) {
-        MiEdits   held = { .at = x->sampled + (size_t)s * x->edits.n, .n = x->edits.n };
+        int       n = x->edits.n;
+        MiEdits   held = { .at = n ? x->sampled + (size_t)s * n : NULL, .n = n };
         MiOptions options = { .keep = sites_of(&x->sweep, FROM_ANYWHERE),
                               .threads = x->command->threads };
         MiRun    *trunk = x->base;
@@ -6065,8 +6066,9 @@ static void json_data(FILE *out, const Experiment *x)
             x->aligned ? "true" : "false", METRICS[x->metric].name);
     for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
     fputs(",\n \"grids\":[", out);
-    for (const Grid *grid = x->grids; grid < x->grids + x->n_grids; grid++) {
-        fputs(grid > x->grids ? ",\n  {\"title\":" : "\n  {\"title\":", out);
+    for (int i = 0; i < x->n_grids; i++) {
+        const Grid *grid = &x->grids[i];
+        fputs(i ? ",\n  {\"title\":" : "\n  {\"title\":", out);
         json_text(out, grid->title);
         fputc(',', out);
         json_labels(out, "rows", grid->row, grid->n_rows);
@@ -6497,8 +6499,8 @@ static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
         *number++ = y->readings[i].metric;
         *number++ = y->answer.n ? is_in(&y->answer, best) : NAN;
     }
-    for (const Grid *grid = y->grids; grid < y->grids + y->n_grids; number += cells_of(grid++))
-        memcpy(number, grid->value, cells_of(grid) * sizeof *number);
+    for (int g = 0; g < y->n_grids; number += cells_of(&y->grids[g++]))
+        memcpy(number, y->grids[g].value, cells_of(&y->grids[g]) * sizeof *number);
     return 0;
 }
 
@@ -6511,8 +6513,9 @@ static int take_form(Experiment *x, const Experiment *y)
     x->versus = (TokenSet){ .n = y->versus.n, .label = "versus" };
     x->n_readings = y->n_readings;
     for (int i = 0; i < y->n_readings; i++) x->readings[i].name = y->readings[i].name;
-    for (const Grid *theirs = y->grids; theirs < y->grids + y->n_grids; theirs++) {
-        Grid *ours = next_grid(x, theirs->n_rows, theirs->n_cols, 0);
+    for (int g = 0; g < y->n_grids; g++) {
+        const Grid *theirs = &y->grids[g];
+        Grid       *ours = next_grid(x, theirs->n_rows, theirs->n_cols, 0);
         if (!ours || !(ours->error = room(x, cells_of(ours), sizeof *ours->error))) return -1;
         memcpy(ours->title, theirs->title, sizeof ours->title);
         memcpy(ours->row, theirs->row, (ours->n_rows + ours->n_cols) * sizeof *ours->row);
