@@ -554,7 +554,8 @@ static int allocate_sites(MiRun *run)
     void *memory = mmap(NULL, run->memory_size, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED)
-        return mi_fail("out of memory: the activations of %d rows need %.0f MB", run->capacity,
+        return mi_fail("out of memory: the activations of %d rows need %.0f MB; a shorter "
+                       "prompt or fewer samples need less", run->capacity,
                        run->memory_size / 1e6);
     run->memory = memory;
     madvise(memory, run->memory_size, MADV_HUGEPAGE);
@@ -1100,11 +1101,14 @@ int mi_forward(MiRun *run, int from, int to)
 
 int mi_n_tokens(const MiRun *run, int lane)
 {
+    if (lane < 0 || lane >= run->n_lanes) return mi_fail("this run has no lane %d", lane);
     return run->lanes[lane].n_pos;
 }
 
 int mi_token(const MiRun *run, int lane, int pos)
 {
+    if (pos < 0 || pos >= mi_n_tokens(run, lane))
+        return mi_fail("lane %d has no position %d", lane, pos);
     const Lane *l = &run->lanes[lane];
     return pos < l->t0 ? l->trunk->row_token[pos] : run->row_token[row_of(l, pos)];
 }
@@ -1253,6 +1257,8 @@ static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n
     return 1;
 }
 
+enum { SWEEP_ROWS = 512 };                              /* of one fork of a sweep */
+
 typedef struct { int cell, half, rows; } Job;           /* a cell that has to be computed */
 
 static int by_half(const void *a, const void *b)
@@ -1283,17 +1289,16 @@ static int plan_sweep(const MiSweep *sweep, Job *jobs)
  * The rows of a fork go through each matrix product together; weights are read once for all. */
 int mi_sweep(const MiSweep *sweep, double *values)
 {
-    enum { ROWS = 512 };
     Job    *jobs = malloc(max_int(sweep->n_cells, 1) * sizeof *jobs);
-    MiLane *lanes = malloc(ROWS * sizeof *lanes);
+    MiLane *lanes = malloc(SWEEP_ROWS * sizeof *lanes);
     int     n = jobs && lanes ? plan_sweep(sweep, jobs) : mi_fail("out of memory");
     int     status = n < 0 ? -1 : 0;
     double  unchanged = status == 0 ? sweep->metric(sweep->context, sweep->trunk, 0) : 0;
     for (int i = 0; i < sweep->n_cells; i++) values[i] = unchanged;
     for (int done = 0; done < n && status == 0;) {
         int n_lanes = 0, rows = 0;
-        while (done + n_lanes < n && n_lanes < ROWS &&
-               (n_lanes == 0 || rows + jobs[done + n_lanes].rows <= ROWS) &&
+        while (done + n_lanes < n && n_lanes < SWEEP_ROWS &&
+               (n_lanes == 0 || rows + jobs[done + n_lanes].rows <= SWEEP_ROWS) &&
                (rows < 128 || jobs[done + n_lanes].half == jobs[done].half)) {
             const Job *job = &jobs[done + n_lanes];
             int first = sweep->first[job->cell];
@@ -1984,7 +1989,7 @@ static int json_skip(Json *json, int depth)
         json->at++;
         if (json_take(json, close)) return 0;
         do {
-            if (c == '{' && (json_skip(json, 0) < 0 || !json_take(json, ':')))
+            if (c == '{' && (!json_string(json) || !json_take(json, ':')))
                 return json_fail("malformed object in the header");
             if (json_skip(json, depth - 1) < 0) return -1;
         } while (json_take(json, ','));
@@ -3588,7 +3593,7 @@ static void print_cell(const Screen *screen, const Grid *grid, int i, int width,
 static void print_header(FILE *out, const Grid *grid, int first, int last, int label, int width,
                          int line)
 {
-    if (line && !strchr(grid->col[first], ' ')) return;
+    if (line ? !strchr(grid->col[first], ' ') : !*grid->col[first]) return;
     fprintf(out, "%*s", label + 3, "");
     for (int c = first; c < last; c++) {
         char  copy[40], *text = copy;
@@ -4043,7 +4048,7 @@ static const Option OPTIONS[] = {
     DIRECTION(toward, "TEXT", "the direction: the site's value after TEXT ..."),
     DIRECTION(away, "TEXT", "... minus its value after TEXT"),
     DIRECTION(direction, "FILE.npy|random:SEED",
-              "the direction from a file, or random (of the same norm)"),
+              "from a file, or random: as long as --toward's, or 1"),
     OPTION(CHOICE, 0, "align", "last|front", align,
            "front: steer position by position from the first token"),
     OPTION(EACH, 0, "each", NULL, swept, "sweep the one before: a run per cell of its ranges"),
@@ -4264,6 +4269,8 @@ static int check_command(Command *c)
         { c->json && c->tsv, "--tsv: there is --json already" },
         { (c->temp >= 0 || c->top_p >= 0) && !c->generate,
           "--temp and --top-p are for --generate" },
+        { c->provenance && !c->json, "--provenance is for --json" },
+        { c->samples && !uses(c, "noise"), "--samples is for --noise and --trace" },
         { c->svg && !pictures,
           "--svg: there is no picture to draw; --each, --lens, --attn and --loss make one" },
         { c->generate && c->swept >= 0, "--each and --generate exclude each other" },
@@ -4273,13 +4280,14 @@ static int check_command(Command *c)
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         if (rules[i].wrong) return mi_fail("%s", rules[i].why);
     if (c->top < 0) c->top = c->generate || pictures ? 0 : 10;
+    if (!c->samples) c->samples = 10;
     return 0;
 }
 
 static int parse_command(Command *command, int argc, char **argv)
 {
     int only_prompts = 0, seen[N_OPTIONS] = {0};
-    *command = (Command){ .top = -1, .color = "auto", .samples = 10, .temp = -1, .top_p = -1,
+    *command = (Command){ .top = -1, .color = "auto", .temp = -1, .top_p = -1,
                           .swept = -1 };
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value;
@@ -5080,9 +5088,11 @@ static int bind_direction(Experiment *x, int which, MiEdits *edits, MiEdit *edit
         if (direction_row(x, request, edit, runs, row, v + (size_t)row * edit->count) < 0)
             return -1;
     double norm = sqrt(x->base->kernel->dot(v, v, rows * edit->count));
-    if (!(norm > 0) || !isfinite(norm))
-        return mi_fail("--%s: the direction is %s", request->op, norm > 0 ? "infinite" : "zero");
-    for (int i = 0; i < edit->count && edit->op == MI_PROJECT; i++) v[i] /= (float)norm;
+    if (!isfinite(norm) || (norm == 0 && which != x->command->swept))
+        return mi_fail("--%s: the direction at L%d.%s is %s", request->op, edit->layer,
+                       SITES[edit->site].name, norm == 0 ? "zero" : "infinite");
+    for (int i = 0; i < edit->count && edit->op == MI_PROJECT && norm > 0; i++)
+        v[i] /= (float)norm;                            /* in a sweep's cell, 0 changes nothing */
     edit->value = v;
     if (aligns_front(x)) edit->pos = 0, edit->pos_end = rows, edit->value_stride = edit->count;
     x->detail[which].strength += push(x, edit);
@@ -5285,7 +5295,7 @@ static int read_run(Experiment *x, const char *name, const MiRun *run, const Pro
         reading->metric += (x->metric == LOSS ? mean_loss(x, run, s, prompt)
                             : metric_of(x, logits, x->readings[0].logits)) / S;
     }
-    reading->n_top = mi_top(reading->prob, V, k, reading->top);
+    reading->n_top = isfinite(reading->prob[0]) ? mi_top(reading->prob, V, k, reading->top) : 0;
     return 0;
 }
 
@@ -5378,7 +5388,8 @@ static double normalize(const Experiment *x, double value)
 {
     const Reading *source = source_of(x);
     double held = held_of(x)->metric, range = source ? source->metric - held : 0;
-    return fabs(range) < 1e-6 ? NAN : (value - held) / range;
+    if (fabs(range) < 1e-6) return NAN;
+    return value == held ? 0 : (value - held) / range;  /* 0, not -0 */
 }
 
 /* ---- Pictures ---- */
@@ -5676,14 +5687,28 @@ static void print_prompt(const Experiment *x, const Screen *screen)
     fprintf(screen->out, " …%s\n", color_of(screen, "off"));
 }
 
-static void print_request(FILE *out, const Request *request)
+static void print_typed(FILE *out, const char *flag, const char *text, const char *quote)
 {
-    char quoted[256] = "";
-    append_visible(quoted, sizeof quoted, request->argument, strlen(request->argument));
-    fprintf(out, "--%s %s", request->op, quoted);
+    char visible[256] = "";
+    append_visible(visible, sizeof visible, text, strlen(text));
+    fprintf(out, "--%s %s%s%s", flag, quote, visible, quote);
 }
 
-/* What was changed, one line a request, with what the reader should know of it. */
+/* The direction of a --steer or --project as it was typed, on a line of its own. */
+static void print_direction(FILE *out, const char *indent, const Request *request)
+{
+    const char *words[] = { request->toward, request->away, request->direction };
+    static const char *const flags[] = { "toward", "away", "direction" };
+    for (int i = 0; i < 3; i++) {
+        if (!words[i]) continue;
+        fputs(indent, out);
+        print_typed(out, flags[i], words[i], i < 2 ? "\"" : "");
+        indent = " ";
+    }
+    if (is_directed(request)) fputc('\n', out);
+}
+
+/* What was changed, request by request, with what the reader should know of it. */
 static void print_requests(const Experiment *x, const Screen *screen)
 {
     const Command *c = x->command;
@@ -5693,7 +5718,7 @@ static void print_requests(const Experiment *x, const Screen *screen)
         const char    *value = find_value(request->argument);
         print_name(screen, "  ", i == c->swept ? "swept" : c->swept < 0 ? "edited" : "held");
         fputs("  ", out);
-        print_request(out, request);
+        print_typed(out, request->op, request->argument, "");
         if (!strcmp(request->op, "ablate") && value && !strcmp(value, "=mean"))
             fputs(!c->data ? "   (posmean: the mean over all positions, later ones too)"
                   : x->aligned ? "   (mean over the rows, position by position)"
@@ -5703,6 +5728,7 @@ static void print_requests(const Experiment *x, const Screen *screen)
         if (!c->data && !strcmp(request->op, "noise"))
             fprintf(out, "   (mean of %d samples, seed %d)", x->samples, c->seed);
         fputc('\n', out);
+        print_direction(out, "          ", request);
     }
     int spaced = x->answer.spaced ? x->answer.spaced : x->versus.spaced;
     if (spaced)
@@ -5731,7 +5757,11 @@ static void print_top(const Experiment *x, const Screen *screen)
         for (int i = 0; i < x->n_readings; i++) {
             const Reading *reading = &x->readings[i];
             char   label[64];
-            int    token = reading->top[row];
+            int    token = row < reading->n_top ? reading->top[row] : -1;
+            if (token < 0) {
+                fprintf(out, "%*s", 23 + bar, "");
+                continue;
+            }
             print_padded(out, token_label(x, token, label, sizeof label), 11);
             fprintf(out, "%5.1f %% ", 100.0 * reading->prob[token]);
             print_bar(out, reading->prob[token], bar, color_of(screen, reading->name));
@@ -5746,7 +5776,9 @@ static void print_top(const Experiment *x, const Screen *screen)
 static void print_verdict(const Experiment *x, FILE *out)
 {
     double base = x->readings[0].metric, edited = x->edited ? x->readings[1].metric : 0;
-    if (!x->edited || x->command->swept >= 0 || x->metric != LOGIT_DIFF || base < 0.05) return;
+    if (!x->edited || x->command->swept >= 0 || x->metric != LOGIT_DIFF || base < 0.05 ||
+        !isfinite(edited))
+        return;
     double lost = 100 * (1 - edited / base);
     if (edited < 0)
         fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
@@ -5783,11 +5815,16 @@ static void print_metric(const Experiment *x, const Screen *screen)
     fprintf(out, METRICS[x->metric].title, x->answer.label, x->versus.label);
     fprintf(out, "%s%s\n", data ? ": mean ± standard error" : "",
             data && x->answer.n ? "; how often the answer comes first" : "");
-    for (int i = 0; i < x->n_readings; i++) largest = fmax(largest, fabs(x->readings[i].metric));
+    for (int i = 0; i < x->n_readings; i++)
+        if (isfinite(x->readings[i].metric)) largest = fmax(largest, fabs(x->readings[i].metric));
     if (!data && x->metric == PROB) largest = 1;
     for (int i = 0; i < x->n_readings; i++) {
         const Reading *reading = &x->readings[i];
         print_name(screen, "     ", reading->name);
+        if (!isfinite(reading->metric)) {
+            fputs("   not a number: something in this run became infinite\n", out);
+            continue;
+        }
         if (data) fprintf(out, " %+9.4f ± %-8.2g", reading->metric, reading->error);
         else fprintf(out, has_sign(x->metric) ? " %+10.4f  " : " %10.4g  ", reading->metric);
         if (data && x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
@@ -5800,16 +5837,17 @@ static void print_metric(const Experiment *x, const Screen *screen)
     fputc('\n', out);
 }
 
-/* The n largest numbers of sign * value, or by their size with sign 0: places in the grid. */
+/* The n largest numbers of sign * value, or by their size with sign 0, none of them 0: places in
+ * the grid. */
 static int strongest(const Grid *grid, int sign, int n, int *top)
 {
     float *size = malloc((cells_of(grid) + 1) * sizeof *size);
     for (int i = 0; size && i < cells_of(grid); i++) {
         double value = grid->value[i];
-        size[i] = !isfinite(value) ? -INFINITY : (float)(sign ? sign * value : fabs(value));
+        size[i] = !isfinite(value) ? 0 : (float)(sign ? sign * value : fabs(value));
     }
     n = size ? mi_top(size, cells_of(grid), n, top) : 0;
-    while (n && !isfinite(grid->value[top[n - 1]])) n--;
+    while (n && !(size[top[n - 1]] > 0)) n--;
     free(size);
     return n;
 }
@@ -5831,8 +5869,9 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
         }
     } else {
         print_grid(screen, grid);
-        fprintf(out, "  strongest ");
-        for (int i = 0, found = strongest(grid, 0, 5, top); i < found; i++) {
+        int found = strongest(grid, 0, 5, top);
+        fprintf(out, found ? "  strongest " : "  No cell changes anything.");
+        for (int i = 0; i < found; i++) {
             const char *row = grid->row[top[i] / grid->n_cols],
                        *col = grid->col[top[i] % grid->n_cols];
             fprintf(out, "%s%s%s%s %+.3f", i ? ", " : "", row,
@@ -6165,23 +6204,31 @@ static void explain_edit(const Experiment *x, FILE *out, const MiEdit *edit)
     fputc('\n', out);
 }
 
-/* The tokens, the edits as they were understood, and what they will cost. */
-static void print_plan(const Experiment *x, FILE *out)
+/* The rows that the cells of a sweep recompute, and how many of them at once. */
+static double swept_rows(const Experiment *x, int *at_once)
 {
-    const MiShape *s = &x->model->shape;
-    int  T = x->prompt.n, t0 = T, half = 2 * s->n_layer;
-    char file[512] = "";
-    append_visible(file, sizeof file, x->model->file, strlen(x->model->file));
-    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
-            file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
-    for (int t = 0; t < T; t++) {
-        char label[64];
-        fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(x->tokenizer, x->prompt.tokens[t]),
-                token_label(x, x->prompt.tokens[t], label, sizeof label));
+    double total = 0;
+    int    largest = 0;
+    for (int i = 0; i < x->n_cells; i++) {
+        int t0 = x->at + 1;
+        for (int j = x->first_swept[i]; j < x->first_swept[i + 1]; j++)
+            t0 = min_int(t0, x->sweep.at[j].pos);
+        total += x->at + 1 - t0;
+        largest = max_int(largest, x->at + 1 - t0);
     }
+    *at_once = (int)fmin(total, max_int(largest, SWEEP_ROWS));
+    return total;
+}
+
+/* The edits as they were understood, what they recompute, and the memory that takes. */
+static void explain_cost(const Experiment *x, FILE *out)
+{
+    int T = x->prompt.n, t0 = T, half = 2 * x->model->shape.n_layer, at_once = 0;
     for (int i = 0; i < x->command->edits.n; i++) {
-        print_request(out, &x->command->edits.at[i]);
-        fputc('\n', out);
+        const Request *request = &x->command->edits.at[i];
+        print_typed(out, request->op, request->argument, "");
+        fputs(i == x->command->swept ? " --each\n" : "\n", out);
+        print_direction(out, "  ", request);
         for (int j = x->detail[i].first_edit; j < x->detail[i + 1].first_edit; j++) {
             const MiEdit *edit = &x->edits.at[j];
             explain_edit(x, out, edit);
@@ -6189,14 +6236,40 @@ static void print_plan(const Experiment *x, FILE *out)
             half = min_int(half, half_of(x->model, edit->site, edit->layer));
         }
     }
-    uint64_t shown = sites_shown(x), kept = shown | sites_of(&x->edits, FROM_BASE) | ALWAYS_KEPT;
-    double   trunk = run_megabytes(x->model, T, T, kept);
-    double   fork = run_megabytes(x->model, (T - t0) * x->samples, T, shown);
-    if (x->edits.n)
+    uint64_t shown = sites_shown(x), kept = shown | sites_of(&x->edits, FROM_BASE) |
+                                            sites_of(&x->sweep, FROM_ANYWHERE) | ALWAYS_KEPT;
+    double   trunk = run_megabytes(x->model, T, T, kept), total = trunk * (x->donor.n ? 2 : 1);
+    if (x->edits.n) {
         fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
-                T - t0, T, half, 2 * s->n_layer, x->samples > 1 ? ", for each sample" : "");
-    fprintf(out, "memory  %.1f MB beside the weights\n",
-            trunk * (x->donor.n ? 2 : 1) + (x->edits.n ? fork : 0));
+                T - t0, T, half, 2 * x->model->shape.n_layer,
+                x->samples > 1 ? ", for each sample" : "");
+        total += run_megabytes(x->model, (T - t0) * x->samples, T, shown);
+    }
+    if (x->n_cells) {
+        double rows = swept_rows(x, &at_once);
+        fprintf(out, "swept   %d cells recompute %.0f rows, %d at a time%s\n", x->n_cells, rows,
+                at_once, x->samples > 1 ? ", for each sample" : "");
+        total += run_megabytes(x->model, at_once, T, MI_KEEP_NONE) + (x->edits.n ? trunk : 0);
+    }
+    fprintf(out, "memory  %.1f MB beside the weights\n", total);
+}
+
+/* Everything that is known before the first run. */
+static void print_plan(const Experiment *x, FILE *out)
+{
+    const MiShape *s = &x->model->shape;
+    const char *name = x->model->file, *slash = strrchr(name, '/');
+    char file[512] = "";
+    if (slash && !x->command->model) name = slash + 1;
+    append_visible(file, sizeof file, name, strlen(name));
+    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
+            file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    for (int t = 0; t < x->prompt.n; t++) {
+        char label[64];
+        fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(x->tokenizer, x->prompt.tokens[t]),
+                token_label(x, x->prompt.tokens[t], label, sizeof label));
+    }
+    explain_cost(x, out);
 }
 
 /* ============================================================================================= */
@@ -6263,6 +6336,12 @@ static int read_table(Table *table, const char *path)
     if (table->n_rows < 2 || !cell_of(table, 0, "prompt"))
         return mi_fail("%s: expected a header with a column named prompt, and rows", path);
     return 0;
+}
+
+static void close_table(Table *table)
+{
+    free(table->cell);
+    free(table->text);
 }
 
 /* "@S2" -> "@9" or "@Mary#2", what the row says in its column S2. */
@@ -6573,6 +6652,23 @@ static void summarize(Experiment *x, const Data *data)
     }
 }
 
+/* --explain: the first row stands for all. */
+static int explain_data(Experiment *x)
+{
+    Data       data = {0};
+    Experiment y = {0};
+    int        status = read_table(&data.table, x->command->data);
+    if (status == 0) status = open_row(x, &data, 0, &y);
+    if (status == 0) {
+        printf("data    %s: %d rows, of which this is the first\n", x->command->data,
+               data.table.n_rows - 1);
+        print_plan(&y, stdout);
+    }
+    close_experiment(&y);
+    close_table(&data.table);
+    return status;
+}
+
 static int run_data(Experiment *x)
 {
     Data data = {0};
@@ -6585,8 +6681,7 @@ static int run_data(Experiment *x)
                     r + 1 < x->n_data ? "" : "\r\033[K");
     }
     if (status == 0) summarize(x, &data);
-    free(data.table.cell);
-    free(data.table.text);
+    close_table(&data.table);
     return status;
 }
 
@@ -6664,13 +6759,13 @@ static int run_command(Experiment *x, int argc, char **argv)
 {
     const Command *c = x->command;
     if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
-    int data = c->data && !c->explain;                  /* whose rows are read one by one */
-    if (!data && (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 ||
-                  read_edits(x) < 0 || read_heads(x) < 0 || read_saves(x) < 0))
+    if (c->data && c->explain) return explain_data(x) < 0 ? fail(FAULT_OF_RUN) : 0;
+    if (!c->data && (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 ||
+                     read_edits(x) < 0 || read_heads(x) < 0 || read_saves(x) < 0))
         return fail(FAULT_OF_USER);
     if (c->explain) return print_plan(x, stdout), 0;
     int status = open_outputs(x);
-    if (status == 0) status = data ? run_data(x) : perform(x);
+    if (status == 0) status = c->data ? run_data(x) : perform(x);
     if (status == 0 && c->generate && (c->json || c->tsv)) status = generate_texts(x);
     if (status == 0) status = report(x, argc, argv);
     return status < 0 ? fail(FAULT_OF_RUN) : 0;

@@ -248,7 +248,8 @@ typedef struct {
     const MiEdit *edits;        /* cell i's own: edits[first[i]] .. edits[first[i + 1] - 1] */
     const int    *first;        /* [n_cells + 1] */
     int           n_cells;
-    int           read;         /* as in MiLane: how many positions; the last is read. 0: all */
+    int           read;         /* as in MiLane: how many positions; the last is read. 0: all.
+                                 * A cell whose edits all come after it changes nothing */
     double      (*metric)(void *context, const MiRun *run, int lane);
     void        (*progress)(void *context, int done, int n);    /* or NULL */
     void         *context;

@@ -276,6 +276,8 @@ for flag in threads samples seed top generate; do
 done
 refuses 2 "--threads" ABC --threads 0
 refuses 2 "--samples" ABC --samples 0
+refuses 2 "--samples is for --noise" ABC --samples 3
+refuses 2 "--provenance is for --json" ABC --provenance
 refuses 2 "--generate" ABC -n 0
 for value in "" " 1" "1 " 1x 0x1 -1 nan inf 1e999 -0.001; do
     refuses 2 "--temp" ABC -n 2 --temp "$value"
@@ -1203,6 +1205,33 @@ text_has "--explain" "3 layers"
 for file in "$work"/*; do
     if [ -e "$file" ]; then bad "--explain" "writes $file"; rm -f "$file"; else ok; fi
 done
+
+# What --explain says of a sweep, of a steering and of a table
+run $P --explain --ablate 'heads' --each
+text_has "--explain of a sweep" "swept   9 cells recompute"
+run $P --explain --steer L1.resid_pre=2 --direction random:4
+text_has "--explain of a steering" "  --direction random:4"
+printf 'prompt\tS\n%s\tA\n%sBA\tB#2\n' "ABC" "AB" > "$work/table.tsv"
+run --data "$work/table.tsv" --explain --ablate L1H1@S
+text_has "--explain of a table" "2 rows"
+text_has "--explain of a table" "positions 0-0"
+rm -f "$work/table.tsv"
+
+# A run that does not fit in memory says how much it needs, and what to do
+if (ulimit -v 400000 && "$mi" --version) > /dev/null 2>&1; then
+    (ulimit -v 400000; "$mi" ABCABDABCABDABCABDABCABD --noise embed=1 --samples 10000) > "$dir/out" 2> "$dir/err"
+    status=$?
+    decent 1
+    case $why$first in *"fewer samples"*) ok ;; *) bad "a run that does not fit" "$why$first" ;; esac
+fi
+
+# A direction that is zero in one cell changes nothing there; cells without effect are not strongest
+run $P --steer 'L*.resid_pre@-1=2' --toward AB --away CB --each
+text_has "a sweep with a zero direction" "strongest L"
+if grep strongest "$dir/out" | grep -q "L0 "; then bad "the strongest cells" "have one of 0"; else ok; fi
+json ".grid.values[0][0] .base.metric" $P --answer A --versus B --steer 'L*.resid_pre@-1=2' --toward AB --away CB --each
+holds "a zero direction in a cell" '$1 == $2'
+refuses 1 "the direction at L0.resid_pre is zero" $P --steer L0.resid_pre=2 --toward AB --away CB
 
 # ---- --help has every option; so has the parser
 for flag in model tokenizer tokens bos source source-tokens answer versus at threads ablate patch freeze \

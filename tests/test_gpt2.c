@@ -322,13 +322,15 @@ static void compare(const MiRun *run, const Reference *reference, const float *l
           "mi_top: token %d is not the highest", top[0]);
 }
 
-/* Resident memory in MB; -1 where the system does not say. */
-static double resident(void)
+/* Resident memory in MB, or with "RssAnon:" without that of mapped files; -1 where the system does
+ * not say. */
+static double resident(const char *which)
 {
     FILE *status = fopen("/proc/self/status", "r");
     char line[200];
     double kb = -1;
-    while (status && fgets(line, sizeof line, status)) sscanf(line, "VmRSS: %lf kB", &kb);
+    while (status && fgets(line, sizeof line, status))
+        if (!strncmp(line, which, strlen(which))) kb = atof(line + strlen(which));
     if (status) fclose(status);
     return kb < 0 ? -1 : kb / 1024;
 }
@@ -338,9 +340,9 @@ static double resident(void)
 static MiRun *run_file(const char *what, MiModel **model, float *logits)
 {
     doing("%s", what);
-    double before = resident();
+    double before = resident("VmRSS:");
     *model = mi_open(path);
-    double grown = resident() - before;
+    double grown = resident("VmRSS:") - before;
     CHECK(*model, "mi_open: %s: %s", what, mi_error());
     if (!*model) return NULL;
     if (before >= 0 && !strstr(what, "lm_head"))    /* (an lm_head is compared with wte) */
@@ -356,6 +358,41 @@ static MiRun *run_file(const char *what, MiModel **model, float *logits)
     CHECK(ok, "mi_logits: %s: %s", what, mi_error());
     if (!ok) mi_free(run), mi_close(*model), run = NULL;
     return run;
+}
+
+/* A sweep of heads over a prompt of 64 tokens takes at most 300 MB beside the weights, and no more
+ * at a time for more cells. */
+static double highest(void *context, const MiRun *run, int lane)
+{
+    double *most = context, now = resident("RssAnon:");
+    (void)run, (void)lane;
+    if (now > *most) *most = now;
+    return now;
+}
+
+static void test_memory(const MiModel *model)
+{
+    enum { T = 64 };
+    int      prompt[T], first[N_HEAD + 1];
+    MiEdit   edits[N_HEAD];
+    double   values[N_HEAD], before = resident("RssAnon:"), most = 0;
+    doing("the memory of a sweep");
+    for (int t = 0; t < T; t++) prompt[t] = 31 * t + 7;
+    for (int h = 0; h < N_HEAD; h++) {
+        first[h] = h, first[h + 1] = h + 1;
+        edits[h] = (MiEdit){ .op = MI_SET, .site = MI_z, .layer = N_LAYER - 1, .head = -1,
+                             .pos = 0, .pos_end = T, .first = h * D_HEAD, .count = D_HEAD };
+    }
+    MiOptions options = { .keep = MI_KEEP(z) };
+    MiRun    *trunk = mi_run(model, prompt, T, NULL, &options);
+    MiSweep   sweep = { trunk, edits, first, N_HEAD, 0, highest, NULL, &most };
+    CHECK(trunk && mi_sweep(&sweep, values) == 0, "mi_sweep: %s", mi_error());
+    CHECK(before < 0 || most - before <= 300, "mi_sweep: takes %.0f MB for 64 tokens",
+          most - before);
+    CHECK(before < 0 || most - before > 10, "mi_sweep: its memory of %.0f MB was not seen",
+          most - before);
+    if (getenv("VERBOSE")) printf("a sweep over 64 tokens: %.0f MB\n", most - before);
+    mi_free(trunk);
 }
 
 static Reference reference;
@@ -376,7 +413,9 @@ static void test_published(void)
     CHECK(words && mi_encode(words, "Hello, world", 12, hello, 4) == 3 && hello[0] == 15496 &&
           hello[1] == 11 && hello[2] == 995, "mi_encode: 'Hello, world' is not 15496 11 995");
     mi_tokenizer_close(words);
-    mi_free(run), mi_close(model);
+    mi_free(run);
+    test_memory(model);
+    mi_close(model);
 }
 
 /* lm_head equal to wte, all tensors aligned: the same bits. Then one row of it is not wte's. */
