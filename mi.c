@@ -445,6 +445,8 @@ typedef struct {
     int            n_edits;
 } Lane;
 
+typedef struct { void *at; size_t size; } Memory;
+
 struct MiRun {
     const MiModel *model;
     const Kernels *kernel;
@@ -459,8 +461,8 @@ struct MiRun {
     uint64_t       keep;
     float         *buffer[MI_N_SITES];                  /* [layers kept][capacity][width] */
     size_t         layer_stride[MI_N_SITES];            /* 0: one buffer, the current layer's */
-    void          *memory;                              /* where all buffers lie */
-    size_t         memory_size;
+    Memory         memory;                              /* where all buffers lie */
+    int            shared;                              /* resid_post is the next resid_pre */
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
 };
@@ -513,6 +515,12 @@ static int default_threads(int wanted)
 #endif
 }
 
+static void release(Memory *memory)
+{
+    if (memory->at) munmap(memory->at, memory->size);
+    *memory = (Memory){0};
+}
+
 void mi_free(MiRun *run)
 {
     if (!run) return;
@@ -520,7 +528,7 @@ void mi_free(MiRun *run)
     free(run->row_lane);
     free(run->row_pos);
     free(run->row_token);
-    if (run->memory) munmap(run->memory, run->memory_size);
+    release(&run->memory);
     free(run->edited);
     free(run->edit_table);
     free(run);
@@ -530,41 +538,62 @@ void mi_free(MiRun *run)
 #define ALWAYS_KEPT (MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) | \
                      MI_KEEP(resid_post))
 
-/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. */
-static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept)
+/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. The
+ * shared residual stream has one layer more than resid_pre, its end. */
+static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept,
+                          int shared)
 {
     size_t layer = (size_t)width_of(model, site, key_stride) * rows;
-    return (layer * (is_kept ? n_layers_of(model, site) : 1) + 15) / 16 * 16;
+    int    layers = is_kept ? n_layers_of(model, site) : 1;
+    if (shared && site == MI_resid_pre) layers += is_kept;
+    if (shared && site == MI_resid_post) layers = 0;
+    return (layer * layers + 15) / 16 * 16;
 }
 
-/* Lay out all buffers in one block of memory. Pages that are never touched cost nothing. */
-static int allocate_sites(MiRun *run)
+/* Memory of at least so many bytes: the spare block if that is large enough, or a new one. Pages
+ * that are never touched cost nothing; those that are cost time once, so sweeps pass theirs on. */
+static int take_memory(MiRun *run, size_t size, Memory *spare)
 {
-    const MiModel *model = run->model;
-    size_t total = 0, offset[MI_N_SITES];
-    for (int site = 0; site < MI_N_SITES; site++) {
-        int is_kept = kept(run, site);
-        if (is_kept && n_layers_of(model, site) > 1)
-            run->layer_stride[site] =
-                (size_t)width_of(model, site, run->key_stride) * run->capacity;
-        offset[site] = total;
-        total += site_floats(model, site, run->capacity, run->key_stride, is_kept);
+    if (spare && spare->size >= size) {
+        run->memory = *spare;
+        *spare = (Memory){0};
+        return 0;
     }
-    run->memory_size = total * sizeof(float);
-    void *memory = mmap(NULL, run->memory_size, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED)
-        return mi_fail("out of memory: the activations of %d rows need %.0f MB; a shorter "
-                       "prompt or fewer samples need less", run->capacity,
-                       run->memory_size / 1e6);
-    run->memory = memory;
-    madvise(memory, run->memory_size, MADV_HUGEPAGE);
-    for (int site = 0; site < MI_N_SITES; site++)
-        run->buffer[site] = (float *)memory + offset[site];
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return mi_fail("out of memory: the activations of %d rows need %.0f MB; a shorter prompt "
+                       "or fewer samples need less", run->capacity, size / 1e6);
+    run->memory = (Memory){ at, size };
+    madvise(at, size, MADV_HUGEPAGE);
     return 0;
 }
 
-/* An empty run: all its memory, no rows computed yet. keys: the longest row of scores. */
+/* Lay out all buffers in one block of memory. The end of a layer is the start of the next: unless
+ * an edit of resid_pre makes them differ, both names stand for one buffer. */
+static int allocate_sites(MiRun *run, Memory *spare)
+{
+    const MiModel *model = run->model;
+    size_t total = 0, offset[MI_N_SITES];
+    run->shared = kept(run, MI_resid_pre) == kept(run, MI_resid_post);
+    for (int l = 0; l < model->shape.n_layer; l++)
+        if (run->edited[MI_resid_pre * model->shape.n_layer + l]) run->shared = 0;
+    for (int site = 0; site < MI_N_SITES; site++) {
+        int is_kept = kept(run, site);
+        if (is_kept && SITES[site].place == MI_BLOCK)
+            run->layer_stride[site] =
+                (size_t)width_of(model, site, run->key_stride) * run->capacity;
+        offset[site] = total;
+        total += site_floats(model, site, run->capacity, run->key_stride, is_kept, run->shared);
+    }
+    if (run->shared)
+        offset[MI_resid_post] = offset[MI_resid_pre] + run->layer_stride[MI_resid_pre];
+    if (take_memory(run, total * sizeof(float), spare) < 0) return -1;
+    for (int site = 0; site < MI_N_SITES; site++)
+        run->buffer[site] = (float *)run->memory.at + offset[site];
+    return 0;
+}
+
+/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. */
 static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys, uint64_t keep,
                       int n_edits)
 {
@@ -581,11 +610,10 @@ static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys,
     run->row_token = calloc(capacity, sizeof(int));
     run->edited = calloc(MI_N_SITES, model->shape.n_layer);
     run->edit_table = calloc(n_edits + 1, sizeof *run->edit_table);
-    if (!run->lanes || !run->row_lane || !run->row_pos || !run->row_token || !run->edited ||
-        !run->edit_table)
-        mi_fail("out of memory");
-    else if (allocate_sites(run) == 0)
+    if (run->lanes && run->row_lane && run->row_pos && run->row_token && run->edited &&
+        run->edit_table)
         return run;
+    mi_fail("out of memory");
     mi_free(run);
     return NULL;
 }
@@ -658,12 +686,14 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
         return mi_fail("%d tokens do not fit: this model's context is %d", capacity,
                        model->shape.n_ctx), NULL;
     uint64_t keep = options->keep ? options->keep | ALWAYS_KEPT : MI_KEEP_ALL;
+    if (options->keep & MI_KEEP_CACHE)
+        keep = options->keep | MI_KEEP(k) | MI_KEEP(v);
     MiRun *run = new_run(model, 1, capacity, capacity, keep, n_edits);
     if (!run) return NULL;
     run->threads = default_threads(options->threads);
     run->kernel = options->naive ? &naive_kernels : &fast_kernels;
     if (lane_edits(run, &run->lanes[0], run->edit_table, edits ? edits->at : NULL, n_edits) < 0 ||
-        mi_append(run, tokens, n) < 0) {
+        allocate_sites(run, NULL) < 0 || mi_append(run, tokens, n) < 0) {
         mi_free(run);
         return NULL;
     }
@@ -724,6 +754,8 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
         int edit_half, edit_t0;
         if (lane->trunk->model != model) return mi_fail("lanes of a fork share one model");
         if (lane->trunk->lanes[0].trunk) return mi_fail("a fork cannot be a trunk");
+        if (ALWAYS_KEPT & ~lane->trunk->keep)
+            return mi_fail("a run with MI_KEEP_CACHE cannot be a trunk");
         if (lane->read < 0 || lane->read > lane->trunk->n_rows || !lane->read != !lanes[0].read)
             return mi_fail("lane %d: either all lanes are read at one of their positions, or none",
                            i);
@@ -768,7 +800,8 @@ static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
     fork->n_rows = fork->capacity;
 }
 
-MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
+/* A fork, in the memory of another one that is gone (or NULL). */
+static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
     if (!t0) return mi_fail("out of memory"), NULL;
@@ -791,9 +824,14 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
     const MiEdit **table = fork->edit_table;
     for (int i = 0; i < n_lanes; i++)
         table += lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
-    if (mi_forward(fork, 0, fork->n_rows) == 0) return fork;
+    if (allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0) return fork;
     mi_free(fork);
     return NULL;
+}
+
+MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
+{
+    return fork_in(lanes, n_lanes, half, keep, NULL);
 }
 
 /* ============================================================================================= */
@@ -916,7 +954,8 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
         const float *xa = finished(run, a, layer_a, r);
         const float *xb = b == NONE ? NULL : finished(run, b, layer_a, r);
         float *out = at(run, y, layer, r);
-        for (int i = 0; i < D; i++) out[i] = xb ? xa[i] + xb[i] : xa[i];
+        if (xb) for (int i = 0; i < D; i++) out[i] = xa[i] + xb[i];
+        else if (out != xa) memcpy(out, xa, D * sizeof *out);   /* (or they share a buffer) */
     }
     hook(run, y, layer, from, to);
 }
@@ -1291,6 +1330,7 @@ int mi_sweep(const MiSweep *sweep, double *values)
 {
     Job    *jobs = malloc(max_int(sweep->n_cells, 1) * sizeof *jobs);
     MiLane *lanes = malloc(SWEEP_ROWS * sizeof *lanes);
+    Memory  spare = {0};
     int     n = jobs && lanes ? plan_sweep(sweep, jobs) : mi_fail("out of memory");
     int     status = n < 0 ? -1 : 0;
     double  unchanged = status == 0 ? sweep->metric(sweep->context, sweep->trunk, 0) : 0;
@@ -1306,14 +1346,17 @@ int mi_sweep(const MiSweep *sweep, double *values)
             lanes[n_lanes++] = (MiLane){ sweep->trunk, sweep->edits + first,
                                          sweep->first[job->cell + 1] - first, -1, sweep->read };
         }
-        MiRun *fork = mi_fork(lanes, n_lanes, -1, MI_KEEP_NONE);
+        MiRun *fork = fork_in(lanes, n_lanes, -1, MI_KEEP_NONE, &spare);
         if (!fork) status = -1;
         for (int i = 0; i < n_lanes && fork; i++)
             values[jobs[done + i].cell] = sweep->metric(sweep->context, fork, i);
+        release(&spare);                                /* it was too small, if it is still there */
+        if (fork) spare = fork->memory, fork->memory = (Memory){0};
         mi_free(fork);
         done += n_lanes;
         if (sweep->progress) sweep->progress(sweep->context, done, n);
     }
+    release(&spare);
     free(jobs);
     free(lanes);
     return status;
@@ -3784,6 +3827,16 @@ static void print_bar(FILE *out, double share, int columns, const char *color)
     fprintf(out, "%s%s%*s", eighths[n % 8], *color ? "\033[0m" : "", columns - (n + 7) / 8, "");
 }
 
+/* A bar to either side of a line in the middle, share -1..1 of half the columns. */
+static void print_signed_bar(FILE *out, double share, int columns, const char *color)
+{
+    int half = columns / 2, n = share < 0 ? (int)lrint(-share * half) : 0;
+    fprintf(out, "%*s%s", half - n, "", color);
+    for (int i = 0; i < n; i++) fputs("█", out);
+    fprintf(out, "%s│", *color ? "\033[0m" : "");
+    if (share > 0) print_bar(out, share, half, color);
+}
+
 /* The colour of a run, or another style; two letters tell their names apart. */
 static const char *color_of(const Screen *screen, const char *name)
 {
@@ -5180,6 +5233,7 @@ static int run_all(Experiment *x)
     MiOptions options = { .threads = x->command->threads };
     uint64_t  shown = sites_shown(x);
     options.keep = shown | sites_of(&x->edits, FROM_BASE) | sites_of(&x->sweep, FROM_ANYWHERE);
+    if (!x->edits.n && !x->sweep.n) options.keep |= MI_KEEP_CACHE;
     x->base = mi_run(x->model, x->prompt.tokens, x->prompt.n, NULL, &options);
     if (!x->base) return -1;
     options.keep = sites_of(&x->edits, FROM_SOURCE) | sites_of(&x->sweep, FROM_SOURCE);
@@ -5615,7 +5669,7 @@ static int generate(Experiment *x, const MiEdits *edits, Stream *stream)
 {
     const Command *c = x->command;
     int       V = x->model->shape.n_vocab, status = 0, length, next;
-    MiOptions options = { .keep = MI_KEEP_NONE, .threads = c->threads,
+    MiOptions options = { .keep = MI_KEEP_CACHE, .threads = c->threads,
                           .capacity = x->prompt.n + c->generate };
     Choice   *choices = room(x, V, sizeof *choices);
     MiRun    *run = mi_run(x->model, x->prompt.tokens, x->prompt.n, edits, &options);
@@ -5780,8 +5834,11 @@ static void print_verdict(const Experiment *x, FILE *out)
         !isfinite(edited))
         return;
     double lost = 100 * (1 - edited / base);
-    if (edited < 0)
-        fprintf(out, "\n  The edit turns the answer around: %s is now ahead.\n", x->versus.label);
+    if (fabs(edited) < 0.05)
+        fprintf(out, "\n  The edit leaves no preference.\n");
+    else if (edited < 0)
+        fprintf(out, "\n  The edit turns the answer around: %s is now ahead of %s.\n",
+                x->versus.label, x->answer.label);
     else if (fabs(lost) < 0.5)
         fprintf(out, "\n  The edit hardly changes the preference for %s.\n", x->answer.label);
     else
@@ -5808,6 +5865,7 @@ static void print_metric(const Experiment *x, const Screen *screen)
 {
     FILE  *out = screen->out;
     int    data = x->command->data != NULL;
+    int    columns = data ? 28 : 40, negative = 0;
     double largest = 1e-9;
     if (!data && x->metric == KL && x->n_readings == 1) return;
     if (x->command->generate && !x->answer.n) return;
@@ -5816,7 +5874,10 @@ static void print_metric(const Experiment *x, const Screen *screen)
     fprintf(out, "%s%s\n", data ? ": mean ± standard error" : "",
             data && x->answer.n ? "; how often the answer comes first" : "");
     for (int i = 0; i < x->n_readings; i++)
-        if (isfinite(x->readings[i].metric)) largest = fmax(largest, fabs(x->readings[i].metric));
+        if (isfinite(x->readings[i].metric)) {
+            largest = fmax(largest, fabs(x->readings[i].metric));
+            negative |= x->readings[i].metric < 0;
+        }
     if (!data && x->metric == PROB) largest = 1;
     for (int i = 0; i < x->n_readings; i++) {
         const Reading *reading = &x->readings[i];
@@ -5828,8 +5889,12 @@ static void print_metric(const Experiment *x, const Screen *screen)
         if (data) fprintf(out, " %+9.4f ± %-8.2g", reading->metric, reading->error);
         else fprintf(out, has_sign(x->metric) ? " %+10.4f  " : " %10.4g  ", reading->metric);
         if (data && x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
-        print_bar(out, fabs(reading->metric) / largest, data ? 28 : 40,
-                  color_of(screen, reading->name));
+        if (negative && x->metric != LOGPROB)
+            print_signed_bar(out, reading->metric / largest, columns,
+                             color_of(screen, reading->name));
+        else
+            print_bar(out, fabs(reading->metric) / largest, columns,
+                      color_of(screen, reading->name));
         fputc('\n', out);
     }
     if (!data) print_verdict(x, out);
@@ -6188,7 +6253,8 @@ static double run_megabytes(const MiModel *model, int rows, int keys, uint64_t k
 {
     double floats = 0;
     for (int site = 0; site < MI_N_SITES; site++)
-        floats += site_floats(model, site, rows, round_up(keys, 16), keep >> site & 1);
+        floats += site_floats(model, site, rows, round_up(keys, 16), keep >> site & 1,
+                              !((keep >> MI_resid_pre ^ keep >> MI_resid_post) & 1));
     return floats * sizeof(float) / 1e6;
 }
 

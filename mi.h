@@ -193,13 +193,15 @@ void mi_edits_free(MiEdits *edits);
 /* ---- Runs: the activations of one prompt (a trunk), or of many edited cones (a fork) ---- */
 
 #define MI_KEEP(site)  ((uint64_t)1 << (MI_##site))
-#define MI_KEEP_ALL    (~(uint64_t)0)
 #define MI_KEEP_NONE   ((uint64_t)1 << 63)
+#define MI_KEEP_CACHE  ((uint64_t)1 << 62)     /* a run that can grow and be read, but not forked */
+#define MI_KEEP_ALL    (MI_KEEP_CACHE - 1)
 
 typedef struct {
     uint64_t keep;      /* sites kept for all layers, MI_KEEP(z) | ...; 0 means MI_KEEP_ALL.
-                         * A trunk always keeps k, v, resid_pre, attn_out and resid_post; sites
-                         * outside the blocks (embed, ln_f ...) are always there */
+                         * A trunk always keeps k, v, resid_pre, attn_out and resid_post, or with
+                         * MI_KEEP_CACHE only k and v; sites outside the blocks (embed, ln_f ...)
+                         * are always there */
     int      capacity;  /* the most positions this run can grow to; 0: as many as tokens */
     int      threads;   /* 0: as many as the machine has */
     int      naive;     /* 1: the kernels to read instead of the fast ones; the bits are equal */

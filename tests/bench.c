@@ -277,7 +277,7 @@ static double logit_diff(void *context, const MiRun *run, int lane)
 /* The prompt's own run belongs to the sweep. */
 static void call_sweep(Work *w)
 {
-    MiOptions options = {.keep = w->keep, .threads = w->threads};
+    MiOptions options = {.keep = MI_KEEP_NONE, .threads = w->threads};
     MiRun *trunk = mi_run(w->model, w->tokens, w->n, NULL, &options);
     double *values = malloc(w->n_cells * sizeof *values);
     MiSweep sweep = {.trunk = trunk, .edits = w->edits, .first = w->first, .n_cells = w->n_cells,
@@ -340,7 +340,7 @@ static int first_token(const char *path, int threads)
 {
     int tokens[5] = {464, 3290, 318, 257, 845}, best;
     MiModel *model = mi_open(path);
-    MiOptions options = {.keep = MI_KEEP_NONE, .threads = threads};
+    MiOptions options = {.keep = MI_KEEP_CACHE, .threads = threads};
     MiRun *run = model ? mi_run(model, tokens, 5, NULL, &options) : NULL;
     float *logits = model ? malloc(model->shape.n_vocab * sizeof(float)) : NULL;
     if (!run || !logits || mi_logits(run, 0, 4, logits) < 0) return 1;
@@ -394,7 +394,7 @@ int main(int argc, char **argv)
     only = argc > 1 ? argv + 1 : NULL;
     RandomModel shape = {.n_layer = 12, .n_head = 12, .d_head = 64, .n_ctx = 1024,
                          .n_vocab = 50257, .blanks = 3};
-    Work w = {.path = random_model_file(shape), .keep = MI_KEEP_NONE};
+    Work w = {.path = random_model_file(shape), .keep = MI_KEEP_CACHE};
     w.model = mi_open(w.path);
     w.tokens = calloc(1024, sizeof(int));
     w.x = calloc(1024 * 3072, sizeof(float));

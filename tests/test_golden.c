@@ -181,7 +181,7 @@ static float *loss_of(const MiRun *run, int *n)
 static float *greedy_rows(int *n)
 {
     int V = mi_shape(now.model).n_vocab, row = -1;
-    MiOptions options = {.capacity = now.tokens.n + *n, .keep = MI_KEEP_NONE, .threads = 1};
+    MiOptions options = {.capacity = now.tokens.n + *n, .keep = MI_KEEP_CACHE, .threads = 1};
     MiRun *run = mi_run(now.model, now.tokens.at, now.tokens.n, now.n_edits ? &now.edits : NULL,
                         &options);
     float *rows = calloc((size_t)*n + 1, sizeof *rows), *logits = calloc((size_t)V, sizeof *logits);

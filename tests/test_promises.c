@@ -375,7 +375,7 @@ static const char *kept_sites_change_nothing(World *w)
 {
     uint64_t always = MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out)
                       | MI_KEEP(resid_post);
-    uint64_t keep = below(w, 3) ? MI_KEEP_NONE : MI_KEEP_NONE | random_bits(&w->random);
+    uint64_t keep = MI_KEEP_NONE | (below(w, 3) ? 0 : random_bits(&w->random) & MI_KEEP_ALL);
     MiEdits list = {0};
     MiRun *few = run(w, w->tokens, w->T, NULL, (MiOptions){.keep = keep});
     TRY(readable_is_right(w, trunk(few), trunk(w->base), keep | always, 0, 0));
@@ -394,6 +394,17 @@ static const char *kept_sites_change_nothing(World *w)
     fork = fork_lanes(w, &lane, 1, -1, MI_KEEP_ALL);
     uint64_t entry = MI_KEEP(embed) | MI_KEEP(pos_embed);   /* may come from the trunk */
     return readable_is_right(w, trunk(fork), trunk(pass), ~entry, half, t0);
+}
+
+/* A run that keeps only keys and values reads the same, and is refused as a trunk. */
+static const char *cache_is_no_trunk(World *w)
+{
+    uint64_t keep = MI_KEEP_CACHE | (below(w, 2) ? 0 : MI_KEEP(resid_mid) | MI_KEEP(resid_post));
+    MiRun *few = run(w, w->tokens, w->T, NULL, (MiOptions){.keep = keep});
+    MiLane lane = {few, NULL, 0, -1, 0};
+    if (mi_fork(&lane, 1, -1, MI_KEEP_ALL)) return "a run with MI_KEEP_CACHE was forked";
+    TRY(readable_is_right(w, trunk(few), trunk(w->base), keep | MI_KEEP(k) | MI_KEEP(v), 0, 0));
+    return same_logits(w, trunk(few), trunk(w->base), w->T - 1);
 }
 
 static const char *edit_touches_only_its_cone(World *w)
@@ -618,6 +629,7 @@ static const struct {
     {"a fork never steers twice", fork_steers_once},
     {"an edit outside the cone is an error", edit_outside_the_cone_is_an_error},
     {"fewer kept sites change nothing else", kept_sites_change_nothing},
+    {"a run of keys and values only is no trunk", cache_is_no_trunk},
     {"an edit touches only its light cone", edit_touches_only_its_cone},
     {"an edit == its pieces", edit_is_its_pieces},
     {"generation == whole pass", generation_is_whole_pass},
