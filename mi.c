@@ -4393,6 +4393,7 @@ static const struct { const char *name, *title; } METRICS[] = {
 typedef struct {
     const char   *name;                 /* base, edited or held, source */
     const MiRun  *run;
+    int           lane, n_lanes;        /* its first one, and one for each sample */
     float        *logits, *prob;        /* [V] */
     double        metric, error, hits;  /* over --data: mean, standard error, share of top-1 */
     int          *top, n_top;
@@ -4435,6 +4436,7 @@ typedef struct {
     int            sample;              /* which one a sweep has come to, */
     double         started;             /* and when it began */
     MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
+    int            lane;                /* of edited, the first of `samples` */
     float         *logits;              /* [V] for whoever reads next */
     Reading        readings[3];
     int            n_readings;
@@ -5056,11 +5058,11 @@ static int open_outputs(Experiment *x)
 /* ---- Running ---- */
 
 /* One row that an edit touches, or would. */
-static const float *row_at(const MiRun *run, const MiEdit *edit, int t)
+static const float *row_at(const MiRun *run, int lane, const MiEdit *edit, int t)
 {
     const float *row = edit->head >= 0
-                     ? mi_head(run, 0, edit->site, edit->layer, edit->head, t)
-                     : mi_site(run, 0, edit->site, edit->layer, t);
+                     ? mi_head(run, lane, edit->site, edit->layer, edit->head, t)
+                     : mi_site(run, lane, edit->site, edit->layer, t);
     return row ? row + edit->first : NULL;
 }
 
@@ -5098,7 +5100,7 @@ static int direction_row(const Experiment *x, const Request *request, const MiEd
     for (int side = 0; side < 2; side++) {
         if (!runs[side]) continue;
         int pos = aligns_front(x) ? row : mi_n_tokens(runs[side], 0) - 1;
-        const float *h = row_at(runs[side], edit, pos);
+        const float *h = row_at(runs[side], 0, edit, pos);
         if (!h) return -1;
         for (int i = 0; i < edit->count; i++) v[i] = side ? v[i] - h[i] : h[i];
     }
@@ -5123,7 +5125,7 @@ static double push(const Experiment *x, const MiEdit *edit)
     int    last = min_int(edit->pos_end, x->prompt.n);
     for (int t = edit->pos; t < last; t++) {
         const float *v = edit->value + (t - edit->pos) * edit->value_stride;
-        const float *h = row_at(x->base, edit, t);
+        const float *h = row_at(x->base, 0, edit, t);
         ratio += fabs(edit->amount) * sqrt(x->base->kernel->dot(v, v, edit->count) /
                                            x->base->kernel->dot(h, h, edit->count));
     }
@@ -5226,13 +5228,12 @@ static uint64_t sites_shown(const Experiment *x)
     return keep;
 }
 
-/* base and source, then one fork with a lane for each sample of noise. The base keeps what a sweep
- * edits: so it is known which cells change nothing. */
-static int run_all(Experiment *x)
+/* The unedited runs, and what the edits take from them. The base keeps what a sweep edits: so it is
+ * known which cells change nothing. */
+static int prepare(Experiment *x)
 {
-    MiOptions options = { .threads = x->command->threads };
-    uint64_t  shown = sites_shown(x);
-    options.keep = shown | sites_of(&x->edits, FROM_BASE) | sites_of(&x->sweep, FROM_ANYWHERE);
+    MiOptions options = { .keep = sites_shown(x), .threads = x->command->threads };
+    options.keep |= sites_of(&x->edits, FROM_BASE) | sites_of(&x->sweep, FROM_ANYWHERE);
     if (!x->edits.n && !x->sweep.n) options.keep |= MI_KEEP_CACHE;
     x->base = mi_run(x->model, x->prompt.tokens, x->prompt.n, NULL, &options);
     if (!x->base) return -1;
@@ -5240,21 +5241,34 @@ static int run_all(Experiment *x)
     if (x->donor.n && !(x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options)))
         return -1;
     if (bind_requests(x) < 0) return -1;
-    if (!x->edits.n) return 0;
-    int     n = x->edits.n, S = x->samples;
-    MiLane *lanes = room(x, S, sizeof *lanes);
-    x->sampled = room(x, (size_t)S * n, sizeof *x->sampled);
-    if (!lanes || !x->sampled) return -1;
-    for (int s = 0; s < S; s++) {
-        MiEdit *edits = x->sampled + (size_t)s * n;
-        for (int i = 0; i < n; i++) {
-            edits[i] = x->edits.at[i];
-            edits[i].sample = s;
-        }
-        lanes[s] = (MiLane){ x->base, edits, n, -1, 0 };
+    int n = x->edits.n;
+    x->sampled = room(x, (size_t)x->samples * n, sizeof *x->sampled);
+    for (int i = 0; x->sampled && i < x->samples * n; i++) {
+        x->sampled[i] = x->edits.at[i % n];
+        x->sampled[i].sample = i / n;
     }
-    x->edited = mi_fork(lanes, S, -1, shown);
-    return x->edited ? 0 : -1;
+    return x->sampled ? 0 : -1;
+}
+
+/* The edited runs of n experiments in one fork: a lane for each, or for each sample of its noise.
+ * It belongs to the first of them. */
+static int run_edited(Experiment *x, int n)
+{
+    int n_lanes = 0;
+    for (int i = 0; i < n; i++) n_lanes += x[i].samples;
+    MiLane *lanes = x->edits.n ? malloc(n_lanes * sizeof *lanes) : NULL;
+    if (!lanes) return x->edits.n ? mi_fail("out of memory") : 0;
+    n_lanes = 0;
+    for (int i = 0; i < n; i++) {
+        x[i].lane = n_lanes;
+        for (int s = 0; s < x[i].samples; s++)
+            lanes[n_lanes++] = (MiLane){ x[i].base, x[i].sampled + (size_t)s * x[i].edits.n,
+                                         x[i].edits.n, -1, 0 };
+    }
+    MiRun *fork = mi_fork(lanes, n_lanes, -1, sites_shown(x));
+    for (int i = 0; i < n; i++) x[i].edited = fork;
+    free(lanes);
+    return fork ? 0 : -1;
 }
 
 /* ---- Reading ---- */
@@ -5329,24 +5343,24 @@ static double metric_of(const Experiment *x, const float *logits, const float *b
 
 static int has_sign(Metric m) { return m == LOGIT_DIFF || m == LOGPROB || m == LOGIT; }
 
-static int read_run(Experiment *x, const char *name, const MiRun *run, const Prompt *prompt)
+static int read_run(Experiment *x, Reading what, const Prompt *prompt)
 {
-    int      V = x->model->shape.n_vocab, k = min_int(x->command->top, V), S = run->n_lanes;
+    int      V = x->model->shape.n_vocab, k = min_int(x->command->top, V), S = what.n_lanes;
     float   *logits = x->logits;
     Reading *reading = &x->readings[x->n_readings++];
-    *reading = (Reading){ .name = name, .run = run };
+    *reading = what;
     reading->logits = room(x, V, sizeof *reading->logits);
     reading->prob = room(x, V, sizeof *reading->prob);
     reading->top = room(x, k, sizeof *reading->top);
     if (!reading->logits || !reading->prob || !reading->top) return -1;
     for (int s = 0; s < S; s++) {
-        if (mi_logits(run, s, x->at, logits) < 0) return -1;
+        if (mi_logits(what.run, what.lane + s, x->at, logits) < 0) return -1;
         double log_sum = mi_log_sum_exp(logits, V);
         for (int i = 0; i < V; i++) {
             reading->logits[i] += logits[i] / S;
             reading->prob[i] += (float)exp(logits[i] - log_sum) / S;
         }
-        reading->metric += (x->metric == LOSS ? mean_loss(x, run, s, prompt)
+        reading->metric += (x->metric == LOSS ? mean_loss(x, what.run, what.lane + s, prompt)
                             : metric_of(x, logits, x->readings[0].logits)) / S;
     }
     reading->n_top = isfinite(reading->prob[0]) ? mi_top(reading->prob, V, k, reading->top) : 0;
@@ -5355,10 +5369,13 @@ static int read_run(Experiment *x, const char *name, const MiRun *run, const Pro
 
 static int read_all(Experiment *x)
 {
-    if (read_run(x, "base", x->base, &x->prompt) < 0) return -1;
-    const char *name = x->command->swept < 0 ? "edited" : "held";
-    if (x->edited && read_run(x, name, x->edited, &x->prompt) < 0) return -1;
-    return x->source ? read_run(x, "source", x->source, &x->donor) : 0;
+    Reading base = { .name = "base", .run = x->base, .n_lanes = 1 };
+    Reading source = { .name = "source", .run = x->source, .n_lanes = 1 };
+    Reading edited = { .name = x->command->swept < 0 ? "edited" : "held", .run = x->edited,
+                       .lane = x->lane, .n_lanes = x->samples };
+    if (read_run(x, base, &x->prompt) < 0) return -1;
+    if (x->edited && read_run(x, edited, &x->prompt) < 0) return -1;
+    return x->source ? read_run(x, source, &x->donor) : 0;
 }
 
 /* The reading of the source, or NULL; and of the run that a sweep's edits are added to. */
@@ -5465,7 +5482,7 @@ static int read_lens(const Experiment *x, int point, int t, char label[40])
     int    end = point == n_points(x) - 1, layer = end ? point / 2 - 1 : point / 2;
     MiSite site = end ? MI_resid_post : point % 2 ? MI_resid_mid : MI_resid_pre;
     snprintf(label, 40, "L%d.%s", layer, SITES[site].name);
-    return mi_lens(shown_run(x), 0, site, layer, t, is_final(x), x->logits);
+    return mi_lens(shown_run(x), x->lane, site, layer, t, is_final(x), x->logits);
 }
 
 /* The likeliest token at each depth and position. */
@@ -5522,7 +5539,7 @@ static int attn_grids(Experiment *x)
         if (head->site == MI_pattern) grid->limit = 1;
         for (int t = 0; t < T; t++) pos_label(x, t, grid->col[t]);
         for (int t = head->pos, row = 0; t < head->pos_end; t++, row++) {
-            const float *keys = row_at(shown_run(x), head, t);
+            const float *keys = row_at(shown_run(x), x->lane, head, t);
             if (!keys) return -1;
             pos_label(x, t, grid->row[row]);
             for (int j = 0; j <= t; j++) grid->value[row * T + j] = keys[j];
@@ -5541,7 +5558,8 @@ static int loss_grid(Experiment *x)
     for (int i = 0; i < runs; i++) {
         strcpy(grid->col[i], x->readings[i].name);
         for (int t = 1; t < T; t++)
-            grid->value[(t - 1) * runs + i] = token_loss(x, x->readings[i].run, 0, &x->prompt, t);
+            grid->value[(t - 1) * runs + i] = token_loss(x, x->readings[i].run, x->readings[i].lane, &x->prompt,
+                                                             t);
     }
     for (int t = 1; t < T; t++) pos_label(x, t, grid->row[t - 1]);
     return 0;
@@ -5560,10 +5578,10 @@ static void sweep_grid(Experiment *x)
                        : x->cell[i] - held_of(x)->metric;
 }
 
-/* The experiment itself: all runs, and all that is shown of them. */
-static int perform(Experiment *x)
+/* When the runs are done: the cells of a sweep, and all that is shown. */
+static int examine(Experiment *x)
 {
-    if (run_all(x) < 0 || read_all(x) < 0) return -1;
+    if (read_all(x) < 0) return -1;
     if (x->command->swept >= 0) {
         if (run_sweep(x) < 0) return -1;
         sweep_grid(x);
@@ -5582,7 +5600,7 @@ static int gather(const Experiment *x, const MiEdits *rows, float *out)
     for (int i = 0; i < rows->n; i++)
         for (int t = rows->at[i].pos; t < rows->at[i].pos_end; t++) {
             const MiEdit *edit = &rows->at[i];
-            const float  *row = row_at(shown_run(x), edit, t);
+            const float  *row = row_at(shown_run(x), x->lane, edit, t);
             int n = edit->head >= 0 ? x->prompt.n : edit->count, last = edit->head >= 0 ? t : n;
             if (!row) return -1;
             for (int c = 0; c < n; c++)
@@ -5599,7 +5617,7 @@ static int write_saves(Experiment *x)
         if (!(save->array.values = room(x, save->array.n, sizeof(float)))) return -1;
         if (gather(x, &save->rows, save->array.values) < 0) return -1;
         for (int t = 0; save->logits && t < x->prompt.n; t++)
-            if (mi_logits(shown_run(x), 0, t, save->array.values + (size_t)t * V) < 0) return -1;
+            if (mi_logits(shown_run(x), x->lane, t, save->array.values + (size_t)t * V) < 0) return -1;
         write_npy(save->output.file, &save->array);
         if (close_output(&save->output, 1) < 0) return -1;
     }
@@ -6515,7 +6533,7 @@ static int add_to_means(Experiment *x, Data *data, Experiment *y)
         if (!data->sum[j]) data->sum[j] = room(x, (size_t)data->n * edit->count, sizeof(double));
         if (!data->sum[j]) return mi_free(run), -1;
         for (int t = 0; t < prompt->n; t++) {
-            const float *row = row_at(run, edit, t);
+            const float *row = row_at(run, 0, edit, t);
             double *sum = data->sum[j] + (aligned ? (size_t)t * edit->count : 0);
             for (int i = 0; i < edit->count; i++) sum[i] += row[i];
         }
@@ -6595,7 +6613,7 @@ static int share_partner(const Experiment *x, const Data *data, int row, Experim
             close_experiment(&z);
             if (!y->other) return -1;
         }
-        edit->value = row_at(y->other, edit, edit->pos);
+        edit->value = row_at(y->other, 0, edit, edit->pos);
         edit->value_stride = width_of(x->model, edit->site, 0);
     }
     return 0;
@@ -6680,18 +6698,32 @@ static void common_labels(Experiment *x, const Experiment *y)
         }
 }
 
-static int run_row(Experiment *x, Data *data, int r)
+/* As many rows as fill a fork: their edited runs are its lanes. Returns how many, or -1. */
+static int run_rows(Experiment *x, Data *data, int first)
 {
-    Experiment y;
-    int status = open_row(x, data, r, &y);
-    if (status == 0) status = share_means(x, data, &y);
-    if (status == 0) status = share_partner(x, data, r, &y);
-    if (status == 0) status = perform(&y);
-    if (status == 0) status = keep_numbers(x, &y, data, r);
-    if (status == 0 && r == 0) status = take_form(x, &y);
-    if (status == 0) common_labels(x, &y);
-    close_experiment(&y);
-    return status;
+    enum { MOST = 64 };
+    Experiment y[MOST];
+    int        n = 0, status = 0;
+    for (int filled = 0; status == 0 && n < MOST && first + n < x->n_data && filled < SWEEP_ROWS;) {
+        Experiment *row = &y[n];
+        status = open_row(x, data, first + n++, row);
+        if (status == 0) status = share_means(x, data, row);
+        if (status == 0) status = share_partner(x, data, first + n - 1, row);
+        if (status == 0) status = prepare(row);
+        filled += row->prompt.n * row->samples;
+    }
+    if (status == 0) status = run_edited(y, n);
+    for (int i = 0; i < n && status == 0; i++) {
+        status = examine(&y[i]);
+        if (status == 0) status = keep_numbers(x, &y[i], data, first + i);
+        if (status == 0 && first + i == 0) status = take_form(x, &y[i]);
+        if (status == 0) common_labels(x, &y[i]);
+    }
+    for (int i = n - 1; i >= 0; i--) {
+        if (i) y[i].edited = NULL;                      /* it is the first one's */
+        close_experiment(&y[i]);
+    }
+    return status < 0 ? -1 : n;
 }
 
 /* Means over the rows into the experiment's own readings and grids. For patches: the ratio of the
@@ -6740,11 +6772,12 @@ static int run_data(Experiment *x)
     Data data = {0};
     int  status = read_table(&data.table, x->command->data);
     if (status == 0) status = survey(x, &data);
-    for (int r = 0; r < x->n_data && status == 0; r++) {
-        status = run_row(x, &data, r);
-        if (isatty(2) && x->n_data > 20)
-            fprintf(stderr, "\r  row %d of %d%s", r + 1, x->n_data,
-                    r + 1 < x->n_data ? "" : "\r\033[K");
+    for (int r = 0, n; r < x->n_data && status == 0; r += n) {
+        status = n = run_rows(x, &data, r);
+        if (n > 0) status = 0;
+        if (isatty(2) && n > 0 && x->n_data > 20)
+            fprintf(stderr, "\r  row %d of %d%s", r + n, x->n_data,
+                    r + n < x->n_data ? "" : "\r\033[K");
     }
     if (status == 0) summarize(x, &data);
     close_table(&data.table);
@@ -6831,7 +6864,8 @@ static int run_command(Experiment *x, int argc, char **argv)
         return fail(FAULT_OF_USER);
     if (c->explain) return print_plan(x, stdout), 0;
     int status = open_outputs(x);
-    if (status == 0) status = c->data ? run_data(x) : perform(x);
+    if (status == 0 && c->data) status = run_data(x);
+    else if (status == 0 && (prepare(x) < 0 || run_edited(x, 1) < 0 || examine(x) < 0)) status = -1;
     if (status == 0 && c->generate && (c->json || c->tsv)) status = generate_texts(x);
     if (status == 0) status = report(x, argc, argv);
     return status < 0 ? fail(FAULT_OF_RUN) : 0;
