@@ -3580,13 +3580,16 @@ static int is_pale(const Grid *grid, int i)
     return grid->error && fabs(grid->value[i]) < 2 * grid->error[i];
 }
 
-/* What stands in a cell: its word, or its number in at most 5 columns: .97  -1.3  12.4  1e+05 */
+/* What stands in a cell: its word, or its number in at most 5 columns: .97  -1.3  12.4  1e+05; 0 if
+ * it is exactly that, · if it is below .005, ~ if it may well be 0. */
 static const char *cell_text(const Grid *grid, int i, char text[48])
 {
     double value = grid->value[i], a = fabs(value);
     char   digits[8];
     if (grid->word) return grid->word[i];
     if (!isfinite(value)) return "";
+    if (is_pale(grid, i)) return "~";
+    if (value == 0) return "0";
     if (a < 0.005) return "·";
     if (a < 0.995) {
         snprintf(digits, sizeof digits, "%.2f", a);
@@ -3619,10 +3622,8 @@ static void print_cell(const Screen *screen, const Grid *grid, int i, int width,
 {
     char        number[48];
     const char *text = cell_text(grid, i, number);
-    int         pale = is_pale(grid, i), color = screen->color && isfinite(grid->value[i]);
-    if (pale && !screen->color) text = "~";
-    if (color && pale) fputs("\033[2m", screen->out);
-    else if (color) {
+    int color = screen->color && isfinite(grid->value[i]) && !is_pale(grid, i);
+    if (color) {
         Color c = heat_of(grid, i, limit);
         fprintf(screen->out, "\033[48;2;%d;%d;%dm\033[38;2;%sm", c.r, c.g, c.b,
                 is_dark(c) ? "255;255;255" : "20;20;20");
@@ -3671,6 +3672,10 @@ static void print_grid(const Screen *screen, const Grid *grid)
         for (int line = 0; line < 2; line++)
             print_header(out, grid, first, last, label, width, line);
         for (int r = 0; r < grid->n_rows; r++) {
+            const double *value = grid->value + r * grid->n_cols;
+            int           filled = first == 0;          /* keys after the query do not exist */
+            for (int c = first; c < last; c++) filled |= isfinite(value[c]);
+            if (!filled) continue;
             fputs("  ", out);
             print_padded(out, grid->row[r], label);
             fputc(' ', out);
@@ -3718,7 +3723,11 @@ static void xml_text(FILE *out, const char *text)
 
 enum { SVG_ROW = 24, SVG_LEFT = 130, SVG_TOP = 96, SVG_RIGHT = 110 };
 
-static int svg_column(const Grid *grid) { return grid->word ? 78 : 46; }
+/* The width of a column. Where there are very many, only their colours are left. */
+static int svg_column(const Grid *grid)
+{
+    return grid->word ? 84 : grid->n_cols > 64 ? max_int(2, 2400 / grid->n_cols) : 46;
+}
 static int svg_height(const Grid *grid)
 {
     return SVG_TOP + max_int(grid->n_rows * SVG_ROW, 120) + 30;
@@ -3764,7 +3773,7 @@ static void svg_cell(FILE *out, const Grid *grid, int i, double limit)
     int   x = SVG_LEFT + c * width, y = SVG_TOP + r * SVG_ROW;
     Color color = is_pale(grid, i) ? heat(0) : heat_of(grid, i, limit);
     fputs("<g>", out);
-    svg_rect(out, x, y, width - 1, SVG_ROW - 1, color);
+    svg_rect(out, x, y, max_int(width - 1, 2), SVG_ROW - 1, color);
     fputs("<title>", out);
     xml_text(out, grid->row[r]);
     fputs(" | ", out);
@@ -3773,8 +3782,14 @@ static void svg_cell(FILE *out, const Grid *grid, int i, double limit)
     if (grid->error) fprintf(out, " ± %.2g", grid->error[i]);
     if (grid->word) fputc(' ', out), xml_text(out, grid->word[i]);
     fputs("</title>", out);
-    svg_label(out, x + 0.5 * width, y + 16, "middle",
-              is_dark(color) ? " fill=\"#fff\"" : " fill=\"#222\"", cell_text(grid, i, number));
+    const char *text = cell_text(grid, i, number);
+    if (columns_of(text, strlen(text)) > 10) {
+        snprintf(number, sizeof number, "%.*s…", bytes_of(text, 9), text);
+        text = number;
+    }
+    if (width > 40)
+        svg_label(out, x + 0.5 * width, y + 16, "middle", is_dark(color) ? " fill=\"#fff\""
+                  : " fill=\"#222\"", text);
     fputs("</g>\n", out);
 }
 
@@ -3783,7 +3798,8 @@ static void svg_grid(FILE *out, const Grid *grid, int top)
     double limit = grid_limit(grid);
     fprintf(out, "<g transform=\"translate(0,%d)\">\n", top);
     svg_label(out, 12, 24, "start", " font-size=\"15\" font-weight=\"bold\"", grid->title);
-    for (int c = 0; c < grid->n_cols; c++) {
+    int every = grid->n_cols > 64 ? 1 + 24 / svg_column(grid) : 1;  /* how many have a label */
+    for (int c = 0; c < grid->n_cols; c += every) {
         char more[80];
         double x = SVG_LEFT + (c + 0.5) * svg_column(grid);
         snprintf(more, sizeof more, " transform=\"rotate(-40 %g %d)\"", x, SVG_TOP - 8);
@@ -3799,12 +3815,21 @@ static void svg_grid(FILE *out, const Grid *grid, int top)
     fputs("</g>\n", out);
 }
 
-/* All maps of a report in one picture, one below the other; it needs no other file. */
-static void print_svg(FILE *out, const Grid *grids, int n)
+/* All maps of a report in one picture, one below the other; it needs no other file. The lines of
+ * the caption say of what. */
+static void print_svg(FILE *out, const char *caption, const Grid *grids, int n)
 {
-    int width = 0, height = 0;
+    enum { LETTER_WIDTH = 8, LINE_HEIGHT = 18 };
+    int width = 0, height = 12, top;
+    for (const char *line = caption; *line; height += LINE_HEIGHT) {
+        size_t length = strcspn(line, "\n");
+        width = max_int(width, 24 + LETTER_WIDTH * columns_of(line, length));
+        line += length + (line[length] == '\n');
+    }
+    top = height;
     for (int i = 0; i < n; i++) {
         width = max_int(width, SVG_LEFT + grids[i].n_cols * svg_column(&grids[i]) + SVG_RIGHT);
+        width = max_int(width, 24 + LETTER_WIDTH * (int)strlen(grids[i].title));
         height += svg_height(&grids[i]);
     }
     fprintf(out,
@@ -3812,7 +3837,15 @@ static void print_svg(FILE *out, const Grid *grids, int n)
             "%d %d\" font-family=\"Helvetica,Arial,sans-serif\" font-size=\"12\">\n"
             "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
             width, height, width, height);
-    for (int i = 0, top = 0; i < n; top += svg_height(&grids[i++])) svg_grid(out, &grids[i], top);
+    for (int y = 24; *caption; y += LINE_HEIGHT) {
+        int length = (int)strcspn(caption, "\n");
+        char line[400];
+        snprintf(line, sizeof line, "%.*s", bytes_of(caption, min_int(length, 200)), caption);
+        line[strcspn(line, "\n")] = 0;
+        svg_label(out, 12, y, "start", " font-size=\"13\"", line);
+        caption += length + (caption[length] == '\n');
+    }
+    for (int i = 0; i < n; top += svg_height(&grids[i++])) svg_grid(out, &grids[i], top);
     fputs("</svg>\n", out);
 }
 
@@ -3921,8 +3954,8 @@ static void print_shape(char *text, size_t size, const Array *array)
 {
     text[0] = 0;
     for (int i = 0; i < array->n_dims; i++)
-        snprintf(text + strlen(text), size - strlen(text), "%d,%s", array->dim[i],
-                 i + 1 < array->n_dims ? " " : "");
+        snprintf(text + strlen(text), size - strlen(text), i ? " %d%s" : "%d%s", array->dim[i],
+                 i + 1 < array->n_dims || !i ? "," : "");
 }
 
 static int write_npy(FILE *out, const Array *array)
@@ -4032,6 +4065,7 @@ enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
 /* An intervention with its modifiers, or a --save. */
 typedef struct {
     const char *op, *argument, *toward, *away, *direction;
+    const char *typed;                  /* the argument before a row of --data filled it in */
     int         window;                 /* ROME's: a sweep of so many layers at a time */
 } Request;
 typedef struct { Request *at; int n; } Requests;
@@ -4190,6 +4224,36 @@ static const Option *find_option(const char *word, const char **value)
     return NULL;
 }
 
+/* How many letters must be put in, left out or exchanged to make b [n] of a? */
+static int distance(const char *a, const char *b, size_t n)
+{
+    int row[64];
+    for (size_t j = 0; j <= n; j++) row[j] = (int)j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0]++;
+        for (size_t j = 1; j <= n; j++) {
+            int least = min_int(min_int(row[j], row[j - 1]) + 1, diagonal + (a[i - 1] != b[j - 1]));
+            diagonal = row[j];
+            row[j] = least;
+        }
+    }
+    return row[n];
+}
+
+static int fail_option(const char *word)
+{
+    const Option *nearest = NULL;
+    size_t n = strcspn(word, "=");
+    int    least = 3;
+    for (const Option *o = OPTIONS; o < OPTIONS + N_OPTIONS && n > 3 && n < 40; o++) {
+        int d = o->kind == HEADING ? least : distance(o->name, word + 2, n - 2);
+        if (d < least) least = d, nearest = o;
+    }
+    if (nearest)
+        return mi_fail("%.100s: no such option; did you mean --%s?", word, nearest->name);
+    return mi_fail("%.100s: no such option; mi --help lists them", word);
+}
+
 /* Is a word one of "a|b|c"? */
 static int is_choice(const char *choices, const char *word)
 {
@@ -4250,6 +4314,7 @@ static int add_request(Requests *list, Request request)
     Request *at = grow(list->at, list->n, sizeof *at);
     if (!at) return -1;
     list->at = at;
+    request.typed = request.argument;
     at[list->n++] = request;
     return 0;
 }
@@ -4288,8 +4353,13 @@ static int add_trace(Command *command)
         return mi_fail("--trace takes its values from the prompt itself; leave out --source");
     size_t n = strlen(command->trace) + 16;
     if (!(command->traced = malloc(n))) return mi_fail("out of memory");
-    int plain = isalpha((unsigned char)*command->trace) && !strpbrk(command->trace, "\",:#=@");
-    snprintf(command->traced, n, plain ? "embed@%s=3s" : "embed@\"%s\"=3s", command->trace);
+    /* a position as after any @; other text is quoted, but for "#2", the second match */
+    const char *text = command->trace, *hash = strrchr(text, '#');
+    int length = (int)strlen(text), plain = isalnum((unsigned char)*text) || *text == '-';
+    if (hash && hash[1] && !hash[1 + strspn(hash + 1, "0123456789")]) length = (int)(hash - text);
+    plain &= strcspn(text, "\",:#=@") >= (size_t)length;
+    snprintf(command->traced, n, plain ? "embed@%.*s%s=3s" : "embed@\"%.*s\"%s=3s", length, text,
+             text + length);
     command->source = "same";
     Request noise = { .op = "noise", .argument = command->traced },
             patch = { .op = "patch", .argument = sites, .window = window };
@@ -4356,9 +4426,10 @@ static int parse_command(Command *command, int argc, char **argv)
             continue;
         }
         const Option *o = find_option(word, &value);
-        if (!o) return mi_fail("%.100s: no such option; mi --help lists them", word);
+        if (!o) return fail_option(word);
         if (!o->argument && value) return mi_fail("--%s takes no value", o->name);
-        if (!value && !strcmp(o->name, "lens")) value = "each";     /* --lens alone */
+        if (!value && !strcmp(o->name, "lens"))             /* which may stand alone */
+            value = argv[i + 1] && is_choice(o->argument, argv[i + 1]) ? argv[++i] : "each";
         if (!value && o->argument && !(value = argv[++i]))
             return mi_fail("--%s needs a value: %s", o->name, o->argument);
         if (seen[o - OPTIONS]++ && o->kind == TEXT) return mi_fail("--%s is given twice", o->name);
@@ -4412,7 +4483,7 @@ static const MiEdit READ_ONLY = { .op = MI_SET, .from = MI_FROM_CALLER, .head = 
 typedef struct {
     int    first_edit;                  /* its edits end where those of the next one begin */
     Prompt text[2];                     /* --toward and --away */
-    double strength;                    /* |C v| / |h| of a steering */
+    double strength;                    /* |C v| / |h| of a steering; the deviation of noise */
     Array  file;                        /* the shape that --set expects */
 } Detail;
 
@@ -4519,10 +4590,12 @@ static const char *token_label(const Experiment *x, int token, char *label, size
     return label;
 }
 
+/* "3 ·John", or where the rows of --data differ in length "-1", from the end. */
 static void pos_label(const Experiment *x, int t, char label[40])
 {
     char token[32];
-    snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
+    if (x->command->data && !x->aligned) snprintf(label, 40, "%d", t - x->prompt.n);
+    else snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
 }
 
 /* The tokens of a prompt side by side, for messages: "When|·Mary|·and". */
@@ -4698,6 +4771,7 @@ static int parse_token_set(Experiment *x, const char *flag, const char *text, To
             if (add_answer(x, flag, digits, 2, set) < 0) return -1;
         }
         snprintf(set->label, sizeof set->label, "%s", text);
+        set->spaced = 0;
         return 0;
     }
     for (;; text++) {
@@ -4799,12 +4873,43 @@ static void add_to_label(const Experiment *x, const Address *a, int axis, int va
              text);
 }
 
+/* The position "@S2" of element i of a list as it was typed; "" if it has none. */
+static const char *typed_position(const char *list, int i, int *length)
+{
+    const char *position = "";
+    int         quoted = 0;
+    for (; *list && (i > 0 || quoted || !strchr(",=", *list)); list++) {
+        if (*list == '"') quoted = !quoted;
+        if (*list == ',' && !quoted) i--;
+        if (*list == '@' && i == 0 && !quoted) position = list;
+    }
+    *length = *position ? (int)(list - position) : 0;
+    return position;
+}
+
+/* The full name of a cell, to tell the elements of a list apart: "L5H3", "L0.mlp_out@S2". */
+static void name_cell(const Address *a, const Range now[4], const char *typed, int i,
+                      char label[40])
+{
+    static const MiSite usual[] = { MI_N_SITES, MI_z, MI_mlp_post };
+    int         length, in_block = SITES[a->site].place == MI_BLOCK;
+    const char *position = typed_position(typed, i, &length);
+    snprintf(label, 40, in_block ? "L%d" : "", now[0].lo);
+    if (a->unit != WHOLE_ROW)
+        snprintf(label + strlen(label), 16, "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
+    if (a->site != usual[a->unit])
+        snprintf(label + strlen(label), 16, "%s%s", in_block ? "." : "", SITES[a->site].name);
+    if (!a->pos.many)
+        snprintf(label + strlen(label), 40 - strlen(label), "%.*s", length, position);
+}
+
 /* One address -> its cells, each with its edits, from row `first` of the table on. */
 static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiEdit *edit,
                      const Layout *layout, int first)
 {
     int n_layer = x->model->shape.n_layer;
-    int window = x->command->edits.at[x->command->swept].window;
+    const Request *request = &x->command->edits.at[x->command->swept];
+    int window = request->window, element = p->argument[0] == 'n' ? 0 : (int)(a - p->found);
     for (int i = 0; i < layout->n_rows * layout->n_cols; i++) {
         char *row = x->grids[0].row[first + i / layout->n_cols];
         char *col = x->grids[0].col[i % layout->n_cols];
@@ -4813,12 +4918,12 @@ static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiE
             now[axis] = layout->axis[axis];
             if (now[axis].many) now[axis].lo = now[axis].hi = now[axis].lo + rest % layout->n[axis];
         }
+        int list = p->n_found > 1;
         *row = *col = 0;
-        for (int axis = 0; axis < 4; axis++)
+        if (list) name_cell(a, now, request->typed, element, row);
+        for (int axis = list ? 2 : 0; axis < 4; axis++)
             if (now[axis].many)
                 add_to_label(x, a, axis, now[axis].lo, axis == layout->column ? col : row);
-        if (p->n_found > 1 && !*row)
-            snprintf(row, 40, "%.*s", min_int((int)strcspn(a->text, ",="), 39), a->text);
         Address one = *a;
         int     l = now[0].lo;
         one.layer = now[0], one.index = now[1], one.pos = now[2], one.key = now[3];
@@ -4953,6 +5058,7 @@ static int read_edit(Experiment *x, int which)
     for (int i = detail->first_edit; i < x->edits.n; i++) {
         x->edits.at[i].seed = c->seed;
         x->edits.at[i].order = which;
+        if (x->edits.at[i].op == MI_NOISE) detail->strength = x->edits.at[i].amount;
     }
     detail[1].first_edit = x->edits.n;
     if (!c->data && !strcmp(request->op, "ablate") && value && !strcmp(value, "=resample"))
@@ -5513,7 +5619,8 @@ static int lens_depth(Experiment *x)
         return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
     Grid *grid = next_grid(x, points, 1, 0);
     if (!grid) return -1;
-    snprintf(grid->title, sizeof grid->title, "%s by depth, at position %d",
+    snprintf(grid->title, sizeof grid->title, x->command->data && !x->command->at
+             ? "%s by depth, at the last position" : "%s by depth, at position %d",
              METRICS[x->metric].name, x->at);
     grid->diverging = has_sign(x->metric);
     pos_label(x, x->at, grid->col[0]);
@@ -5555,11 +5662,14 @@ static int loss_grid(Experiment *x)
     if (!grid) return -1;
     snprintf(grid->title, sizeof grid->title, "loss of each token (-log p after the tokens before "
              "it, in nats); mean %.6g", mean_loss(x, x->base, 0, &x->prompt));
+    if (x->edited)
+        snprintf(grid->title + strlen(grid->title), 40, ", edited %.6g",
+                 mean_loss(x, x->edited, x->lane, &x->prompt));
     for (int i = 0; i < runs; i++) {
         strcpy(grid->col[i], x->readings[i].name);
         for (int t = 1; t < T; t++)
-            grid->value[(t - 1) * runs + i] = token_loss(x, x->readings[i].run, x->readings[i].lane, &x->prompt,
-                                                             t);
+            grid->value[(t - 1) * runs + i] =
+                token_loss(x, x->readings[i].run, x->readings[i].lane, &x->prompt, t);
     }
     for (int t = 1; t < T; t++) pos_label(x, t, grid->row[t - 1]);
     return 0;
@@ -5569,9 +5679,11 @@ static int loss_grid(Experiment *x)
 static void sweep_grid(Experiment *x)
 {
     Grid *grid = &x->grids[0];
-    snprintf(grid->title, sizeof grid->title, x->source ? "--%s, one run per cell: normalized %s"
-             : "--%s, one run per cell: change of %s", x->command->edits.at[x->command->swept].op,
-             METRICS[x->metric].name);
+    const char *held = held_of(x)->name;
+    snprintf(grid->title, sizeof grid->title, x->source
+             ? "--%s, one run per cell: %s, 0 as in %s, 1 as in source"
+             : "--%s, one run per cell: change of %s from %s",
+             x->command->edits.at[x->command->swept].op, METRICS[x->metric].name, held);
     grid->diverging = 1;
     for (int i = 0; i < x->n_cells; i++)
         grid->value[i] = x->source && !x->command->data ? normalize(x, x->cell[i])
@@ -5616,8 +5728,10 @@ static int write_saves(Experiment *x)
         int   V = x->model->shape.n_vocab;
         if (!(save->array.values = room(x, save->array.n, sizeof(float)))) return -1;
         if (gather(x, &save->rows, save->array.values) < 0) return -1;
-        for (int t = 0; save->logits && t < x->prompt.n; t++)
-            if (mi_logits(shown_run(x), x->lane, t, save->array.values + (size_t)t * V) < 0) return -1;
+        for (int t = 0; save->logits && t < x->prompt.n; t++) {
+            float *logits = save->array.values + (size_t)t * V;
+            if (mi_logits(shown_run(x), x->lane, t, logits) < 0) return -1;
+        }
         write_npy(save->output.file, &save->array);
         if (close_output(&save->output, 1) < 0) return -1;
     }
@@ -5697,9 +5811,10 @@ static int generate(Experiment *x, const MiEdits *edits, Stream *stream)
         if (status == 0) status = mi_logits(run, 0, run->n_rows - 1, x->logits);
         if (status < 0) break;
         next = sample(c, x->logits, choices, V, i);
-        if (mi_id_of_row(x->tokenizer, next) == END_OF_TEXT) break;
         const char *bytes = mi_token_bytes(x->tokenizer, next, &length);
-        stream_bytes(stream, bytes, length, 0);
+        int         ended = mi_id_of_row(x->tokenizer, next) == END_OF_TEXT;
+        if (!ended || !stream->as_is) stream_bytes(stream, bytes, length, 0);
+        if (ended) break;
     }
     mi_free(run);
     return status;
@@ -5743,18 +5858,40 @@ static void close_experiment(Experiment *x)
 /* The report                                                                                    */
 /* ============================================================================================= */
 
-/* The prompt as it was typed, control characters made harmless; a long one cut in the middle. */
+/* Tokens from <= t < to of the prompt as they were typed, what could move a cursor replaced. */
+static void print_tokens(const Experiment *x, FILE *out, int from, int to)
+{
+    char *text = NULL, *visible;
+    size_t size;
+    FILE *memory = open_memstream(&text, &size);
+    for (int t = from; memory && t < to; t++) {
+        int         n;
+        const char *bytes = mi_token_bytes(x->tokenizer, x->prompt.tokens[t], &n);
+        if (n == 0) fprintf(memory, "<%d>", x->prompt.tokens[t]);
+        fwrite(bytes, 1, n, memory);
+    }
+    if (memory && fclose(memory) == 0 && (visible = calloc(size + 16, 1))) {
+        append_visible(visible, size + 16, text, size);
+        fputs(visible, out);
+        free(visible);
+    }
+    free(text);
+}
+
+/* The prompt, a long one cut in the middle; ▸ follows the position that is read, if it is not the
+ * last. */
 static void print_prompt(const Experiment *x, const Screen *screen)
 {
-    fprintf(screen->out, "\n  %s", color_of(screen, "bold"));
-    for (int t = 0; t < x->prompt.n; t++) {
-        char label[64];
-        if (x->prompt.n > 80 && t == 40) fputs(" … ", screen->out);
-        if (x->prompt.n > 80 && t >= 40 && t < x->prompt.n - 30) continue;
-        const char *text = token_label(x, x->prompt.tokens[t], label, sizeof label);
-        if (!strncmp(text, "·", 2)) fputc(' ', screen->out), text += 2;
-        fputs(text, screen->out);
-        if (t == x->at && x->at != x->prompt.n - 1) fputs(" ▸", screen->out);
+    int n = x->prompt.n, stops[] = { 0, n, n, n };
+    if (n > 80) stops[1] = 40, stops[2] = n - 30;
+    fprintf(screen->out, "  %s", color_of(screen, "bold"));
+    for (int part = 0; part < 4; part += 2) {
+        int from = stops[part], to = stops[part + 1], mark = x->at >= from && x->at < to &&
+                                                             x->at != n - 1;
+        print_tokens(x, screen->out, from, mark ? x->at + 1 : to);
+        if (mark) fputs(" ▸", screen->out);
+        if (mark) print_tokens(x, screen->out, x->at + 1, to);
+        if (part == 0 && n > 80) fputs(" … ", screen->out);
     }
     fprintf(screen->out, " …%s\n", color_of(screen, "off"));
 }
@@ -5780,6 +5917,44 @@ static void print_direction(FILE *out, const char *indent, const Request *reques
     if (is_directed(request)) fputc('\n', out);
 }
 
+static void print_note(const Screen *screen, const char *text)
+{
+    fprintf(screen->out, "  %snote    %s", color_of(screen, "dim"), text);
+}
+
+/* Which of two tokens was taken, with or without a space before it. */
+static void print_answer_note(const Experiment *x, const Screen *screen, const TokenSet *set,
+                              const char *text)
+{
+    char visible[100] = "";
+    if (!set->spaced || !text || x->command->data) return;
+    append_visible(visible, sizeof visible, text, strlen(text));
+    print_note(screen, "");
+    fprintf(screen->out, set->spaced > 0
+            ? "\"%s\" was taken as \" %s\": only so is it one token%s\n"
+            : "\"%s\" is the token without a space; after a word it is \" %s\"%s\n",
+            visible, visible, color_of(screen, "off"));
+}
+
+/* Does a later intervention set again all that this one changed? Which, or NULL. */
+static const Request *undone_by(const Experiment *x, int which)
+{
+    const Detail *detail = &x->detail[which];
+    int           by = -1;
+    for (int i = detail->first_edit; i < detail[1].first_edit; i++) {
+        const MiEdit *e = &x->edits.at[i], *f = x->edits.at + detail[1].first_edit;
+        const MiEdit *end = x->edits.at + x->edits.n;
+        while (f < end && (f->op != MI_SET || f->site != e->site || f->layer != e->layer ||
+                           f->head != e->head || f->pos > e->pos || f->first > e->first ||
+                           f->first + f->count < e->first + e->count ||
+                           min_int(f->pos_end, x->prompt.n) < min_int(e->pos_end, x->prompt.n)))
+            f++;
+        if (f == end) return NULL;
+        by = f->order;
+    }
+    return by < 0 ? NULL : &x->command->edits.at[by];
+}
+
 /* What was changed, request by request, with what the reader should know of it. */
 static void print_requests(const Experiment *x, const Screen *screen)
 {
@@ -5795,25 +5970,34 @@ static void print_requests(const Experiment *x, const Screen *screen)
             fputs(!c->data ? "   (posmean: the mean over all positions, later ones too)"
                   : x->aligned ? "   (mean over the rows, position by position)"
                   : "   (mean over the rows and their positions)", out);
+        if (request->window)
+            fprintf(out, "   (%d layers at a time, around each)", request->window);
         if (!c->data && !strcmp(request->op, "steer") && i != c->swept)
             fprintf(out, "   (|C v| / |h| = %.3g)", x->detail[i].strength);
         if (!c->data && !strcmp(request->op, "noise"))
-            fprintf(out, "   (mean of %d samples, seed %d)", x->samples, c->seed);
+            fprintf(out, "   (deviation %.3g; mean of %d samples, seed %d)",
+                    x->detail[i].strength, x->samples, c->seed);
         fputc('\n', out);
         print_direction(out, "          ", request);
+        const Request *later = c->data ? NULL : undone_by(x, i);
+        if (!later) continue;
+        print_note(screen, "");
+        print_typed(out, later->op, later->typed, "");
+        fprintf(out, " comes after it and sets all of this anew%s\n", color_of(screen, "off"));
     }
-    int spaced = x->answer.spaced ? x->answer.spaced : x->versus.spaced;
-    if (spaced)
-        fprintf(out, "  %snote    %s%s\n", color_of(screen, "dim"), spaced > 0
-                ? "a space was put before the answer: only so is it one token"
-                : "the answer is the token without a space; with one, as after a word, it is "
-                  "another", color_of(screen, "off"));
-    fputc('\n', out);
+    print_answer_note(x, screen, &x->answer, c->answer);
+    print_answer_note(x, screen, &x->versus, c->versus);
+    int length;
+    if (!c->data && *mi_token_bytes(x->tokenizer, x->prompt.tokens[x->prompt.n - 1], &length) ==
+        ' ' && length == 1) {
+        print_note(screen, "the prompt ends with a space, which belongs to the next token: ");
+        fprintf(out, "leave it out%s\n", color_of(screen, "off"));
+    }
 }
 
 static void print_top(const Experiment *x, const Screen *screen)
 {
-    int   rows = 0, bar = x->n_readings > 2 ? 5 : 12;
+    int   rows = 0, bar = x->n_readings > 2 ? 4 : 12, gap = x->n_readings > 2 ? 3 : 4;
     FILE *out = screen->out;
     for (int i = 0; i < x->n_readings; i++) rows = max_int(rows, x->readings[i].n_top);
     if (rows == 0) return;
@@ -5821,7 +6005,7 @@ static void print_top(const Experiment *x, const Screen *screen)
     for (int i = 0; i < x->n_readings; i++) {
         const char *name = x->readings[i].name;
         fprintf(out, "%s%s%s", color_of(screen, name), name, color_of(screen, "off"));
-        if (i + 1 < x->n_readings) fprintf(out, "%*s", 23 + bar - (int)strlen(name), "");
+        if (i + 1 < x->n_readings) fprintf(out, "%*s", 19 + bar + gap - (int)strlen(name), "");
     }
     fputc('\n', out);
     for (int row = 0; row < rows; row++) {
@@ -5831,13 +6015,13 @@ static void print_top(const Experiment *x, const Screen *screen)
             char   label[64];
             int    token = row < reading->n_top ? reading->top[row] : -1;
             if (token < 0) {
-                fprintf(out, "%*s", 23 + bar, "");
+                fprintf(out, "%*s", 19 + bar + gap, "");
                 continue;
             }
             print_padded(out, token_label(x, token, label, sizeof label), 11);
             fprintf(out, "%5.1f %% ", 100.0 * reading->prob[token]);
             print_bar(out, reading->prob[token], bar, color_of(screen, reading->name));
-            if (i + 1 < x->n_readings) fprintf(out, "    ");
+            if (i + 1 < x->n_readings) fprintf(out, "%*s", gap, "");
         }
         fputc('\n', out);
     }
@@ -5852,11 +6036,16 @@ static void print_verdict(const Experiment *x, FILE *out)
         !isfinite(edited))
         return;
     double lost = 100 * (1 - edited / base);
+    char   label[64], likeliest[100] = "";
+    int    best = x->readings[1].n_top ? x->readings[1].top[0] : -1;
+    if (best >= 0 && !is_in(&x->versus, best))
+        snprintf(likeliest, sizeof likeliest, "\n  The likeliest token is %s",
+                 token_label(x, best, label, sizeof label));
     if (fabs(edited) < 0.05)
         fprintf(out, "\n  The edit leaves no preference.\n");
     else if (edited < 0)
-        fprintf(out, "\n  The edit turns the answer around: %s is now ahead of %s.\n",
-                x->versus.label, x->answer.label);
+        fprintf(out, "\n  The edit turns the answer around: %s is now ahead of %s.%s%s\n",
+                x->versus.label, x->answer.label, likeliest, *likeliest ? "." : "");
     else if (fabs(lost) < 0.5)
         fprintf(out, "\n  The edit hardly changes the preference for %s.\n", x->answer.label);
     else
@@ -5869,10 +6058,11 @@ static void print_share(const Experiment *x, FILE *out)
 {
     const Reading *base = &x->readings[0], *edited = &x->readings[1], *source = source_of(x);
     if (x->n_readings < 2 || x->command->swept >= 0) return;
+    double left = edited->metric / base->metric;
     if (x->command->data && edited != source && base->metric > 0 && x->metric != RANK &&
         x->metric != KL)
-        fprintf(out, "\n  With the edit, %.0f %% of base is left.\n",
-                100 * edited->metric / base->metric);
+        fprintf(out, left < 0 ? "\n  With the edit, the mean has the other sign.\n"
+                : "\n  With the edit, %.0f %% of base is left.\n", 100 * left);
     if (x->command->data || !source || fabs(source->metric - base->metric) < 1e-6) return;
     fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n",
             (edited->metric - base->metric) / (source->metric - base->metric));
@@ -5889,8 +6079,8 @@ static void print_metric(const Experiment *x, const Screen *screen)
     if (x->command->generate && !x->answer.n) return;
     fputs("  ", out);
     fprintf(out, METRICS[x->metric].title, x->answer.label, x->versus.label);
-    fprintf(out, "%s%s\n", data ? ": mean ± standard error" : "",
-            data && x->answer.n ? "; how often the answer comes first" : "");
+    fprintf(out, "%s%s\n", data ? ": mean ± SE" : "",
+            data && x->answer.n ? "; share of rows with the answer on top" : "");
     for (int i = 0; i < x->n_readings; i++)
         if (isfinite(x->readings[i].metric)) {
             largest = fmax(largest, fabs(x->readings[i].metric));
@@ -5904,14 +6094,17 @@ static void print_metric(const Experiment *x, const Screen *screen)
             fputs("   not a number: something in this run became infinite\n", out);
             continue;
         }
-        if (data) fprintf(out, " %+9.4f ± %-8.2g", reading->metric, reading->error);
-        else fprintf(out, has_sign(x->metric) ? " %+10.4f  " : " %10.4g  ", reading->metric);
+        if (data && isfinite(reading->error))
+            fprintf(out, " %+9.4f ± %-8.2g", reading->metric, reading->error);
+        else if (data) fprintf(out, " %+9.4f           ", reading->metric);
+        else fprintf(out, x->metric != LOGPROB && has_sign(x->metric) ? " %+10.4f  " : " %10.4g  ",
+                     reading->metric);
         if (data && x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
         if (negative && x->metric != LOGPROB)
             print_signed_bar(out, reading->metric / largest, columns,
                              color_of(screen, reading->name));
         else
-            print_bar(out, fabs(reading->metric) / largest, columns,
+            print_bar(out, x->metric == RANK ? 0 : fabs(reading->metric) / largest, columns,
                       color_of(screen, reading->name));
         fputc('\n', out);
     }
@@ -5927,7 +6120,8 @@ static int strongest(const Grid *grid, int sign, int n, int *top)
     float *size = malloc((cells_of(grid) + 1) * sizeof *size);
     for (int i = 0; size && i < cells_of(grid); i++) {
         double value = grid->value[i];
-        size[i] = !isfinite(value) ? 0 : (float)(sign ? sign * value : fabs(value));
+        if (!isfinite(value) || is_pale(grid, i)) value = 0;
+        size[i] = (float)(sign ? sign * value : fabs(value));
     }
     n = size ? mi_top(size, cells_of(grid), n, top) : 0;
     while (n && !(size[top[n - 1]] > 0)) n--;
@@ -5935,36 +6129,66 @@ static int strongest(const Grid *grid, int sign, int n, int *top)
     return n;
 }
 
+/* Where a cell is: "L5H3", "L4 at 9 ·John". */
+static void place_of(const Grid *grid, int i, char place[96])
+{
+    const char *row = grid->row[i / grid->n_cols], *col = grid->col[i % grid->n_cols];
+    int         apart = *row && *col && *col != 'H' && *col != 'N';
+    snprintf(place, 96, "%s%s%s", row, apart ? " at " : "", col);
+}
+
+static void print_strongest(FILE *out, const Grid *grid)
+{
+    int   top[5], found = strongest(grid, 0, 5, top), column = 11;
+    char  place[96];
+    fputs(found ? "  strongest" : "  No cell changes anything.", out);
+    for (int i = 0; i < found; i++) {
+        place_of(grid, top[i], place);
+        int width = columns_of(place, strlen(place)) + 9;
+        if (column + width > 78) fprintf(out, "\n           "), column = 11;
+        column += width;
+        fprintf(out, " %s %+.3f%s", place, grid->value[top[i]], i + 1 < found ? "," : "");
+    }
+    fputs("\n\n", out);
+}
+
 /* A map and its strongest cells; of one with very many neurons only the largest both ways. */
 static void print_sweep(const Experiment *x, const Screen *screen, const Grid *grid)
 {
     enum { TOO_MANY = 64, SHOWN = 20 };
     int   top[SHOWN], n = cells_of(grid);
+    char  place[96];
     FILE *out = screen->out;
     const Reading *source = source_of(x);
-    if ((grid->row[0][0] == 'N' || grid->col[0][0] == 'N') && n > TOO_MANY) {
+    if ((grid->n_cols == 1 || grid->col[0][0] == 'N') && n > TOO_MANY) {
         fprintf(out, "  %s; the %d largest both ways of %d\n", grid->title, SHOWN, n);
         for (int sign = 1; sign >= -1; sign -= 2) {
-            for (int i = 0, found = strongest(grid, sign, SHOWN, top); i < found; i++)
-                fprintf(out, "    %-14s %-14s %+9.4f\n", grid->row[top[i] / grid->n_cols],
-                        grid->col[top[i] % grid->n_cols], grid->value[top[i]]);
+            for (int i = 0, found = strongest(grid, sign, SHOWN, top); i < found; i++) {
+                place_of(grid, top[i], place);
+                fputs("    ", out);
+                print_padded(out, place, 24);
+                fprintf(out, " %+9.4f\n", grid->value[top[i]]);
+            }
             fputc('\n', out);
         }
     } else {
         print_grid(screen, grid);
-        int found = strongest(grid, 0, 5, top);
-        fprintf(out, found ? "  strongest " : "  No cell changes anything.");
-        for (int i = 0; i < found; i++) {
-            const char *row = grid->row[top[i] / grid->n_cols],
-                       *col = grid->col[top[i] % grid->n_cols];
-            fprintf(out, "%s%s%s%s %+.3f", i ? ", " : "", row,
-                    *row && *col && *col != 'H' ? " at " : "", col, grid->value[top[i]]);
-        }
-        fprintf(out, "\n\n");
+        print_strongest(out, grid);
     }
     if (source && !x->command->data && fabs(source->metric - held_of(x)->metric) < 1e-6)
         fprintf(out, "  The source's metric is that of the run it is patched into: nothing to "
                 "restore.\n\n");
+}
+
+/* Of what the report is: the prompt, or the table, and the edits. */
+static void print_heading(const Experiment *x, const Screen *screen)
+{
+    const Command *c = x->command;
+    if (!c->data) print_prompt(x, screen);
+    else
+        fprintf(screen->out, "  %s%d prompt%s%s of %s\n", color_of(screen, "bold"), x->n_data,
+                x->n_data > 1 ? "s" : "", color_of(screen, "off"), c->data);
+    print_requests(x, screen);
 }
 
 static void print_report(const Experiment *x, const Screen *screen)
@@ -5972,19 +6196,26 @@ static void print_report(const Experiment *x, const Screen *screen)
     const Command *c = x->command;
     FILE *out = screen->out;
     int   swept = c->swept >= 0;
-    if (c->data) fprintf(out, "\n  %s%d prompts%s of %s\n", color_of(screen, "bold"), x->n_data,
-                         color_of(screen, "off"), c->data);
-    else if (!c->generate || c->edits.n) print_prompt(x, screen);
-    print_requests(x, screen);
+    if (c->data || !c->generate || c->edits.n) fputc('\n', out), print_heading(x, screen);
+    fputc('\n', out);
     print_top(x, screen);
     if (c->data) print_metric(x, screen);
     if (swept) print_sweep(x, screen, &x->grids[0]);
     if (!c->data) print_metric(x, screen);
     for (int i = swept; i < x->n_grids; i++) print_grid(screen, &x->grids[i]);
     if (c->data && x->n_grids)
-        fprintf(out, "  %s cells are within two standard errors of 0; about 5 %% of the cells "
-                "pass by chance.\n\n", screen->color ? "Pale" : "~");
-    if (!c->prompt && !c->tokens && !c->data && !c->edits.n && !c->generate && !x->n_grids)
+        fprintf(out, "  ~ is within two standard errors of 0; about 5 %% of the cells pass by "
+                "chance.\n\n");
+    for (int i = 0; i < x->n_saves; i++) {
+        char shape[64], visible[300] = "";
+        print_shape(shape, sizeof shape, &x->saves[i].array);
+        append_visible(visible, sizeof visible, x->saves[i].output.path,
+                       strlen(x->saves[i].output.path));
+        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", visible, shape,
+                x->edited ? "of the edited run" : "of the prompt", i + 1 < x->n_saves ? "" : "\n");
+    }
+    if (!c->prompt && !c->tokens && !c->data && !c->edits.n && !c->generate && !x->n_grids &&
+        !x->n_saves)
         fprintf(out, "  Try   ./mi --ablate L5H3               what one head does\n"
                      "        ./mi --lens                      where the answer comes up\n"
                      "        ./mi \"Once upon a time\" -n 40    let it write\n"
@@ -6154,7 +6385,10 @@ static int json_sweep(FILE *out, Experiment *x)
     double     *restored = room(x, x->n_cells, sizeof *restored);
     if (!restored) return -1;
     for (int i = 0; i < x->n_cells; i++) restored[i] = normalize(x, x->cell[i]);
-    fprintf(out, ",\n \"grid\":{\"op\":\"%s\",", x->command->edits.at[x->command->swept].op);
+    const Request *request = &x->command->edits.at[x->command->swept];
+    fprintf(out, ",\n \"grid\":{\"op\":\"%s\",\"sites\":", request->op);
+    json_text(out, request->argument);
+    fprintf(out, ",\"window\":%d,", request->window);
     json_labels(out, "rows", grid->row, grid->n_rows);
     json_labels(out, "cols", grid->col, grid->n_cols);
     fputs("\n  ", out);
@@ -6490,7 +6724,7 @@ typedef struct {
 /* One row, read and resolved but not run. */
 static int open_row(const Experiment *x, const Data *data, int row, Experiment *y)
 {
-    *y = (Experiment){ .model = x->model, .tokenizer = x->tokenizer };
+    *y = (Experiment){ .model = x->model, .tokenizer = x->tokenizer, .aligned = x->aligned };
     if (row_command(y, x->command, &data->table, row + 1) == 0 && read_prompt(y) == 0 &&
         read_source(y) == 0 && read_answers(y) == 0 && read_edits(y) == 0 && read_heads(y) == 0)
         return 0;
@@ -6549,6 +6783,10 @@ static int survey(Experiment *x, Data *data)
     const Table *table = &data->table;
     int          rows = x->n_data = table->n_rows - 1;
     x->aligned = 1;
+    if (!x->command->answer && !cell_of(table, 0, "answer") && !x->command->metric &&
+        !x->command->edits.n)
+        return mi_fail("%s has no column answer, and --answer is not given: nothing to measure",
+                       table->file);
     data->partner = room(x, rows, sizeof *data->partner);
     data->group = room(x, rows, sizeof *data->group);
     if (!data->partner || !data->group) return -1;
@@ -6653,8 +6891,9 @@ static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
         if (!data->numbers) return -1;
     }
     if (width != data->width)
-        return mi_fail("%s, row %d: its picture has another shape than row 1's: rows of different "
-                       "lengths need positions by name or from the end", x->command->data, r + 1);
+        return mi_fail("%s, row %d: its picture has another shape than row 1's: --attn and --loss "
+                       "need rows of one length, --each positions by name or from the end",
+                       x->command->data, r + 1);
     double *number = data->numbers + (size_t)r * width;
     for (int i = 0; i < y->n_readings; i++) {
         int best = 0;
@@ -6674,6 +6913,8 @@ static int take_form(Experiment *x, const Experiment *y)
     x->metric = y->metric;
     x->answer = (TokenSet){ .n = y->answer.n, .label = "answer" };
     x->versus = (TokenSet){ .n = y->versus.n, .label = "versus" };
+    if (x->command->answer) strcpy(x->answer.label, y->answer.label);
+    if (x->command->versus) strcpy(x->versus.label, y->versus.label);
     x->n_readings = y->n_readings;
     for (int i = 0; i < y->n_readings; i++) x->readings[i].name = y->readings[i].name;
     for (int g = 0; g < y->n_grids; g++) {
@@ -6823,6 +7064,20 @@ static int window_columns(void)
     return 80;
 }
 
+/* --svg: the pictures, under the prompt and the edits as the screen shows them. */
+static int draw(const Experiment *x)
+{
+    char  *caption = NULL;
+    size_t size;
+    Screen screen = { open_memstream(&caption, &size), 0, 0 };
+    if (!screen.out) return mi_fail("out of memory");
+    print_heading(x, &screen);
+    if (fclose(screen.out)) return free(caption), mi_fail("out of memory");
+    print_svg(x->svg.file, caption, x->grids, x->n_grids);
+    free(caption);
+    return 0;
+}
+
 /* What could not be written, to a full disk for example, is a failure too. */
 static int flush_output(void)
 {
@@ -6845,7 +7100,7 @@ static int report(Experiment *x, int argc, char **argv)
     else if (c->tsv) print_tsv(x, screen.out);
     else print_report(x, &screen);
     if (fclose(screen.out) && status == 0) status = mi_fail("out of memory");
-    if (status == 0 && c->svg) print_svg(x->svg.file, x->grids, x->n_grids);
+    if (status == 0 && c->svg) status = draw(x);
     if (status == 0) status = write_saves(x);
     if (status == 0) status = close_output(&x->svg, 1);
     if (status == 0) fwrite(text, 1, size, stdout);

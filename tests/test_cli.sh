@@ -843,47 +843,47 @@ holds "--noise embed=2s is two standard deviations of wte ($sigma)" '($1 - $2) ^
 # --save and --set: shapes, and the values come back
 mkdir "$dir/npy"
 cat > "$dir/saved" <<'END'
-embed (6, 21,)
-pos_embed@-1 (1, 21,)
-L1.resid_pre (6, 21,)
-L*.resid_pre@2-4 (3, 3, 21,)
-L0-1.ln1_scale (2, 6, 1,)
-L1.ln1_scale@2 (1, 1,)
-L1.ln1 (6, 21,)
-L1.q (6, 3, 7,)
-L1H1.q (6, 7,)
-L1H1-1.q (6, 1, 7,)
-L0-1H1-2.q@1-3 (2, 3, 2, 7,)
-L*.k (3, 6, 3, 7,)
-L2H0-1.k@5 (1, 2, 7,)
-L1.v (6, 3, 7,)
-L*H2.v@*  (3, 6, 7,)
-L1.scores (3, 6, 6,)
-L1H1.scores (6, 6,)
-L*H0-1.scores@2-4 (3, 2, 3, 6,)
-L1H1.pattern (6, 6,)
-L1H1-1.pattern@3 (1, 1, 6,)
-L*.pattern (3, 3, 6, 6,)
-L1H1 (6, 7,)
-heads (3, 6, 3, 7,)
-L1.z@1-2 (2, 3, 7,)
-L1.attn_out (6, 21,)
-attns (3, 6, 21,)
-L1-1.resid_mid (1, 6, 21,)
-L1.ln2_scale (6, 1,)
-L*.ln2@0 (3, 1, 21,)
-L1.mlp_pre (6, 84,)
-L1N5.mlp_pre (6, 1,)
-L1N5 (6, 1,)
-L0-1N3-6@-2 (2, 1, 4,)
-L1.mlp_post (6, 84,)
-mlps (3, 6, 21,)
-L2.mlp_out@F (1, 21,)
-L2.resid_post@"CDE" (3, 21,)
-blocks.1.hook_resid_post (6, 21,)
-ln_f_scale (6, 1,)
-ln_f (6, 21,)
-logits (6, 53,)
+embed (6, 21)
+pos_embed@-1 (1, 21)
+L1.resid_pre (6, 21)
+L*.resid_pre@2-4 (3, 3, 21)
+L0-1.ln1_scale (2, 6, 1)
+L1.ln1_scale@2 (1, 1)
+L1.ln1 (6, 21)
+L1.q (6, 3, 7)
+L1H1.q (6, 7)
+L1H1-1.q (6, 1, 7)
+L0-1H1-2.q@1-3 (2, 3, 2, 7)
+L*.k (3, 6, 3, 7)
+L2H0-1.k@5 (1, 2, 7)
+L1.v (6, 3, 7)
+L*H2.v@*  (3, 6, 7)
+L1.scores (3, 6, 6)
+L1H1.scores (6, 6)
+L*H0-1.scores@2-4 (3, 2, 3, 6)
+L1H1.pattern (6, 6)
+L1H1-1.pattern@3 (1, 1, 6)
+L*.pattern (3, 3, 6, 6)
+L1H1 (6, 7)
+heads (3, 6, 3, 7)
+L1.z@1-2 (2, 3, 7)
+L1.attn_out (6, 21)
+attns (3, 6, 21)
+L1-1.resid_mid (1, 6, 21)
+L1.ln2_scale (6, 1)
+L*.ln2@0 (3, 1, 21)
+L1.mlp_pre (6, 84)
+L1N5.mlp_pre (6, 1)
+L1N5 (6, 1)
+L0-1N3-6@-2 (2, 1, 4)
+L1.mlp_post (6, 84)
+mlps (3, 6, 21)
+L2.mlp_out@F (1, 21)
+L2.resid_post@"CDE" (3, 21)
+blocks.1.hook_resid_post (6, 21)
+ln_f_scale (6, 1)
+ln_f (6, 21)
+logits (6, 53)
 END
 set --
 n=0
@@ -905,7 +905,7 @@ while read -r address shape; do
     esac
     value=$(od -An -tx1 -N10 "$dir/npy/$n.npy" | tr -d ' ')
     is "the first bytes of --save $address" 934e554d505901007600
-    size=$(($(printf %s "$shape" | sed 's/,)/)/; s/, / * /g') * 4 + 128))
+    size=$(($(printf %s "$shape" | sed 's/, / * /g') * 4 + 128))
     value=$(($(wc -c < "$dir/npy/$n.npy")))
     is "the size of --save $address" $size
     [ "$address" != logits ] || continue
@@ -925,9 +925,9 @@ holds "--save logits" 'near($2, $3)'
 numbers $P $watch --ablate L0H1 --save "L1.mlp_out=$dir/edited.npy"
 numbers $P $watch --set "L1.mlp_out=$dir/edited.npy"; keep
 numbers $P $watch; differ "--save saves the edited run"
-refuses 1 "(6, 7,)" $P --set "L1.z=$dir/npy/9.npy"
-refuses 1 "(6, 7,)" $P --set "L1H1.q@2=$dir/npy/9.npy"
-refuses 1 "(6, 7,)" ABC --set "L1H1.q=$dir/npy/9.npy"
+refuses 1 "(6, 7)" $P --set "L1.z=$dir/npy/9.npy"
+refuses 1 "(6, 7)" $P --set "L1H1.q@2=$dir/npy/9.npy"
+refuses 1 "(6, 7)" ABC --set "L1H1.q=$dir/npy/9.npy"
 refuses 1 "numbers" $P --steer L1.mlp_out=1 --direction "$dir/npy/9.npy"
 dd if="$dir/npy/9.npy" of="$dir/short.npy" bs=200 count=1 2>/dev/null
 refuses 1 "short.npy" $P --set "L1H1.q=$dir/short.npy"
@@ -1294,7 +1294,7 @@ is "--bos shifts positions" '2 50256 " Mary"'
 json ".metric.answer[0].id .metric.answer[0].text" "$W" --answer gave
 is "a space is put before an answer" "$(json ".metric.answer[0].id" "$W" --answer ' gave'; echo "$value") \" gave\""
 run "$W" --answer gave
-text_has "an answer with a space put before it" "a space was put"
+text_has "an answer with a space put before it" "only so is it one token"
 json ".metric.answer[0].id .metric.answer[1].id .metric.answer[66].text .metric.answer[67].id" \
     "The war lasted from the year 1732 to the year 17" --answer 33-99 --versus 00-32
 is "--answer 33-99" '2091 2682 "99" -'

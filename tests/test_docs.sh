@@ -32,6 +32,12 @@ render() {
         !skip'
 }
 
+# In a picture 0 is exactly that, and · nearly. Which of two nearly equal numbers rounds to the other
+# is the build's: without FMA some of these change places.
+exact_zeros_are_small() { sed -E '/^  L[0-9]/{ :again
+    s/ 0( |$)/ ·\1/; t again
+    }' "$1"; }
+
 for doc in README.md walkthrough.md; do
     [ -f "$root/$doc" ] || continue
     render <"$root/$doc" >"$work/$doc"
@@ -40,7 +46,9 @@ for doc in README.md walkthrough.md; do
         continue
     fi
     commands=$(grep -c '^\$ ' "$root/$doc")
-    if diff "$root/$doc" "$work/$doc" >"$work/diff"; then
+    exact_zeros_are_small "$root/$doc" >"$work/document"
+    exact_zeros_are_small "$work/$doc" >"$work/program"
+    if diff "$work/document" "$work/program" >"$work/diff"; then
         passed=$((passed + commands))
     else
         failed=$((failed + 1))
