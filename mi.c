@@ -3648,7 +3648,7 @@ static void print_header(FILE *out, const Grid *grid, int first, int last, int l
             if (!grid->word && !strncmp(text, "·", 2) && text[2]) text += 2;
         } else if (second) *second = 0;
         int fits = bytes_of(text, width - 1);           /* no room for a sign that it was cut */
-        if (grid->word) print_padded(out, text, width);
+        if (grid->word) print_padded(out, text, width - 1), fputc(' ', out);
         else fprintf(out, "%*s%.*s", width - columns_of(text, fits), "", fits, text);
     }
     fputc('\n', out);
