@@ -4468,6 +4468,7 @@ typedef struct {
     int           lane, n_lanes;        /* its first one, and one for each sample */
     float        *logits, *prob;        /* [V] */
     double        metric, error, hits;  /* over --data: mean, standard error, share of top-1 */
+    double       *each;                 /* [n_data] the metric of each row */
     int          *top, n_top;
     char         *text;                 /* generated */
     size_t        text_size;
@@ -4963,6 +4964,7 @@ static int read_sweep(Experiment *x, const Request *request)
         Layout layout = lay_out(&p.found[i], p.n_found > 1);
         edit.order = x->command->swept;
         edit.seed = x->command->seed;
+        x->detail[edit.order].strength = edit.amount;
         status = add_cells(x, &p, &p.found[i], &edit, &layout, row);
         row += layout.n_rows;
     }
@@ -6223,6 +6225,19 @@ static void print_report(const Experiment *x, const Screen *screen)
                      "        ./mi --help                      all that can be asked\n\n");
 }
 
+/* The metric of each row of --data. */
+static void tsv_rows(const Experiment *x, FILE *out)
+{
+    fputs("row", out);
+    for (int i = 0; i < x->n_readings; i++) fprintf(out, "\t%s", x->readings[i].name);
+    for (int row = 0; row < x->n_data; row++) {
+        fprintf(out, "\n%d", row + 1);
+        for (int i = 0; i < x->n_readings; i++)
+            fprintf(out, "\t%.9g", x->readings[i].each[row]);
+    }
+    fputc('\n', out);
+}
+
 static void print_tsv(const Experiment *x, FILE *out)
 {
     const char *metric = METRICS[x->metric].name;
@@ -6231,6 +6246,7 @@ static void print_tsv(const Experiment *x, FILE *out)
         fprintf(out, "%s\t%s\t%.9g\t%.9g\t%d\t%.9g\n", x->readings[i].name, metric,
                 x->readings[i].metric, x->readings[i].error, x->n_data, x->readings[i].hits);
     for (int i = 0; i < x->n_grids; i++) tsv_grid(out, &x->grids[i]);
+    if (x->command->data) tsv_rows(x, out);
     if (x->command->generate) fprintf(out, "run\ttext\n");
     for (int i = 0; x->command->generate && i < (x->edited ? 2 : 1); i++) {
         fprintf(out, "%s\t", x->readings[i].name);
@@ -6325,7 +6341,12 @@ static void json_reading(FILE *out, const Experiment *x, const Reading *reading)
     if (x->command->data) {
         json_field(out, "se", reading->error);
         json_field(out, "accuracy", reading->hits);
-        fprintf(out, ",\"n\":%d}", x->n_data);
+        fprintf(out, ",\"n\":%d,\"values\":[", x->n_data);
+        for (int i = 0; i < x->n_data; i++) {
+            if (i) fputc(',', out);
+            json_number(out, reading->each[i]);
+        }
+        fputs("]}", out);
         return;
     }
     fputs(",\"top\":[", out);
@@ -6970,7 +6991,7 @@ static int run_rows(Experiment *x, Data *data, int first)
 
 /* Means over the rows into the experiment's own readings and grids. For patches: the ratio of the
  * means, never the mean of ratios. */
-static void summarize(Experiment *x, const Data *data)
+static int summarize(Experiment *x, const Data *data)
 {
     double ignored, restored = 1;
     int    number = 0;
@@ -6978,6 +6999,9 @@ static void summarize(Experiment *x, const Data *data)
         Reading *reading = &x->readings[i];
         mean_and_error(data, number, x->n_data, &reading->metric, &reading->error);
         mean_and_error(data, number + 1, x->n_data, &reading->hits, &ignored);
+        if (!(reading->each = room(x, x->n_data, sizeof *reading->each))) return -1;
+        for (int r = 0; r < x->n_data; r++)
+            reading->each[r] = data->numbers[(size_t)r * data->width + number];
     }
     if (source_of(x)) restored = source_of(x)->metric - held_of(x)->metric;
     if (fabs(restored) < 1e-6) restored = NAN;
@@ -6990,6 +7014,7 @@ static void summarize(Experiment *x, const Data *data)
             grid->error[i] /= fabs(scale);
         }
     }
+    return 0;
 }
 
 /* --explain: the first row stands for all. */
@@ -7021,7 +7046,7 @@ static int run_data(Experiment *x)
             fprintf(stderr, "\r  row %d of %d%s", r + n, x->n_data,
                     r + n < x->n_data ? "" : "\r\033[K");
     }
-    if (status == 0) summarize(x, &data);
+    if (status == 0) status = summarize(x, &data);
     close_table(&data.table);
     return status;
 }

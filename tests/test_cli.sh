@@ -310,6 +310,11 @@ for value in "" foo "logit " LOGIT "|" "logprob|logit" logit_diff2; do
 done
 for value in "" x Auto "always|never"; do refuses 2 "--color" ABC --color "$value"; done
 for value in "" x last; do refuses 2 "--lens" ABC "--lens=$value"; done
+refuses 2 "did you mean --ablate?" ABC --abalte L1H1
+refuses 2 "did you mean --source?" ABC --sorce ABD
+refuses 2 "mi --help lists them" ABC --gradient
+printf 'prompt\tanswr\nABC\tD\n' > "$dir/answr.tsv"
+refuses 1 "no column answer" --data "$dir/answr.tsv"
 refuses 2 "--align" ABC --steer L0.resid_pre=1 --toward A --align middle
 
 # contradictions
@@ -1014,7 +1019,7 @@ holds "--loss of an edited run" '$1 != $2 && $3 > 0'
 # --lens, --attn
 json ".lens[0].site .lens[0].pos .lens[41].site .lens[41].pos .lens[42].site" $P --lens
 is "the points of --lens" '"L0.resid_pre" 0 "L2.resid_post" 5 -'
-for lens in --lens --lens=each --lens=final; do
+for lens in --lens --lens=each --lens=final "--lens final"; do
     json "$base .lens[41].metric .lens[41].answer.logit .lens[40].metric .lens[0].metric" $P $logit $lens
     holds "the end of $lens is the model's answer" '$1 "" == $2 "" && $1 "" == $3 "" && $1 != $4 && $1 != $5'
 done
@@ -1206,6 +1211,31 @@ for file in "$work"/*; do
     if [ -e "$file" ]; then bad "--explain" "writes $file"; rm -f "$file"; else ok; fi
 done
 
+# The cells of a list are named in full
+json ".grid.rows[0] .grid.rows[3] .grid.rows[4] .grid.rows[7]" $P --ablate not:L1H1 --each
+is "the cells of not:" '"L0H0" "L1H0" "L1H2" "L2H2"'
+json ".grid.rows[0] .grid.rows[8] .grid.rows[9] .grid.rows[11]" $P --ablate heads,mlps --each
+is "the cells of a list of heads and MLPs" '"L0H0" "L2H2" "L0.mlp_out" "L2.mlp_out"'
+json ".grid.rows[0] .grid.rows[2] .grid.rows[3]" $P --ablate 'L*.resid_mid@"B",embed@-1' --each
+is "the cells of a list with positions" '"L0.resid_mid@\"B\"" "L2.resid_mid@\"B\"" "embed@-1"'
+json ".grid.rows[0] .grid.rows[6] .grid.cols[0]" $P --ablate 'L1.attn_out@*,L1.mlp_out@*' --each
+is "the cells of a list over positions" '"L1.attn_out 0 A" "L1.mlp_out 0 A" ""'
+json ".grid.sites .grid.window" $P --ablate 'L*H*' --each; is "--json says what is swept" '"L*H*" 0'
+
+# An edit that a later one overwrites, a direction of zeros, what was saved, what an SVG shows
+run $P --ablate L1H1 --freeze heads
+text_has "an edit that is overwritten" "--freeze heads comes after it"
+run $P --freeze heads --ablate L1H1
+if grep -q "comes after it" "$dir/out"; then bad "an edit that is not overwritten" "is said to be"; else ok; fi
+run $P --ablate L1H1 --freeze L1H1@1-5
+if grep -q "comes after it" "$dir/out"; then bad "an edit overwritten in part" "is said to be"; else ok; fi
+run $P --save "L*H1=$work/x.npy"
+text_has "--save" "x.npy: float32 (3, 6, 7)"
+run $P --attn L1H1 --ablate L0H2 --svg "$work/x.svg"
+cp "$work/x.svg" "$dir/out"; rm -f "$work"/*
+text_has "the caption of an SVG" "ABCDEF"
+text_has "the caption of an SVG" "--ablate L0H2"
+
 # What --explain says of a sweep, of a steering and of a table
 run $P --explain --ablate 'heads' --each
 text_has "--explain of a sweep" "swept   9 cells recompute"
@@ -1295,6 +1325,12 @@ json ".metric.answer[0].id .metric.answer[0].text" "$W" --answer gave
 is "a space is put before an answer" "$(json ".metric.answer[0].id" "$W" --answer ' gave'; echo "$value") \" gave\""
 run "$W" --answer gave
 text_has "an answer with a space put before it" "only so is it one token"
+run "$W" --answer Mary
+text_has "an answer without its space" "after a word it is \" Mary\""
+run "$W "
+text_has "a prompt that ends with a space" "ends with a space"
+run "$W"
+if grep -q "note" "$dir/out"; then bad "a plain prompt" "gets a note"; else ok; fi
 json ".metric.answer[0].id .metric.answer[1].id .metric.answer[66].text .metric.answer[67].id" \
     "The war lasted from the year 1732 to the year 17" --answer 33-99 --versus 00-32
 is "--answer 33-99" '2091 2682 "99" -'

@@ -388,6 +388,16 @@ data four.tsv --metric kl --ablate L0H1
 rows four.tsv .edited.metric --metric kl --ablate L0H1
 near "--data --metric kl" "$(ask '.edited.metric .edited.se')" "$(statistics < "$dir/values")"
 
+# Rows are lanes of a fork, as many as fit: many rows give what each of them gives alone.
+{
+    head -n 1 "$dir/four.tsv"
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sed 1d "$dir/four.tsv"; done
+} > "$dir/hundred.tsv"
+data four.tsv --ablate L1H0 --noise embed@1=1 --samples 3
+ask '.edited.metric .held.metric .n .base.metric' > "$dir/few"
+data hundred.tsv --ablate L1H0 --noise embed@1=1 --samples 3
+near "--data in several forks" "$(ask '.edited.metric .base.metric')" "$(awk '{ print $1, $4 }' "$dir/few")"
+
 # Sweeps: without a source the grid has the change of each cell.
 change() {                          # FILE R C ARGUMENT...: of rows' grids, cell [R][C] minus held
     file=$1 r=$2 c=$3
