@@ -18,8 +18,8 @@ trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
 ulimit -t 300 2>/dev/null           # seconds of processor: a hang ends as a failure
 unset NO_COLOR MI_MODEL
-LC_ALL=C OMP_WAIT_POLICY=passive      # hundreds of short runs: threads that wait should not spin
-export LC_ALL OMP_WAIT_POLICY
+LC_ALL=C
+export LC_ALL
 work=$dir/work                      # the only place where the program may write
 mkdir "$work"
 
