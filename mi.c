@@ -4,7 +4,8 @@
  *
  * mi runs a GPT-2, shows every number on the way, and lets you change any of them. The idea:
  *
- *   A forward pass is a list of named arrays ("sites"). Each has its own buffer: reading is free.
+ *   A forward pass is a list of named arrays ("sites"). Each stays where it was computed: reading is
+ *   free.
  *   Writing is a row in one table: an edit says where and what. After each site the forward pass
  *   calls hook(), and knows nothing else about interpretability.
  *   An edit can only touch its light cone: the layers from it up, the positions from it on. A fork

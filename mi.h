@@ -37,7 +37,7 @@
 
 const char *mi_error(void);     /* why the last call of this thread failed: one line */
 
-/* ---- The sites: every intermediate value of the forward pass has a name and its own buffer ----
+/* ---- The sites: every intermediate value of the forward pass has a name ----
  *
  * One row per position. BLOCK sites exist in each layer. "half" is the half-layer that computes
  * the site: half 2l is attention of layer l, half 2l+1 its MLP, half 2L the final LayerNorm.
