@@ -1756,16 +1756,21 @@ static void one_row(float *y, const float *x, int in, const weight *W, size_t st
     for (int c = 0; c < columns; c++) y[c] += b[c];
 }
 
-/* Threads share out the columns, never the sum over inputs. */
+/* Threads share out the columns, never the sum over inputs. Of many rows only so many at a time
+ * that every panel finds them in the cache. */
 static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
+    enum { ROWS = 256 };
     int step = rows == 1 ? round_up((out + threads - 1) / threads, LINE) : PANEL;
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int c = 0; c < out; c += step) {
-        int columns = min_int(step, out - c);
-        if (rows == 1) one_row(y + c, x, in, W + c, stride, b + c, columns);
-        else panel(y + c, x, rows, in, out, W + c, stride, b + c, columns);
+    for (int n; rows > 0; rows -= n, y += (size_t)n * out, x += (size_t)n * in) {
+        n = min_int(rows, ROWS);
+        #pragma omp parallel for schedule(static) num_threads(threads)
+        for (int c = 0; c < out; c += step) {
+            int columns = min_int(step, out - c);
+            if (n == 1) one_row(y + c, x, in, W + c, stride, b + c, columns);
+            else panel(y + c, x, n, in, out, W + c, stride, b + c, columns);
+        }
     }
 }
 
