@@ -166,6 +166,8 @@ static void test_linear(void)
     check_linear(1, 40, 1025, 3);                       /* decoding: wide panels and a rest */
     check_linear(1, 65, 1023, 2);
     check_linear(17, 300, 769, 4);
+    static const int many[] = {255, 256, 257, 264, 265, 512, 513, 600};    /* several blocks of rows */
+    for (int i = 0; i < 8; i++) check_linear(many[i], 1 + below(60), 1 + below(150), 1 + below(3));
 }
 
 static void test_unembed(void)
