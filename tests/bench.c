@@ -34,7 +34,7 @@ typedef struct {
     const weight *W, *b;
     float   *x, *y, *logits;
     MiEdit  *edits;                         /* a sweep: cell i has edits[i] */
-    int     *first, n_cells;
+    int     *first, n_cells, cell;
     uint64_t keep;
     const char *path;
     double   peak, bandwidth;               /* multiply-adds and bytes a second, just now */
@@ -287,6 +287,18 @@ static void call_sweep(Work *w)
     mi_free(trunk);
 }
 
+/* One cell of the sweep the plain way: the whole pass with its edit. */
+static void call_whole_pass(Work *w)
+{
+    w->cell = (w->cell + 37) % w->n_cells;
+    MiEdits edits = {.at = w->edits + w->cell, .n = 1};
+    MiOptions options = {.keep = MI_KEEP_CACHE, .threads = w->threads};
+    MiRun *run = mi_run(w->model, w->tokens, w->n, &edits, &options);
+    if (!run) exit(1);
+    logit_diff(NULL, run, 0);
+    mi_free(run);
+}
+
 /* One cell for each layer, each head (or once, for all of resid_pre) and each position (or once,
  * for all of them): set it to zero. `adds`: what the cells' cones need. Above the edit that is
  * every row from its position on, but in the last layer, beside keys and values, only the last. */
@@ -312,7 +324,11 @@ static void sweep(Work *w, const char *name, MiSite site, int each_pos)
                 else if (rows == 1 || !each_pos) adds += 9 * D2;
             }
     w->first[w->n_cells] = w->n_cells;
-    line(name, w, median(call_sweep, w), adds, 0);
+    double seconds = median(call_sweep, w), whole = median(call_whole_pass, w) * w->n_cells;
+    line(name, w, seconds, adds, 0);
+    printf("  as whole passes, one a cell  %d %10.3f ms  %41.1f x the sweep's time\n", w->threads,
+           whole * 1e3, whole / seconds);
+    fflush(stdout);
 }
 
 static void sweeps(Work *w)
