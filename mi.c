@@ -565,7 +565,9 @@ static int take_memory(MiRun *run, size_t size, Memory *spare)
         return mi_fail("out of memory: the activations of %d rows need %.0f MB; a shorter prompt "
                        "or fewer samples need less", run->capacity, size / 1e6);
     run->memory = (Memory){ at, size };
+#ifdef MADV_HUGEPAGE
     madvise(at, size, MADV_HUGEPAGE);
+#endif
     return 0;
 }
 
