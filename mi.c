@@ -3916,36 +3916,42 @@ static void json_bytes(FILE *out, const char *text, size_t n)
     fputc('"', out);
 }
 
-static void json_text(FILE *out, const char *text) { json_bytes(out, text, strlen(text)); }
-
-static void json_number(FILE *out, double value)
+/* printf for JSON: ' stands for ", %s is a string with its quotes, %d and %g are numbers. */
+__attribute__((format(printf, 2, 3)))
+static void json(FILE *out, const char *format, ...)
 {
-    if (isfinite(value)) fprintf(out, "%.9g", value);
-    else fputs("null", out);
+    va_list args;
+    va_start(args, format);
+    for (const char *c = format; *c; c++) {
+        if (*c != '%') fputc(*c == '\'' ? '"' : *c, out);
+        else if (*++c == 'd') fprintf(out, "%d", va_arg(args, int));
+        else if (*c == 's') {
+            const char *text = va_arg(args, const char *);
+            json_bytes(out, text, strlen(text));
+        } else {
+            double number = va_arg(args, double);
+            fprintf(out, isfinite(number) ? "%.9g" : "null", number);
+        }
+    }
+    va_end(args);
 }
 
-static void json_field(FILE *out, const char *name, double value)
+static void json_labels(FILE *out, const Grid *grid)
 {
-    fprintf(out, ",\"%s\":", name);
-    json_number(out, value);
-}
-
-static void json_labels(FILE *out, const char *name, char (*label)[40], int n)
-{
-    fprintf(out, "\"%s\":[", name);
-    for (int i = 0; i < n; i++) fputs(i ? "," : "", out), json_text(out, label[i]);
-    fputs("],", out);
+    json(out, "'rows':[");
+    for (int i = 0; i < grid->n_rows; i++) json(out, i ? ",%s" : "%s", grid->row[i]);
+    json(out, "],'cols':[");
+    for (int i = 0; i < grid->n_cols; i++) json(out, i ? ",%s" : "%s", grid->col[i]);
+    json(out, "],");
 }
 
 /* The numbers of a grid as a list of rows. */
 static void json_values(FILE *out, const char *name, const double *value, const Grid *grid)
 {
-    fprintf(out, "\"%s\":[", name);
-    for (int i = 0; i < cells_of(grid); i++) {
-        fputs(i % grid->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
-        json_number(out, value[i]);
-    }
-    fputs("]]", out);
+    json(out, "%s:[", name);
+    for (int i = 0; i < cells_of(grid); i++)
+        json(out, i % grid->n_cols ? ",%g" : i ? "],\n   [%g" : "\n   [%g", value[i]);
+    json(out, "]]");
 }
 
 /* ============================================================================================= */
@@ -6283,18 +6289,16 @@ static void json_token(FILE *out, const Experiment *x, int token)
 {
     int         n;
     const char *bytes = mi_token_bytes(x->tokenizer, token, &n);
-    fprintf(out, "\"id\":%d,\"text\":", mi_id_of_row(x->tokenizer, token));
+    json(out, "'id':%d,'text':", mi_id_of_row(x->tokenizer, token));
     json_bytes(out, bytes, n);
 }
 
 /* One of the likeliest tokens. */
 static void json_choice(FILE *out, const Experiment *x, int token, double logit, double prob)
 {
-    fputc('{', out);
+    json(out, "{");
     json_token(out, x, token);
-    json_field(out, "logit", logit);
-    json_field(out, "prob", prob);
-    fputc('}', out);
+    json(out, ",'logit':%g,'prob':%g}", logit, prob);
 }
 
 /* The name of an edit's site: TransformerLens' with its layer, "" if it has none. */
@@ -6321,60 +6325,50 @@ static int last_column(const Experiment *x, const MiEdit *edit)
 static void json_edits(FILE *out, const Experiment *x)
 {
     int which = 0;
-    fputs(",\n \"edits\":[", out);
+    json(out, ",\n 'edits':[");
     for (int i = 0; i < x->edits.n; i++) {
         const MiEdit *edit = &x->edits.at[i];
         int  last = last_pos(x, edit);
         char name[64];
         while (x->detail[which + 1].first_edit <= i) which++;
-        fprintf(out, "%s\n  {\"op\":\"%s\",\"site\":\"", i ? "," : "",
-                x->command->edits.at[which].op);
-        if (SITES[edit->site].place == MI_BLOCK) fprintf(out, "L%d.", edit->layer);
-        fprintf(out, "%s\",\"tl\":", SITES[edit->site].name);
+        snprintf(name, sizeof name, "L%d.%s", edit->layer, SITES[edit->site].name);
+        if (SITES[edit->site].place != MI_BLOCK) strcpy(name, SITES[edit->site].name);
+        json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
+             x->command->edits.at[which].op, name);
         tl_name(edit, name, sizeof name);
-        if (*name) json_text(out, name);
-        else fputs("null", out);
-        fprintf(out, ",\"pos\":[%d,%d],\"%s\":[%d,%d]", edit->pos, last,
-                edit->head < 0 ? "columns" : "keys", edit->first, last_column(x, edit));
-        if (edit->head >= 0) fprintf(out, ",\"head\":%d", edit->head);
-        fprintf(out, ",\"hits\":%d}", last - edit->pos + 1);
+        json(out, *name ? ",'tl':%s" : ",'tl':null", name);
+        json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
+             edit->head < 0 ? "columns" : "keys", edit->first, last_column(x, edit));
+        if (edit->head >= 0) json(out, ",'head':%d", edit->head);
+        json(out, ",'hits':%d}", last - edit->pos + 1);
     }
-    fputs("]", out);
+    json(out, "]");
 }
 
 static void json_reading(FILE *out, const Experiment *x, const Reading *reading)
 {
-    fprintf(out, ",\n \"%s\":{\"metric\":", reading->name);
-    json_number(out, reading->metric);
-    if (x->command->data) {
-        json_field(out, "se", reading->error);
-        json_field(out, "accuracy", reading->hits);
-        fprintf(out, ",\"n\":%d,\"values\":[", x->n_data);
-        for (int i = 0; i < x->n_data; i++) {
-            if (i) fputc(',', out);
-            json_number(out, reading->each[i]);
-        }
-        fputs("]}", out);
-        return;
-    }
-    fputs(",\"top\":[", out);
+    json(out, ",\n %s:{'metric':%g", reading->name, reading->metric);
+    if (x->command->data)
+        json(out, ",'se':%g,'accuracy':%g,'n':%d", reading->error, reading->hits, x->n_data);
+    json(out, x->command->data ? ",'values':[" : ",'top':[");
+    for (int i = 0; i < x->n_data; i++) json(out, i ? ",%g" : "%g", reading->each[i]);
     for (int i = 0; i < reading->n_top; i++) {
         int token = reading->top[i];
-        fputs(i ? ",\n  " : "\n  ", out);
+        json(out, i ? ",\n  " : "\n  ");
         json_choice(out, x, token, reading->logits[token], reading->prob[token]);
     }
-    fputs("]}", out);
+    json(out, "]}");
 }
 
 static void json_token_set(FILE *out, const Experiment *x, const TokenSet *set, const char *name)
 {
-    fprintf(out, ",\"%s\":%s", name, set->n ? "[" : "null");
+    json(out, set->n ? ",%s:[" : ",%s:null", name);
     for (int i = 0; i < set->n; i++) {
-        fputs(i ? ",{" : "{", out);
+        json(out, i ? ",{" : "{");
         json_token(out, x, set->tokens[i]);
-        fputc('}', out);
+        json(out, "}");
     }
-    if (set->n) fputc(']', out);
+    if (set->n) json(out, "]");
 }
 
 /* The lens at every depth and position: its five likeliest tokens, the answer, the metric. */
@@ -6383,139 +6377,130 @@ static int json_lens(FILE *out, Experiment *x)
     int    V = x->model->shape.n_vocab, T = x->prompt.n, status = 0, top[5];
     float *logits = x->logits, *base = room(x, V, sizeof *base);
     if (!base) return -1;
-    fputs(",\n \"lens\":[", out);
+    json(out, ",\n 'lens':[");
     for (int i = 0; i < n_points(x) * T && status == 0; i++) {
         char label[40];
         status = read_lens(x, i / T, i % T, label) | mi_logits(x->base, 0, i % T, base);
         double log_sum = mi_log_sum_exp(logits, V);
-        fprintf(out, "%s\n  {\"site\":\"%s\",\"pos\":%d,\"top\":[", i ? "," : "", label, i % T);
+        json(out, i ? ",\n  {" : "\n  {");
+        json(out, "'site':%s,'pos':%d,'top':[", label, i % T);
         for (int k = 0, n = mi_top(logits, V, 5, top); k < n; k++) {
-            fputs(k ? "," : "", out);
+            if (k) json(out, ",");
             json_choice(out, x, top[k], logits[top[k]], exp(logits[top[k]] - log_sum));
         }
-        fputc(']', out);
+        json(out, "]");
         if (x->answer.n) {
             double logit = set_logit(&x->answer, logits);
-            fputs(",\"answer\":{\"logit\":", out);
-            json_number(out, logit);
-            json_field(out, "prob", exp(logit - log_sum));
-            fprintf(out, ",\"rank\":%d}", rank_of(&x->answer, logits, V));
+            json(out, ",'answer':{'logit':%g,'prob':%g,'rank':%d}", logit, exp(logit - log_sum),
+                 rank_of(&x->answer, logits, V));
         }
-        json_field(out, "metric", metric_of(x, logits, base));
-        fputc('}', out);
+        json(out, ",'metric':%g}", metric_of(x, logits, base));
     }
-    fputs("]", out);
+    json(out, "]");
     return status;
 }
 
 /* A sweep's table: the metric of every cell, and what is restored of it. */
 static int json_sweep(FILE *out, Experiment *x)
 {
-    const Grid *grid = &x->grids[0];
-    double     *restored = room(x, x->n_cells, sizeof *restored);
+    const Grid    *grid = &x->grids[0];
+    const Request *request = &x->command->edits.at[x->command->swept];
+    double        *restored = room(x, x->n_cells, sizeof *restored);
     if (!restored) return -1;
     for (int i = 0; i < x->n_cells; i++) restored[i] = normalize(x, x->cell[i]);
-    const Request *request = &x->command->edits.at[x->command->swept];
-    fprintf(out, ",\n \"grid\":{\"op\":\"%s\",\"sites\":", request->op);
-    json_text(out, request->argument);
-    fprintf(out, ",\"window\":%d,", request->window);
-    json_labels(out, "rows", grid->row, grid->n_rows);
-    json_labels(out, "cols", grid->col, grid->n_cols);
-    fputs("\n  ", out);
+    json(out, ",\n 'grid':{'op':%s,'sites':%s,'window':%d,", request->op, request->argument,
+         request->window);
+    json_labels(out, grid);
+    json(out, "\n  ");
     json_values(out, "values", x->cell, grid);
-    if (x->source) fputs(",\n  ", out), json_values(out, "normalized", restored, grid);
-    fputs("}", out);
+    if (x->source) json(out, ",\n  "), json_values(out, "normalized", restored, grid);
+    json(out, "}");
     return 0;
 }
 
 static void json_attn(FILE *out, const Experiment *x)
 {
-    fputs(",\n \"attn\":[", out);
+    json(out, ",\n 'attn':[");
     for (int i = 0; i < x->heads.n; i++) {
         const MiEdit *head = &x->heads.at[i];
         const Grid   *grid = &x->grids[x->first_attn + i];
-        fprintf(out, "%s\n  {\"site\":\"%s\",\"layer\":%d,\"head\":%d,\"queries\":[%d,%d],"
-                "\"keys\":[0,%d],", i ? "," : "", SITES[head->site].name, head->layer, head->head,
-                head->pos, head->pos_end - 1, x->prompt.n - 1);
+        json(out, i ? ",\n  {" : "\n  {");
+        json(out, "'site':%s,'layer':%d,'head':%d,'queries':[%d,%d],'keys':[0,%d],",
+             SITES[head->site].name, head->layer, head->head, head->pos, head->pos_end - 1,
+             x->prompt.n - 1);
         json_values(out, "values", grid->value, grid);
-        fputs("}", out);
+        json(out, "}");
     }
-    fputs("]", out);
+    json(out, "]");
 }
 
 /* The means over --data, and their standard errors. */
 static void json_data(FILE *out, const Experiment *x)
 {
-    fputs(",\n \"data\":{\"file\":", out);
-    json_text(out, x->command->data);
-    fprintf(out, ",\"n\":%d,\"aligned\":%s},\n \"metric\":{\"name\":\"%s\"}", x->n_data,
-            x->aligned ? "true" : "false", METRICS[x->metric].name);
+    json(out, ",\n 'data':{'file':%s,'n':%d,'aligned':", x->command->data, x->n_data);
+    json(out, x->aligned ? "true" : "false");
+    json(out, "},\n 'metric':{'name':%s}", METRICS[x->metric].name);
     for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
-    fputs(",\n \"grids\":[", out);
+    json(out, ",\n 'grids':[");
     for (int i = 0; i < x->n_grids; i++) {
         const Grid *grid = &x->grids[i];
-        fputs(i ? ",\n  {\"title\":" : "\n  {\"title\":", out);
-        json_text(out, grid->title);
-        fputc(',', out);
-        json_labels(out, "rows", grid->row, grid->n_rows);
-        json_labels(out, "cols", grid->col, grid->n_cols);
+        json(out, i ? ",\n  {'title':%s," : "\n  {'title':%s,", grid->title);
+        json_labels(out, grid);
         json_values(out, "values", grid->value, grid);
-        fputc(',', out);
+        json(out, ",");
         json_values(out, "se", grid->error, grid);
-        fputc('}', out);
+        json(out, "}");
     }
-    fputs("]", out);
+    json(out, "]");
 }
 
 static void json_model(FILE *out, const Experiment *x, int argc, char **argv)
 {
     const MiShape *s = &x->model->shape;
-    fprintf(out, "{\"version\":\"%s\",\"argv\":[", MI_VERSION);
-    for (int i = 0; i < argc; i++) fputs(i ? "," : "", out), json_text(out, argv[i]);
-    fputs("],\n \"model\":{\"file\":", out);
-    json_text(out, x->model->file);
+    json(out, "{'version':%s,'argv':[", MI_VERSION);
+    for (int i = 0; i < argc; i++) json(out, i ? ",%s" : "%s", argv[i]);
+    json(out, "],\n 'model':{'file':%s", x->model->file);
     if (x->command->provenance) {
         char digest[65];
         sha256(x->model->map, x->model->map_size, digest);
-        fprintf(out, ",\"sha256\":\"%s\"", digest);
+        json(out, ",'sha256':%s", digest);
     }
-    fprintf(out,
-            ",\"n_layer\":%d,\"n_head\":%d,\"d_model\":%d,\"n_ctx\":%d,\"n_vocab\":%d},\n"
-            " \"seed\":%d,\"samples\":%d",
-            s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab, x->command->seed, x->samples);
+    json(out, ",'n_layer':%d,'n_head':%d,'d_model':%d,'n_ctx':%d,'n_vocab':%d},\n"
+         " 'seed':%d,'samples':%d", s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab,
+         x->command->seed, x->samples);
 }
 
 /* One prompt: everything that was asked. */
 static int json_prompt(FILE *out, Experiment *x)
 {
     const Command *c = x->command;
-    fputs(",\n \"tokens\":[", out);
+    json(out, ",\n 'tokens':[");
     for (int t = 0; t < x->prompt.n; t++) {
-        fprintf(out, "%s\n  {\"pos\":%d,", t ? "," : "", t);
+        json(out, t ? ",\n  {'pos':%d," : "\n  {'pos':%d,", t);
         json_token(out, x, x->prompt.tokens[t]);
-        fputc('}', out);
+        json(out, "}");
     }
-    fputs("]", out);
+    json(out, "]");
     json_edits(out, x);
-    fprintf(out, ",\n \"metric\":{\"name\":\"%s\"", METRICS[x->metric].name);
+    json(out, ",\n 'metric':{'name':%s", METRICS[x->metric].name);
     json_token_set(out, x, &x->answer, "answer");
     json_token_set(out, x, &x->versus, "versus");
-    fprintf(out, ",\"at\":%d}", x->at);
+    json(out, ",'at':%d}", x->at);
     for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
     if (c->swept >= 0 && json_sweep(out, x) < 0) return -1;
     if (c->lens && json_lens(out, x) < 0) return -1;
     if (c->attn) json_attn(out, x);
     if (c->loss) {
         const Grid *grid = &x->grids[x->n_grids - 1];
-        fputs(",\n \"loss\":{\"from\":1,", out);
+        json(out, ",\n 'loss':{'from':1,");
         json_values(out, "values", grid->value, grid);
-        fputs("}", out);
+        json(out, "}");
     }
     for (int i = 0; c->generate && i < (x->edited ? 2 : 1); i++) {
-        fprintf(out, "%s\"%s\":", i ? "," : ",\n \"text\":{", x->readings[i].name);
+        json(out, i ? ",%s:" : ",\n 'text':{%s:", x->readings[i].name);
         json_bytes(out, x->readings[i].text, x->readings[i].text_size);
     }
-    if (c->generate) fputs("}", out);
+    if (c->generate) json(out, "}");
     return 0;
 }
 
@@ -6524,7 +6509,7 @@ static int print_json(Experiment *x, FILE *out, int argc, char **argv)
     json_model(out, x, argc, argv);
     if (x->command->data) json_data(out, x);
     else if (json_prompt(out, x) < 0) return -1;
-    fputs("}\n", out);
+    json(out, "}\n");
     return 0;
 }
 
