@@ -4076,6 +4076,22 @@ static void sha256(const void *bytes, size_t n, char digest[65])
 
 enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
 
+static int fail(int status)
+{
+    fprintf(stderr, "mi: %s\n", mi_error());
+    return status;
+}
+
+/* Memory or a stream that may be NULL: the program, unlike the library, ends where there is none. */
+static void *must(void *memory)
+{
+    if (memory) return memory;
+    mi_fail("out of memory");
+    exit(fail(FAULT_OF_RUN));
+}
+
+static void must_close(FILE *memory) { must(fclose(memory) ? NULL : memory); }
+
 /* An intervention with its modifiers, or a --save. */
 typedef struct {
     const char *op, *argument, *toward, *away, *direction;
@@ -4324,14 +4340,11 @@ static int set_each(Command *command)
     return 0;
 }
 
-static int add_request(Requests *list, Request request)
+static void add_request(Requests *list, Request request)
 {
-    Request *at = grow(list->at, list->n, sizeof *at);
-    if (!at) return -1;
-    list->at = at;
+    list->at = must(grow(list->at, list->n, sizeof *list->at));
     request.typed = request.argument;
-    at[list->n++] = request;
-    return 0;
+    list->at[list->n++] = request;
 }
 
 /* Store the value of one option. */
@@ -4344,7 +4357,7 @@ static int set_option(Command *command, const Option *o, const char *value)
     case REAL:     return set_number(field, o, value);
     case MODIFIER: return set_modifier(command, o, value);
     case REQUEST:
-        return add_request((Requests *)field, (Request){ .op = o->name, .argument = value });
+        return add_request((Requests *)field, (Request){ .op = o->name, .argument = value }), 0;
     case EACH:     return set_each(command);
     default:
         if (o->kind == CHOICE && !is_choice(o->argument, value))
@@ -4367,7 +4380,7 @@ static int add_trace(Command *command)
     if (command->source || command->source_tokens)
         return mi_fail("--trace takes its values from the prompt itself; leave out --source");
     size_t n = strlen(command->trace) + 16;
-    if (!(command->traced = malloc(n))) return mi_fail("out of memory");
+    command->traced = must(malloc(n));
     /* a position as after any @; other text is quoted, but for "#2", the second match */
     const char *text = command->trace, *hash = strrchr(text, '#');
     int length = (int)strlen(text), plain = isalnum((unsigned char)*text) || *text == '-';
@@ -4378,8 +4391,8 @@ static int add_trace(Command *command)
     command->source = "same";
     Request noise = { .op = "noise", .argument = command->traced },
             patch = { .op = "patch", .argument = sites, .window = window };
-    if (add_request(&command->edits, noise) < 0 || add_request(&command->edits, patch) < 0)
-        return -1;
+    add_request(&command->edits, noise);
+    add_request(&command->edits, patch);
     return set_each(command);
 }
 
@@ -4541,13 +4554,11 @@ static const char DEFAULT_PROMPT[] = "When Mary and John went to the store, John
 /* Memory that lives as long as the experiment. */
 static void *own(Experiment *x, void *memory)
 {
-    void **list = memory ? grow(x->owned, x->n_owned, sizeof *list) : NULL;
-    if (!memory) mi_fail("out of memory");
-    if (!list) return free(memory), NULL;
-    x->owned = list;
-    return list[x->n_owned++] = memory;
+    x->owned = must(grow(x->owned, x->n_owned, sizeof *x->owned));
+    return x->owned[x->n_owned++] = must(memory);
 }
 
+/* n elements of zeros, and one more */
 static void *room(Experiment *x, size_t n, size_t size)
 {
     return own(x, calloc(n + 1, size));
@@ -4632,7 +4643,6 @@ static int begin_prompt(Experiment *x, size_t n, Prompt *prompt)
     size_t most = x->model->shape.n_ctx;
     prompt->tokens = room(x, (n > most ? n : most) + 1, sizeof(int));
     prompt->n = x->command->bos;
-    if (!prompt->tokens) return -1;
     if (prompt->n && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
         return mi_fail("--bos: the model has no token <|endoftext|>");
     return 0;
@@ -4651,9 +4661,9 @@ static int check_prompt(const Experiment *x, const char *flag, const Prompt *pro
 static const char *read_stdin(Experiment *x, size_t *n)
 {
     char *input = NULL;
-    FILE *memory = open_memstream(&input, n);
-    for (int c; memory && (c = getchar()) != EOF;) putc(c, memory);
-    if (!memory || fclose(memory)) return free(input), own(x, NULL);
+    FILE *memory = must(open_memstream(&input, n));
+    for (int c; (c = getchar()) != EOF;) putc(c, memory);
+    must_close(memory);
     if (*n && input[*n - 1] == '\n') --*n;
     return own(x, input);
 }
@@ -4663,7 +4673,6 @@ static int encode_prompt(Experiment *x, const char *flag, const char *text, Prom
 {
     size_t n = strlen(text);
     if (!strcmp(text, "-") && is_choice("the prompt|--source", flag)) text = read_stdin(x, &n);
-    if (!text) return -1;
     int64_t count = mi_encode(x->tokenizer, text, n, NULL, 0);
     if (count > INT_MAX / 8) count = mi_fail("%s is too long", flag);
     if (count < 0) return mi_fail_in(flag);
@@ -4679,6 +4688,14 @@ static Parser parser_of(const Experiment *x, const char *flag, const char *text,
     return (Parser){ .model = x->model, .tokenizer = x->tokenizer, .tokens = x->prompt.tokens,
                      .n = x->prompt.n, .flag = flag, .argument = text, .at = text,
                      .end = value ? value : text + strlen(text) };
+}
+
+/* The addresses before the "=VALUE" -> p->found, which lives as long as the experiment */
+static int read_list(Experiment *x, Parser *p)
+{
+    int status = parse_list(p);
+    if (p->found) own(x, p->found);
+    return status;
 }
 
 /* "464 3290" -> tokens */
@@ -4778,7 +4795,7 @@ static int parse_token_set(Experiment *x, const char *flag, const char *text, To
 {
     int low, high, n = 0;
     if (!text) return 0;
-    if (!(set->tokens = room(x, strlen(text) + 100, sizeof(int)))) return -1;
+    set->tokens = room(x, strlen(text) + 100, sizeof(int));
     if (isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 &&
         n == 5 && isdigit((unsigned char)text[3]) && !text[5] && low <= high) {
         for (int i = low; i <= high; i++) {
@@ -4838,17 +4855,14 @@ static int read_answers(Experiment *x)
 
 static Grid *next_grid(Experiment *x, int n_rows, int n_cols, int words)
 {
-    Grid  *list = grow(x->grids, x->n_grids, sizeof *list);
     size_t cells = (size_t)n_rows * n_cols;
-    if (!list) return NULL;
-    x->grids = list;
-    Grid *grid = &list[x->n_grids++];
+    x->grids = must(grow(x->grids, x->n_grids, sizeof *x->grids));
+    Grid *grid = &x->grids[x->n_grids++];
     *grid = (Grid){ .n_rows = n_rows, .n_cols = n_cols };
     grid->value = room(x, cells, sizeof *grid->value);
     grid->row = room(x, n_rows + n_cols, sizeof *grid->row);
-    if (words) grid->word = room(x, cells, sizeof *grid->word);
-    if (!grid->value || !grid->row || (words && !grid->word)) return NULL;
     grid->col = grid->row + n_rows;
+    if (words) grid->word = room(x, cells, sizeof *grid->word);
     for (size_t i = 0; i < cells; i++) grid->value[i] = NAN;
     return grid;
 }
@@ -4961,33 +4975,28 @@ static int read_sweep(Experiment *x, const Request *request)
     MiEdit      edit;
     snprintf(flag, sizeof flag, "--%s", request->op);
     Parser p = parser_of(x, flag, text, equals);
-    int status = parse_list(&p), n_rows = 0, n_cols = 1, n = 0;
-    if (status == 0) status = parse_value(&p, request->op, equals ? equals + 1 : NULL, &edit);
-    if (status == 0 && !strcmp(request->op, "set"))
-        status = mi_fail("--each: a --set is not swept");
-    for (int i = 0; i < p.n_found && status == 0; i++) {
+    int    n_rows = 0, n_cols = 1, n = 0;
+    if (read_list(x, &p) < 0) return -1;
+    if (parse_value(&p, request->op, equals ? equals + 1 : NULL, &edit) < 0) return -1;
+    if (!strcmp(request->op, "set")) return mi_fail("--each: a --set is not swept");
+    for (int i = 0; i < p.n_found; i++) {
         Layout layout = lay_out(&p.found[i], p.n_found > 1);
         n_rows += layout.n_rows, n_cols = layout.n_cols;
     }
-    if (status == 0) {
-        x->first_swept = room(x, (size_t)n_rows * n_cols, sizeof *x->first_swept);
-        x->cell = room(x, (size_t)n_rows * n_cols, sizeof *x->cell);
-        status = x->first_swept && x->cell && next_grid(x, n_rows, n_cols, 0) ? 0 : -1;
-    }
-    for (int i = 0, row = 0; i < p.n_found && status == 0; i++) {
+    x->first_swept = room(x, (size_t)n_rows * n_cols, sizeof *x->first_swept);
+    x->cell = room(x, (size_t)n_rows * n_cols, sizeof *x->cell);
+    next_grid(x, n_rows, n_cols, 0);
+    edit.order = x->command->swept;
+    edit.seed = x->command->seed;
+    x->detail[edit.order].strength = edit.amount;
+    for (int i = 0, row = 0; i < p.n_found; i++) {
         Layout layout = lay_out(&p.found[i], p.n_found > 1);
-        edit.order = x->command->swept;
-        edit.seed = x->command->seed;
-        x->detail[edit.order].strength = edit.amount;
-        status = add_cells(x, &p, &p.found[i], &edit, &layout, row);
+        if (add_cells(x, &p, &p.found[i], &edit, &layout, row) < 0) return -1;
         row += layout.n_rows;
     }
     for (int i = 0; i < x->n_cells; i++) n += x->first_swept[i + 1] > x->first_swept[i];
-    if (status == 0 && n < 2)
-        status = fail_at(&p, text, "--each sweeps what is written with several values: L*H*, "
-                         "L5H3@*, a list");
-    free(p.found);
-    return status;
+    return n >= 2 ? 0 : fail_at(&p, text, "--each sweeps what is written with several values: "
+                                "L*H*, L5H3@*, a list");
 }
 
 /* ---- Edits and readouts ---- */
@@ -5012,21 +5021,19 @@ static Array shape_of(const Experiment *x, const Address *a)
 }
 
 /* SITES=FILE with exactly one address (a range is one) -> the file's shape, and its rows. */
-static int one_address(const Experiment *x, const char *flag, const char *text, Array *array,
+static int one_address(Experiment *x, const char *flag, const char *text, Array *array,
                        MiEdits *rows)
 {
     const char *equals = find_value(text);
     Parser p = parser_of(x, flag, text, equals);
     if (!equals || !equals[1]) return fail_at(&p, text + strlen(text), "expected =FILE.npy");
-    int status = parse_list(&p);
-    if (status == 0 && p.n_found != 1)
-        status = fail_at(&p, text, "expected one address a file; a range like L*H* is one");
-    if (status == 0 && p.found[0].has_key)
-        status = fail_at(&p, text, "scores and pattern are saved with all their keys");
-    if (status == 0) *array = shape_of(x, &p.found[0]);
-    if (status == 0) status = expand(rows, &p, &p.found[0], READ_ONLY);
-    free(p.found);
-    return status;
+    if (read_list(x, &p) < 0) return -1;
+    if (p.n_found != 1)
+        return fail_at(&p, text, "expected one address a file; a range like L*H* is one");
+    if (p.found->has_key)
+        return fail_at(&p, text, "scores and pattern are saved with all their keys");
+    *array = shape_of(x, p.found);
+    return expand(rows, &p, p.found, READ_ONLY);
 }
 
 static int aligns_front(const Experiment *x)
@@ -5090,7 +5097,6 @@ static int read_edits(Experiment *x)
     x->detail = room(x, c->edits.n, sizeof *x->detail);
     x->logits = room(x, x->model->shape.n_vocab, sizeof *x->logits);
     x->samples = uses(c, "noise") ? c->samples : 1;
-    if (!x->detail || !x->logits) return -1;
     for (int i = 0; i < c->edits.n; i++)
         if (read_edit(x, i) < 0) return -1;
     if (patched && !x->donor.n)
@@ -5105,19 +5111,17 @@ static int read_heads(Experiment *x)
 {
     if (!x->command->attn) return 0;
     Parser p = parser_of(x, "--attn", x->command->attn, NULL);
-    int    status = parse_list(&p);
-    for (int i = 0; i < p.n_found && status == 0; i++) {
-        Address *a = &p.found[i];
+    if (read_list(x, &p) < 0) return -1;
+    for (Address *a = p.found; a < p.found + p.n_found; a++) {
         int keys = SITES[a->site].width == MI_KEYS;
         if (!keys && (a->unit != HEAD || a->site != MI_z))
-            status = fail_at(&p, a->text, "expected heads, as in L5H3, or L5H3.scores");
-        else if (a->has_key)
-            status = fail_at(&p, a->text, "the picture has all keys; leave out the :");
+            return fail_at(&p, a->text, "expected heads, as in L5H3, or L5H3.scores");
+        if (a->has_key)
+            return fail_at(&p, a->text, "the picture has all keys; leave out the :");
         if (!keys) a->site = MI_pattern;
-        if (status == 0) status = expand(&x->heads, &p, a, READ_ONLY);
+        if (expand(&x->heads, &p, a, READ_ONLY) < 0) return -1;
     }
-    free(p.found);
-    return status;
+    return 0;
 }
 
 /* Open the file under another name; it gets its own when it is complete. Devices and pipes are
@@ -5128,7 +5132,7 @@ static int open_output(Experiment *x, Output *output)
     const char *path = output->path;
     if (stat(path, &info) < 0 || S_ISREG(info.st_mode)) {
         size_t n = strlen(path) + 8;
-        if (!(output->part = room(x, n, 1))) return -1;
+        output->part = room(x, n, 1);
         snprintf(output->part, n, "%s.part", path);
     }
     output->file = fopen(output->part ? output->part : path, "wb");
@@ -5151,7 +5155,7 @@ static int close_output(Output *output, int complete)
 static int read_saves(Experiment *x)
 {
     const Requests *saves = &x->command->saves;
-    if (!(x->saves = room(x, saves->n, sizeof *x->saves))) return -1;
+    x->saves = room(x, saves->n, sizeof *x->saves);
     for (int i = 0; i < saves->n; i++) {
         const char *text = saves->at[i].argument, *equals = find_value(text);
         Save       *save = &x->saves[x->n_saves++];
@@ -5318,13 +5322,13 @@ static int bind_file(Experiment *x, int which)
     if (strcmp(want, have))
         return mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have, text,
                        want);
-    for (int i = detail->first_edit; values && i < detail[1].first_edit; i++) {
+    for (int i = detail->first_edit; i < detail[1].first_edit; i++) {
         MiEdit *edit = &x->edits.at[i];
         edit->value = values;
         edit->value_stride = edit->head >= 0 ? x->prompt.n : edit->count;
         values += (edit->pos_end - edit->pos) * edit->value_stride;
     }
-    return values ? 0 : -1;
+    return 0;
 }
 
 static int bind_requests(Experiment *x)
@@ -5366,11 +5370,11 @@ static int prepare(Experiment *x)
     if (bind_requests(x) < 0) return -1;
     int n = x->edits.n;
     x->sampled = room(x, (size_t)x->samples * n, sizeof *x->sampled);
-    for (int i = 0; x->sampled && i < x->samples * n; i++) {
+    for (int i = 0; i < x->samples * n; i++) {
         x->sampled[i] = x->edits.at[i % n];
         x->sampled[i].sample = i / n;
     }
-    return x->sampled ? 0 : -1;
+    return 0;
 }
 
 /* The edited runs of n experiments in one fork: a lane for each, or for each sample of its noise.
@@ -5379,8 +5383,8 @@ static int run_edited(Experiment *x, int n)
 {
     int n_lanes = 0;
     for (int i = 0; i < n; i++) n_lanes += x[i].samples;
-    MiLane *lanes = x->edits.n ? malloc(n_lanes * sizeof *lanes) : NULL;
-    if (!lanes) return x->edits.n ? mi_fail("out of memory") : 0;
+    if (!x->edits.n) return 0;
+    MiLane *lanes = must(malloc(n_lanes * sizeof *lanes));
     n_lanes = 0;
     for (int i = 0; i < n; i++) {
         x[i].lane = n_lanes;
@@ -5475,7 +5479,6 @@ static int read_run(Experiment *x, Reading what, const Prompt *prompt)
     reading->logits = room(x, V, sizeof *reading->logits);
     reading->prob = room(x, V, sizeof *reading->prob);
     reading->top = room(x, k, sizeof *reading->top);
-    if (!reading->logits || !reading->prob || !reading->top) return -1;
     for (int s = 0; s < S; s++) {
         if (mi_logits(what.run, what.lane + s, x->at, logits) < 0) return -1;
         double log_sum = mi_log_sum_exp(logits, V);
@@ -5555,7 +5558,7 @@ static void show_progress(void *context, int done, int n)
 static int run_sweep(Experiment *x)
 {
     double *values = room(x, x->n_cells, sizeof *values);
-    int     status = values ? 0 : -1;
+    int     status = 0;
     x->started = seconds_now();
     for (int s = 0; s < x->samples && status == 0; s++) {
         int       n = x->edits.n;
@@ -5613,7 +5616,6 @@ static int lens_words(Experiment *x)
 {
     int   V = x->model->shape.n_vocab, T = x->prompt.n, points = n_points(x), top;
     Grid *grid = next_grid(x, points, T, 1);
-    if (!grid) return -1;
     snprintf(grid->title, sizeof grid->title, "logit lens%s%s: the likeliest next token at each "
              "depth", is_final(x) ? ", final statistics" : "", x->edited ? ", edited" : "");
     grid->limit = 1;
@@ -5635,7 +5637,6 @@ static int lens_depth(Experiment *x)
     if (!possible)
         return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
     Grid *grid = next_grid(x, points, 1, 0);
-    if (!grid) return -1;
     snprintf(grid->title, sizeof grid->title, x->command->data && !x->command->at
              ? "%s by depth, at the last position" : "%s by depth, at position %d",
              METRICS[x->metric].name, x->at);
@@ -5655,7 +5656,6 @@ static int attn_grids(Experiment *x)
     for (int i = 0; i < x->heads.n; i++) {
         const MiEdit *head = &x->heads.at[i];
         Grid *grid = next_grid(x, head->pos_end - head->pos, T, 0);
-        if (!grid) return -1;
         snprintf(grid->title, sizeof grid->title,
                  "%s of L%dH%d%s: row = who looks, column = at whom", SITES[head->site].name,
                  head->layer, head->head, x->edited ? ", edited" : "");
@@ -5676,7 +5676,6 @@ static int loss_grid(Experiment *x)
 {
     int   T = x->prompt.n, runs = x->edited ? 2 : 1;
     Grid *grid = next_grid(x, T - 1, runs, 0);
-    if (!grid) return -1;
     snprintf(grid->title, sizeof grid->title, "loss of each token (-log p after the tokens before "
              "it, in nats); mean %.6g", mean_loss(x, x->base, 0, &x->prompt));
     if (x->edited)
@@ -5743,7 +5742,7 @@ static int write_saves(Experiment *x)
     for (int i = 0; i < x->n_saves; i++) {
         Save *save = &x->saves[i];
         int   V = x->model->shape.n_vocab;
-        if (!(save->array.values = room(x, save->array.n, sizeof(float)))) return -1;
+        save->array.values = room(x, save->array.n, sizeof(float));
         if (gather(x, &save->rows, save->array.values) < 0) return -1;
         for (int t = 0; save->logits && t < x->prompt.n; t++) {
             float *logits = save->array.values + (size_t)t * V;
@@ -5822,7 +5821,7 @@ static int generate(Experiment *x, const MiEdits *edits, Stream *stream)
                           .capacity = x->prompt.n + c->generate };
     Choice   *choices = room(x, V, sizeof *choices);
     MiRun    *run = mi_run(x->model, x->prompt.tokens, x->prompt.n, edits, &options);
-    if (!run || !choices) status = -1;
+    if (!run) status = -1;
     for (int i = 0; i < c->generate && status == 0; i++) {
         if (i > 0) status = mi_append(run, &next, 1);
         if (status == 0) status = mi_logits(run, 0, run->n_rows - 1, x->logits);
@@ -5843,11 +5842,11 @@ static int generate_texts(Experiment *x)
     for (int i = 0; i < (x->edited ? 2 : 1); i++) {
         Reading *reading = &x->readings[i];
         Stream   stream = { .as_is = 1 };
-        stream.out = open_memstream(&reading->text, &reading->text_size);
-        if (!stream.out) return mi_fail("out of memory");
+        stream.out = must(open_memstream(&reading->text, &reading->text_size));
         int status = generate(x, i ? &x->edits : NULL, &stream);
-        if (fclose(stream.out)) return mi_fail("out of memory");
-        if (!own(x, reading->text) || status < 0) return -1;
+        must_close(stream.out);
+        own(x, reading->text);
+        if (status < 0) return -1;
     }
     return 0;
 }
@@ -5878,20 +5877,20 @@ static void close_experiment(Experiment *x)
 /* Tokens from <= t < to of the prompt as they were typed, what could move a cursor replaced. */
 static void print_tokens(const Experiment *x, FILE *out, int from, int to)
 {
-    char *text = NULL, *visible;
+    char  *text = NULL;
     size_t size;
-    FILE *memory = open_memstream(&text, &size);
-    for (int t = from; memory && t < to; t++) {
+    FILE  *memory = must(open_memstream(&text, &size));
+    for (int t = from; t < to; t++) {
         int         n;
         const char *bytes = mi_token_bytes(x->tokenizer, x->prompt.tokens[t], &n);
         if (n == 0) fprintf(memory, "<%d>", x->prompt.tokens[t]);
         fwrite(bytes, 1, n, memory);
     }
-    if (memory && fclose(memory) == 0 && (visible = calloc(size + 16, 1))) {
-        append_visible(visible, size + 16, text, size);
-        fputs(visible, out);
-        free(visible);
-    }
+    must_close(memory);
+    char *visible = must(calloc(size + 16, 1));
+    append_visible(visible, size + 16, text, size);
+    fputs(visible, out);
+    free(visible);
     free(text);
 }
 
@@ -6134,13 +6133,13 @@ static void print_metric(const Experiment *x, const Screen *screen)
  * the grid. */
 static int strongest(const Grid *grid, int sign, int n, int *top)
 {
-    float *size = malloc((cells_of(grid) + 1) * sizeof *size);
-    for (int i = 0; size && i < cells_of(grid); i++) {
+    float *size = must(malloc((cells_of(grid) + 1) * sizeof *size));
+    for (int i = 0; i < cells_of(grid); i++) {
         double value = grid->value[i];
         if (!isfinite(value) || is_pale(grid, i)) value = 0;
         size[i] = (float)(sign ? sign * value : fabs(value));
     }
-    n = size ? mi_top(size, cells_of(grid), n, top) : 0;
+    n = mi_top(size, cells_of(grid), n, top);
     while (n && !(size[top[n - 1]] > 0)) n--;
     free(size);
     return n;
@@ -6376,7 +6375,6 @@ static int json_lens(FILE *out, Experiment *x)
 {
     int    V = x->model->shape.n_vocab, T = x->prompt.n, status = 0, top[5];
     float *logits = x->logits, *base = room(x, V, sizeof *base);
-    if (!base) return -1;
     json(out, ",\n 'lens':[");
     for (int i = 0; i < n_points(x) * T && status == 0; i++) {
         char label[40];
@@ -6401,12 +6399,11 @@ static int json_lens(FILE *out, Experiment *x)
 }
 
 /* A sweep's table: the metric of every cell, and what is restored of it. */
-static int json_sweep(FILE *out, Experiment *x)
+static void json_sweep(FILE *out, Experiment *x)
 {
     const Grid    *grid = &x->grids[0];
     const Request *request = &x->command->edits.at[x->command->swept];
     double        *restored = room(x, x->n_cells, sizeof *restored);
-    if (!restored) return -1;
     for (int i = 0; i < x->n_cells; i++) restored[i] = normalize(x, x->cell[i]);
     json(out, ",\n 'grid':{'op':%s,'sites':%s,'window':%d,", request->op, request->argument,
          request->window);
@@ -6415,7 +6412,6 @@ static int json_sweep(FILE *out, Experiment *x)
     json_values(out, "values", x->cell, grid);
     if (x->source) json(out, ",\n  "), json_values(out, "normalized", restored, grid);
     json(out, "}");
-    return 0;
 }
 
 static void json_attn(FILE *out, const Experiment *x)
@@ -6487,7 +6483,7 @@ static int json_prompt(FILE *out, Experiment *x)
     json_token_set(out, x, &x->versus, "versus");
     json(out, ",'at':%d}", x->at);
     for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
-    if (c->swept >= 0 && json_sweep(out, x) < 0) return -1;
+    if (c->swept >= 0) json_sweep(out, x);
     if (c->lens && json_lens(out, x) < 0) return -1;
     if (c->attn) json_attn(out, x);
     if (c->loss) {
@@ -6640,10 +6636,8 @@ static int split_table(Table *table)
         if (!length) continue;
         int n = 0, used = table->n_rows * table->n_cols;
         for (char *cell = line; cell; n++) {
-            char **cells = grow(table->cell, used + n, sizeof *cells);
-            if (!cells) return -1;
-            table->cell = cells;
-            cells[used + n] = cell;
+            table->cell = must(grow(table->cell, used + n, sizeof *table->cell));
+            table->cell[used + n] = cell;
             cell = strchr(cell, '\t');
             if (cell) *cell++ = 0;
         }
@@ -6682,9 +6676,9 @@ static const char *fill_in(Experiment *y, const Table *table, int row, const cha
 {
     char  *out = NULL;
     size_t size;
-    FILE  *memory = open_memstream(&out, &size);
+    FILE  *memory = must(open_memstream(&out, &size));
     int    quoted = 0;
-    for (const char *c = argument; memory && *c; c++) {
+    for (const char *c = argument; *c; c++) {
         fputc(*c, memory);
         if (*c == '"') quoted = !quoted;
         size_t n = strspn(c + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
@@ -6696,16 +6690,15 @@ static const char *fill_in(Experiment *y, const Table *table, int row, const cha
         fprintf(memory, *value == ' ' ? "\"%.*s\"%s" : "%.*s%s", length, value, value + length);
         c += n;
     }
-    if (memory && fclose(memory)) free(out), out = NULL;
+    must_close(memory);
     return own(y, out);
 }
 
 /* The command of one row: the table's prompts and answers, and positions by the row's columns. */
-static int row_command(Experiment *y, const Command *all, const Table *table, int row)
+static void row_command(Experiment *y, const Command *all, const Table *table, int row)
 {
     Command *c = room(y, 1, sizeof *c);
     Request *edits = room(y, all->edits.n, sizeof *edits);
-    if (!c || !edits) return -1;
     *c = *all;
     c->prompt = cell_of(table, row, "prompt");
     c->edits.at = edits;
@@ -6718,10 +6711,9 @@ static int row_command(Experiment *y, const Command *all, const Table *table, in
     if (c->at && cell_of(table, 0, c->at)) c->at = cell_of(table, row, c->at);
     for (int i = 0; i < all->edits.n; i++) {
         edits[i] = all->edits.at[i];
-        if (!(edits[i].argument = fill_in(y, table, row, edits[i].argument))) return -1;
+        edits[i].argument = fill_in(y, table, row, edits[i].argument);
     }
     y->command = c;
-    return 0;
 }
 
 /* What the rows have in common, and what each gave: its metrics, and the cells of its grids. */
@@ -6740,8 +6732,9 @@ typedef struct {
 static int open_row(const Experiment *x, const Data *data, int row, Experiment *y)
 {
     *y = (Experiment){ .model = x->model, .tokenizer = x->tokenizer, .aligned = x->aligned };
-    if (row_command(y, x->command, &data->table, row + 1) == 0 && read_prompt(y) == 0 &&
-        read_source(y) == 0 && read_answers(y) == 0 && read_edits(y) == 0 && read_heads(y) == 0)
+    row_command(y, x->command, &data->table, row + 1);
+    if (read_prompt(y) == 0 && read_source(y) == 0 && read_answers(y) == 0 && read_edits(y) == 0 &&
+        read_heads(y) == 0)
         return 0;
     char why[sizeof error_text];
     memcpy(why, error_text, sizeof why);
@@ -6772,7 +6765,6 @@ static int add_to_means(Experiment *x, Data *data, Experiment *y)
         data->n_edits = n_edits;
         data->sum = room(x, n_edits, sizeof *data->sum);
         data->count = room(x, n_edits, sizeof *data->count);
-        if (!data->sum || !data->count) return -1;
     }
     if (!prompt->n) return mi_fail("--mean-from source needs a column source");
     MiRun *run = mi_run(x->model, prompt->tokens, prompt->n, NULL, &options);
@@ -6780,7 +6772,6 @@ static int add_to_means(Experiment *x, Data *data, Experiment *y)
         const MiEdit *edit = edit_of(y, j);
         if (edit->from != MI_FROM_MEAN) continue;
         if (!data->sum[j]) data->sum[j] = room(x, (size_t)data->n * edit->count, sizeof(double));
-        if (!data->sum[j]) return mi_free(run), -1;
         for (int t = 0; t < prompt->n; t++) {
             const float *row = row_at(run, 0, edit, t);
             double *sum = data->sum[j] + (aligned ? (size_t)t * edit->count : 0);
@@ -6804,7 +6795,6 @@ static int survey(Experiment *x, Data *data)
                        table->file);
     data->partner = room(x, rows, sizeof *data->partner);
     data->group = room(x, rows, sizeof *data->group);
-    if (!data->partner || !data->group) return -1;
     for (int pass = 0; pass < 2; pass++)
         for (int r = 0; r < rows; r++) {
             Experiment y;
@@ -6903,7 +6893,6 @@ static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
     if (r == 0) {
         data->width = width;
         data->numbers = room(x, (size_t)x->n_data * width, sizeof *data->numbers);
-        if (!data->numbers) return -1;
     }
     if (width != data->width)
         return mi_fail("%s, row %d: its picture has another shape than row 1's: --attn and --loss "
@@ -6922,7 +6911,7 @@ static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
 }
 
 /* The first row lends its form: the runs, and the grids but for their numbers. */
-static int take_form(Experiment *x, const Experiment *y)
+static void take_form(Experiment *x, const Experiment *y)
 {
     x->samples = y->samples;
     x->metric = y->metric;
@@ -6935,13 +6924,12 @@ static int take_form(Experiment *x, const Experiment *y)
     for (int g = 0; g < y->n_grids; g++) {
         const Grid *theirs = &y->grids[g];
         Grid       *ours = next_grid(x, theirs->n_rows, theirs->n_cols, 0);
-        if (!ours || !(ours->error = room(x, cells_of(ours), sizeof *ours->error))) return -1;
+        ours->error = room(x, cells_of(ours), sizeof *ours->error);
         memcpy(ours->title, theirs->title, sizeof ours->title);
         memcpy(ours->row, theirs->row, (ours->n_rows + ours->n_cols) * sizeof *ours->row);
         ours->diverging = theirs->diverging;
         ours->limit = theirs->limit;
     }
-    return 0;
 }
 
 /* Labels that differ between rows keep their position only. */
@@ -6972,7 +6960,7 @@ static int run_rows(Experiment *x, Data *data, int first)
     for (int i = 0; i < n && status == 0; i++) {
         status = examine(&y[i]);
         if (status == 0) status = keep_numbers(x, &y[i], data, first + i);
-        if (status == 0 && first + i == 0) status = take_form(x, &y[i]);
+        if (status == 0 && first + i == 0) take_form(x, &y[i]);
         if (status == 0) common_labels(x, &y[i]);
     }
     for (int i = n - 1; i >= 0; i--) {
@@ -6984,7 +6972,7 @@ static int run_rows(Experiment *x, Data *data, int first)
 
 /* Means over the rows into the experiment's own readings and grids. For patches: the ratio of the
  * means, never the mean of ratios. */
-static int summarize(Experiment *x, const Data *data)
+static void summarize(Experiment *x, const Data *data)
 {
     double ignored, restored = 1;
     int    number = 0;
@@ -6992,7 +6980,7 @@ static int summarize(Experiment *x, const Data *data)
         Reading *reading = &x->readings[i];
         mean_and_error(data, number, x->n_data, &reading->metric, &reading->error);
         mean_and_error(data, number + 1, x->n_data, &reading->hits, &ignored);
-        if (!(reading->each = room(x, x->n_data, sizeof *reading->each))) return -1;
+        reading->each = room(x, x->n_data, sizeof *reading->each);
         for (int r = 0; r < x->n_data; r++)
             reading->each[r] = data->numbers[(size_t)r * data->width + number];
     }
@@ -7007,7 +6995,6 @@ static int summarize(Experiment *x, const Data *data)
             grid->error[i] /= fabs(scale);
         }
     }
-    return 0;
 }
 
 /* --explain: the first row stands for all. */
@@ -7039,7 +7026,7 @@ static int run_data(Experiment *x)
             fprintf(stderr, "\r  row %d of %d%s", r + n, x->n_data,
                     r + n < x->n_data ? "" : "\r\033[K");
     }
-    if (status == 0) status = summarize(x, &data);
+    if (status == 0) summarize(x, &data);
     close_table(&data.table);
     return status;
 }
@@ -7047,12 +7034,6 @@ static int run_data(Experiment *x)
 /* ============================================================================================= */
 /* main                                                                                          */
 /* ============================================================================================= */
-
-static int fail(int status)
-{
-    fprintf(stderr, "mi: %s\n", mi_error());
-    return status;
-}
 
 /* Generated text streams to the terminal, one run after the other. */
 static int stream_text(Experiment *x, const Screen *screen)
@@ -7084,17 +7065,15 @@ static int window_columns(void)
 }
 
 /* --svg: the pictures, under the prompt and the edits as the screen shows them. */
-static int draw(const Experiment *x)
+static void draw(const Experiment *x)
 {
     char  *caption = NULL;
     size_t size;
-    Screen screen = { open_memstream(&caption, &size), 0, 0 };
-    if (!screen.out) return mi_fail("out of memory");
+    Screen screen = { must(open_memstream(&caption, &size)), 0, 0 };
     print_heading(x, &screen);
-    if (fclose(screen.out)) return free(caption), mi_fail("out of memory");
+    must_close(screen.out);
     print_svg(x->svg.file, caption, x->grids, x->n_grids);
     free(caption);
-    return 0;
 }
 
 /* What could not be written, to a full disk for example, is a failure too. */
@@ -7112,14 +7091,13 @@ static int report(Experiment *x, int argc, char **argv)
     size_t size = 0;
     int    color = !strcmp(c->color, "always") ||
                    (!strcmp(c->color, "auto") && isatty(1) && !getenv("NO_COLOR"));
-    Screen screen = { open_memstream(&text, &size), color, window_columns() };
+    Screen screen = { must(open_memstream(&text, &size)), color, window_columns() };
     int    status = 0;
-    if (!screen.out) return mi_fail("out of memory");
     if (c->json) status = print_json(x, screen.out, argc, argv);
     else if (c->tsv) print_tsv(x, screen.out);
     else print_report(x, &screen);
-    if (fclose(screen.out) && status == 0) status = mi_fail("out of memory");
-    if (status == 0 && c->svg) status = draw(x);
+    must_close(screen.out);
+    if (status == 0 && c->svg) draw(x);
     if (status == 0) status = write_saves(x);
     if (status == 0) status = close_output(&x->svg, 1);
     if (status == 0) fwrite(text, 1, size, stdout);
