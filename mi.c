@@ -3472,6 +3472,15 @@ static void tlzero_row(const MiModel *model, const MiEdit *edit, float *row)
     }
 }
 
+/* One row that an edit touches, or would. */
+static const float *row_at(const MiRun *run, int lane, const MiEdit *edit, int t)
+{
+    const float *row = edit->head >= 0
+                     ? mi_head(run, lane, edit->site, edit->layer, edit->head, t)
+                     : mi_site(run, lane, edit->site, edit->layer, t);
+    return row ? row + edit->first : NULL;
+}
+
 /* The mean over all positions of an unedited run. */
 static int mean_row(const MiRun *base, const MiEdit *edit, float *row)
 {
@@ -3479,9 +3488,9 @@ static int mean_row(const MiRun *base, const MiEdit *edit, float *row)
     for (int i = 0; i < edit->count; i++) {
         double sum = 0;
         for (int t = 0; t < n; t++) {
-            const float *x = mi_site(base, 0, edit->site, edit->layer, t);
+            const float *x = row_at(base, 0, edit, t);
             if (!x) return -1;
-            sum += x[edit->first + i];
+            sum += x[i];
         }
         row[i] = (float)(sum / n);
     }
@@ -3505,17 +3514,12 @@ int mi_edits_bind(MiEdits *edits, const MiRun *base, const MiRun *source)
             if (edit->from == MI_FROM_TLZERO) tlzero_row(donor->model, edit, row);
             else if (mean_row(donor, edit, row) < 0) return -1;
             edit->value = row;
-            edit->value_stride = 0;
             continue;
         }
         if (edit->pos_end > donor->n_rows)
             return mi_fail("an edit of %s reads position %d of a run of %d", site,
                            edit->pos_end - 1, donor->n_rows);
-        const float *x = SITES[edit->site].width == MI_KEYS
-                       ? mi_head(donor, 0, edit->site, edit->layer, edit->head, edit->pos)
-                       : mi_site(donor, 0, edit->site, edit->layer, edit->pos);
-        if (!x) return -1;
-        edit->value = x + edit->first;
+        if (!(edit->value = row_at(donor, 0, edit, edit->pos))) return -1;
         edit->value_stride = width_of(donor->model, edit->site, donor->key_stride);
     }
     return 0;
@@ -5124,6 +5128,13 @@ static int read_heads(Experiment *x)
     return 0;
 }
 
+/* All that can be known before anything runs. */
+static int resolve(Experiment *x)
+{
+    return read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0 ||
+           read_heads(x) < 0 ? -1 : 0;
+}
+
 /* Open the file under another name; it gets its own when it is complete. Devices and pipes are
  * written directly. */
 static int open_output(Experiment *x, Output *output)
@@ -5183,15 +5194,6 @@ static int open_outputs(Experiment *x)
 }
 
 /* ---- Running ---- */
-
-/* One row that an edit touches, or would. */
-static const float *row_at(const MiRun *run, int lane, const MiEdit *edit, int t)
-{
-    const float *row = edit->head >= 0
-                     ? mi_head(run, lane, edit->site, edit->layer, edit->head, t)
-                     : mi_site(run, lane, edit->site, edit->layer, t);
-    return row ? row + edit->first : NULL;
-}
 
 enum {                                  /* sets of MiFrom */
     FROM_MEAN = 1 << MI_FROM_MEAN, FROM_SOURCE = 1 << MI_FROM_SOURCE, FROM_BASE = ~FROM_SOURCE,
@@ -5260,12 +5262,10 @@ static double push(const Experiment *x, const MiEdit *edit)
 }
 
 /* One edit's direction: a row, or with --align front one for each of the first positions. */
-static int bind_direction(Experiment *x, int which, MiEdits *edits, MiEdit *edit,
-                          MiRun *const runs[2], int rows)
+static int bind_direction(Experiment *x, int which, MiEdit *edit, MiRun *const runs[2], int rows)
 {
     const Request *request = &x->command->edits.at[which];
-    float *v = new_constant(edits, rows * edit->count);
-    if (!v) return -1;
+    float *v = room(x, (size_t)rows * edit->count, sizeof *v);
     for (int row = 0; row < rows; row++)
         if (direction_row(x, request, edit, runs, row, v + (size_t)row * edit->count) < 0)
             return -1;
@@ -5283,11 +5283,11 @@ static int bind_direction(Experiment *x, int which, MiEdits *edits, MiEdit *edit
 
 /* The directions of one --steer or --project, into its edits. To be aligned at the front, the
  * shorter text is padded with spaces. */
-static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, int last)
+static int bind_directions(Experiment *x, int which, MiEdits edits)
 {
     Detail    *detail = &x->detail[which];
-    MiEdits    ours = { .at = edits->at + first, .n = last - first };
-    MiOptions  options = { .keep = sites_of(&ours, FROM_ANYWHERE), .threads = x->command->threads };
+    MiOptions  options = { .keep = sites_of(&edits, FROM_ANYWHERE),
+                           .threads = x->command->threads };
     MiRun     *runs[2] = { NULL, NULL };
     int        rows = 1, space, status = 0;
     if (aligns_front(x)) rows = max_int(1, max_int(detail->text[0].n, detail->text[1].n));
@@ -5300,9 +5300,9 @@ static int bind_directions(Experiment *x, int which, MiEdits *edits, int first, 
         if (status == 0) runs[side] = mi_run(x->model, text->tokens, text->n, NULL, &options);
         if (!runs[side]) status = -1;
     }
-    for (int i = first; i < last && status == 0; i++)
-        status = bind_direction(x, which, edits, &edits->at[i], runs, rows);
-    detail->strength /= last - first;
+    for (int i = 0; i < edits.n && status == 0; i++)
+        status = bind_direction(x, which, &edits.at[i], runs, rows);
+    detail->strength /= edits.n;
     mi_free(runs[0]);
     mi_free(runs[1]);
     return status;
@@ -5335,12 +5335,12 @@ static int bind_requests(Experiment *x)
 {
     for (int i = 0; i < x->command->edits.n; i++) {
         const Request *request = &x->command->edits.at[i];
-        int status = !strcmp(request->op, "set") ? bind_file(x, i)
-                   : !is_directed(request) ? 0
-                   : i == x->command->swept ? bind_directions(x, i, &x->sweep, 0, x->sweep.n)
-                   : bind_directions(x, i, &x->edits, x->detail[i].first_edit,
-                                     x->detail[i + 1].first_edit);
-        if (status < 0) return -1;
+        int     first = x->detail[i].first_edit;
+        MiEdits ours = { .at = x->edits.at + first, .n = x->detail[i + 1].first_edit - first };
+        if (!strcmp(request->op, "set") && bind_file(x, i) < 0) return -1;
+        if (is_directed(request) &&
+            bind_directions(x, i, i == x->command->swept ? x->sweep : ours) < 0)
+            return -1;
     }
     if (mi_edits_bind(&x->sweep, x->base, x->source) < 0) return -1;
     return mi_edits_bind(&x->edits, x->base, x->source);
@@ -6301,12 +6301,10 @@ static void json_choice(FILE *out, const Experiment *x, int token, double logit,
 }
 
 /* The name of an edit's site: TransformerLens' with its layer, "" if it has none. */
-static void tl_name(const MiEdit *edit, char *name, size_t size)
+static void tl_name(const MiEdit *edit, char name[64])
 {
-    const char *pattern = SITES[edit->site].tl_name, *slot = pattern ? strstr(pattern, "%d") : NULL;
-    if (slot)
-        snprintf(name, size, "%.*s%d%s", (int)(slot - pattern), pattern, edit->layer, slot + 2);
-    else snprintf(name, size, "%s", pattern ? pattern : "");
+    const char *pattern = SITES[edit->site].tl_name;
+    snprintf(name, 64, pattern ? pattern : "", edit->layer);
 }
 
 /* The last position of the prompt, and the last column or key, that an edit touches. */
@@ -6334,7 +6332,7 @@ static void json_edits(FILE *out, const Experiment *x)
         if (SITES[edit->site].place != MI_BLOCK) strcpy(name, SITES[edit->site].name);
         json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
              x->command->edits.at[which].op, name);
-        tl_name(edit, name, sizeof name);
+        tl_name(edit, name);
         json(out, *name ? ",'tl':%s" : ",'tl':null", name);
         json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
              edit->head < 0 ? "columns" : "keys", edit->first, last_column(x, edit));
@@ -6524,7 +6522,7 @@ static double run_megabytes(const MiModel *model, int rows, int keys, uint64_t k
 static void explain_edit(const Experiment *x, FILE *out, const MiEdit *edit)
 {
     char name[64];
-    tl_name(edit, name, sizeof name);
+    tl_name(edit, name);
     fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", edit->layer,
             SITES[edit->site].name, *name ? name : "(not in TransformerLens)", edit->pos,
             last_pos(x, edit), edit->head < 0 ? "columns" : "keys", edit->first,
@@ -6733,9 +6731,7 @@ static int open_row(const Experiment *x, const Data *data, int row, Experiment *
 {
     *y = (Experiment){ .model = x->model, .tokenizer = x->tokenizer, .aligned = x->aligned };
     row_command(y, x->command, &data->table, row + 1);
-    if (read_prompt(y) == 0 && read_source(y) == 0 && read_answers(y) == 0 && read_edits(y) == 0 &&
-        read_heads(y) == 0)
-        return 0;
+    if (resolve(y) == 0) return 0;
     char why[sizeof error_text];
     memcpy(why, error_text, sizeof why);
     snprintf(error_text, sizeof error_text, "%.200s, row %d: %.1700s", data->table.file, row + 1,
@@ -6821,21 +6817,19 @@ static int survey(Experiment *x, Data *data)
     return 0;
 }
 
-static int share_means(const Experiment *x, const Data *data, Experiment *y)
+static void share_means(const Experiment *x, const Data *data, Experiment *y)
 {
     for (int j = 0; data->sum && j < n_edits_of(y); j++) {
         MiEdit *edit = edit_of(y, j);
         if (edit->from != MI_FROM_MEAN) continue;
         int    n = x->aligned ? data->n * edit->count : edit->count;
-        float *mean = new_constant(j < y->edits.n ? &y->edits : &y->sweep, n);
-        if (!mean) return -1;
+        float *mean = room(y, n, sizeof *mean);
         for (int i = 0; i < n; i++) mean[i] = (float)(data->sum[j][i] / data->count[j]);
         edit->value = mean + (x->aligned ? (size_t)edit->pos * edit->count : 0);
         edit->value_stride = x->aligned ? edit->count : 0;
         edit->pos_end = min_int(edit->pos_end, y->prompt.n);
         edit->from = MI_FROM_CALLER;
     }
-    return 0;
 }
 
 /* =resample: the values of the partner's run. */
@@ -6950,10 +6944,11 @@ static int run_rows(Experiment *x, Data *data, int first)
     int        n = 0, status = 0;
     for (int filled = 0; status == 0 && n < MOST && first + n < x->n_data && filled < SWEEP_ROWS;) {
         Experiment *row = &y[n];
-        status = open_row(x, data, first + n++, row);
-        if (status == 0) status = share_means(x, data, row);
-        if (status == 0) status = share_partner(x, data, first + n - 1, row);
+        status = open_row(x, data, first + n, row);
+        if (status == 0) share_means(x, data, row);
+        if (status == 0) status = share_partner(x, data, first + n, row);
         if (status == 0) status = prepare(row);
+        n++;
         filled += row->prompt.n * row->samples;
     }
     if (status == 0) status = run_edited(y, n);
@@ -7111,9 +7106,7 @@ static int run_command(Experiment *x, int argc, char **argv)
     const Command *c = x->command;
     if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
     if (c->data && c->explain) return explain_data(x) < 0 ? fail(FAULT_OF_RUN) : 0;
-    if (!c->data && (read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 ||
-                     read_edits(x) < 0 || read_heads(x) < 0 || read_saves(x) < 0))
-        return fail(FAULT_OF_USER);
+    if (!c->data && (resolve(x) < 0 || read_saves(x) < 0)) return fail(FAULT_OF_USER);
     if (c->explain) return print_plan(x, stdout), 0;
     int status = open_outputs(x);
     if (status == 0 && c->data) status = run_data(x);
