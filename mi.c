@@ -2943,12 +2943,20 @@ typedef struct {
 static int columns_of(const char *text, size_t n)
 {
     int columns = 0;
-    for (size_t i = 0; i < n; columns++) {
-        int length;
-        utf8_decode((const uint8_t *)text + i, n - i, &length);
-        i += length;
-    }
+    for (int length; n > 0; columns++, text += length, n -= length)
+        utf8_decode((const uint8_t *)text, n, &length);
     return columns;
+}
+
+/* printf to the end of a text */
+__attribute__((format(printf, 3, 4)))
+static void append(char *text, size_t size, const char *format, ...)
+{
+    size_t  used = strlen(text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text + used, size - used, format, args);
+    va_end(args);
 }
 
 /* "--ablate: what is wrong", the argument, and a caret under the culprit. */
@@ -2965,10 +2973,8 @@ static int fail_at(const Parser *p, const char *where, const char *format, ...)
     append_visible(quoted, sizeof quoted, p->argument + shift,
                    strnlen(p->argument + shift, 100));  /* show the culprit, not a long start */
     mi_fail("%s: %s", p->flag, why);
-    size_t used = strlen(error_text);
-    snprintf(error_text + used, sizeof error_text - used, "\n    %s%s\n    %*s^",
-             shift ? "..." : "", quoted,
-             columns_of(p->argument + shift, before - shift) + (shift ? 3 : 0), "");
+    append(error_text, sizeof error_text, "\n    %s%s\n    %*s^", shift ? "..." : "", quoted,
+           columns_of(p->argument + shift, before - shift) + (shift ? 3 : 0), "");
     return -1;
 }
 
@@ -3154,8 +3160,7 @@ static int parse_text_position(Parser *p, Range *pos)
             int last = last_spelling(p, first, space, text, n);
             if (last < 0) continue;
             if (++found == number) *pos = (Range){ first, last, 0 };
-            if (found <= 8) snprintf(list + strlen(list), sizeof list - strlen(list),
-                                     " #%d at %d", found, first);
+            if (found <= 8) append(list, sizeof list, " #%d at %d", found, first);
         }
     if (found == 0)
         return fail_at(p, text, "%s; mi PROMPT --explain shows the tokens", quoted
@@ -3514,6 +3519,7 @@ int mi_edits_bind(MiEdits *edits, const MiRun *base, const MiRun *source)
             if (edit->from == MI_FROM_TLZERO) tlzero_row(donor->model, edit, row);
             else if (mean_row(donor, edit, row) < 0) return -1;
             edit->value = row;
+            edit->value_stride = 0;
             continue;
         }
         if (edit->pos_end > donor->n_rows)
@@ -3903,19 +3909,20 @@ static void print_name(const Screen *screen, const char *indent, const char *nam
             color_of(screen, "off"));
 }
 
+/* Could this character move a terminal's cursor? -1 is no character. */
+static int is_control(int32_t code) { return code < 32 || (code >= 127 && code < 160); }
+
 /* ---- JSON: numbers with 9 digits, what is not finite as null, text as valid UTF-8 ---- */
 
 static void json_bytes(FILE *out, const char *text, size_t n)
 {
     fputc('"', out);
-    for (size_t i = 0; i < n;) {
-        int     length;
-        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
+    for (int length; n > 0; text += length, n -= length) {
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
         if (code < 0) fputs("\xEF\xBF\xBD", out);
         else if (code == '"' || code == '\\') fprintf(out, "\\%c", (char)code);
-        else if (code < 32 || (code >= 127 && code < 160)) fprintf(out, "\\u%04x", (unsigned)code);
-        else fwrite(text + i, 1, length, out);
-        i += length;
+        else if (is_control(code)) fprintf(out, "\\u%04x", (unsigned)code);
+        else fwrite(text, 1, length, out);
     }
     fputc('"', out);
 }
@@ -3972,8 +3979,8 @@ static void print_shape(char *text, size_t size, const Array *array)
 {
     text[0] = 0;
     for (int i = 0; i < array->n_dims; i++)
-        snprintf(text + strlen(text), size - strlen(text), i ? " %d%s" : "%d%s", array->dim[i],
-                 i + 1 < array->n_dims || !i ? "," : "");
+        append(text, size, i ? " %d%s" : "%d%s", array->dim[i],
+               i + 1 < array->n_dims || !i ? "," : "");
 }
 
 static int write_npy(FILE *out, const Array *array)
@@ -4603,20 +4610,17 @@ static int open_model(Experiment *x, const char *argv0)
 /* A token as people can read it: its leading space as a dot, control characters escaped. */
 static const char *token_label(const Experiment *x, int token, char *label, size_t size)
 {
-    int         n, used = 0;
+    int         n;
     const char *bytes = mi_token_bytes(x->tokenizer, token, &n);
-    snprintf(label, size, "%s", "");
-    if (n == 0) snprintf(label, size, "<%d>", token);
-    for (int i = 0; i < n && used + 12 < (int)size;) {
-        int     length;
+    *label = 0;
+    if (n == 0) append(label, size, "<%d>", token);
+    for (int i = 0, length; i < n && strlen(label) + 12 < size; i += length) {
         int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
-        if (bytes[i] == ' ') used += sprintf(label + used, "·");
-        else if (bytes[i] == '\n') used += sprintf(label + used, "\\n");
-        else if (bytes[i] == '\t') used += sprintf(label + used, "\\t");
-        else if (code < 32 || (code >= 127 && code < 160))
-            used += sprintf(label + used, "<%02X>", (unsigned char)bytes[i]), length = 1;
-        else used += sprintf(label + used, "%.*s", length, bytes + i);
-        i += length;
+        if (bytes[i] == ' ') append(label, size, "·");
+        else if (bytes[i] == '\n') append(label, size, "\\n");
+        else if (bytes[i] == '\t') append(label, size, "\\t");
+        else if (is_control(code)) append(label, size, "<%02X>", (unsigned char)bytes[i]), length = 1;
+        else append(label, size, "%.*s", length, bytes + i);
     }
     return label;
 }
@@ -4635,8 +4639,7 @@ static void list_tokens(const Experiment *x, const Prompt *prompt, char *out, si
     char label[64];
     out[0] = 0;
     for (int t = 0; t < prompt->n && strlen(out) + 80 < size; t++)
-        sprintf(out + strlen(out), "%s%s", t ? "|" : "",
-                token_label(x, prompt->tokens[t], label, 64));
+        append(out, size, "%s%s", t ? "|" : "", token_label(x, prompt->tokens[t], label, 64));
 }
 
 /* ---- Prompts ---- */
@@ -4750,10 +4753,15 @@ static int read_source(Experiment *x)
     list_tokens(x, &x->donor, theirs, sizeof theirs);
     mi_fail("--source: it has %d tokens, the prompt %d; patching needs the same number", x->donor.n,
             x->prompt.n);
-    size_t used = strlen(error_text);
-    snprintf(error_text + used, sizeof error_text - used, "\n    prompt  %s\n    source  %s", ours,
-             theirs);
+    append(error_text, sizeof error_text, "\n    prompt  %s\n    source  %s", ours, theirs);
     return -1;
+}
+
+static int is_in(const TokenSet *set, int token)
+{
+    for (int i = 0; i < set->n; i++)
+        if (set->tokens[i] == token) return 1;
+    return 0;
 }
 
 /* One alternative of --answer: "#id", or text that is one token, else with a space before it. */
@@ -4783,14 +4791,12 @@ static int parse_answer(const Experiment *x, const char *flag, const char *text,
 static int add_answer(const Experiment *x, const char *flag, const char *text, size_t n,
                       TokenSet *set)
 {
-    char   label[64];
-    int    row = parse_answer(x, flag, text, n, set), known = 0;
-    size_t used = strlen(set->label);
+    char label[64];
+    int  row = parse_answer(x, flag, text, n, set);
     if (row < 0) return -1;
-    for (int i = 0; i < set->n; i++) known |= set->tokens[i] == row;
-    if (!known) set->tokens[set->n++] = row;
-    snprintf(set->label + used, sizeof set->label - used, "%s%s", used ? "|" : "",
-             token_label(x, row, label, 40));
+    if (!is_in(set, row)) set->tokens[set->n++] = row;
+    append(set->label, sizeof set->label, "%s%s", *set->label ? "|" : "",
+           token_label(x, row, label, 40));
     return 0;
 }
 
@@ -4903,8 +4909,7 @@ static void add_to_label(const Experiment *x, const Address *a, int axis, int va
     char letter = axis == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H', text[40];
     if (axis >= 2) pos_label(x, value, text);
     else snprintf(text, sizeof text, "%c%d", letter, value);
-    snprintf(label + strlen(label), 40 - strlen(label), "%s%.30s", *label && axis != 1 ? " " : "",
-             text);
+    append(label, 40, "%s%.30s", *label && axis != 1 ? " " : "", text);
 }
 
 /* The position "@S2" of element i of a list as it was typed; "" if it has none. */
@@ -4929,12 +4934,10 @@ static void name_cell(const Address *a, const Range now[4], const char *typed, i
     int         length, in_block = SITES[a->site].place == MI_BLOCK;
     const char *position = typed_position(typed, i, &length);
     snprintf(label, 40, in_block ? "L%d" : "", now[0].lo);
-    if (a->unit != WHOLE_ROW)
-        snprintf(label + strlen(label), 16, "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
+    if (a->unit != WHOLE_ROW) append(label, 40, "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
     if (a->site != usual[a->unit])
-        snprintf(label + strlen(label), 16, "%s%s", in_block ? "." : "", SITES[a->site].name);
-    if (!a->pos.many)
-        snprintf(label + strlen(label), 40 - strlen(label), "%.*s", length, position);
+        append(label, 40, "%s%s", in_block ? "." : "", SITES[a->site].name);
+    if (!a->pos.many) append(label, 40, "%.*s", length, position);
 }
 
 /* One address -> its cells, each with its edits, from row `first` of the table on. */
@@ -5410,13 +5413,6 @@ static double set_logit(const TokenSet *set, const float *logits)
     return max + log(sum);
 }
 
-static int is_in(const TokenSet *set, int token)
-{
-    for (int i = 0; i < set->n; i++)
-        if (set->tokens[i] == token) return 1;
-    return 0;
-}
-
 /* 1 + how many tokens outside the set have a higher logit */
 static int rank_of(const TokenSet *set, const float *logits, int V)
 {
@@ -5679,8 +5675,8 @@ static int loss_grid(Experiment *x)
     snprintf(grid->title, sizeof grid->title, "loss of each token (-log p after the tokens before "
              "it, in nats); mean %.6g", mean_loss(x, x->base, 0, &x->prompt));
     if (x->edited)
-        snprintf(grid->title + strlen(grid->title), 40, ", edited %.6g",
-                 mean_loss(x, x->edited, x->lane, &x->prompt));
+        append(grid->title, sizeof grid->title, ", edited %.6g",
+               mean_loss(x, x->edited, x->lane, &x->prompt));
     for (int i = 0; i < runs; i++) {
         strcpy(grid->col[i], x->readings[i].name);
         for (int t = 1; t < T; t++)
@@ -5802,9 +5798,7 @@ static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
         int     want = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
         int32_t code = utf8_decode((const uint8_t *)stream->held, stream->n, &length);
         if (code < 0 && stream->n < want && !(end && i == n)) continue;
-        int control = code < 0 || (code < 32 && code != '\n' && code != '\t') ||
-                      (code >= 127 && code < 160);
-        if (control) fputc('?', stream->out);
+        if (is_control(code) && code != '\n' && code != '\t') fputc('?', stream->out);
         else fwrite(stream->held, 1, length, stream->out);
         stream->n -= length;
         memmove(stream->held, stream->held + length, stream->n);
