@@ -4093,7 +4093,7 @@ static int fail(int status)
     return status;
 }
 
-/* Memory or a stream that may be NULL: the program, unlike the library, ends where there is none. */
+/* Memory, or a stream in memory: the program, unlike the library, ends where there is none. */
 static void *must(void *memory)
 {
     if (memory) return memory;
@@ -4152,12 +4152,10 @@ static const Option OPTIONS[] = {
     OPTION(FLAG, 0, "bos", NULL, bos, "put <|endoftext|> first, as TransformerLens does"),
     OPTION(TEXT, 0, "source", "PROMPT", source, "the donor of --patch; same = the prompt"),
     OPTION(TEXT, 0, "source-tokens", "IDS", source_tokens, "the donor, as GPT-2 ids"),
-    OPTION(TEXT, 0, "answer", "TOKEN", answer,
-           "the token to watch: text, #id, a|b, or 33-99"),
+    OPTION(TEXT, 0, "answer", "TOKEN", answer, "the token to watch: text, #id, a|b, or 33-99"),
     OPTION(TEXT, 0, "versus", "TOKEN", versus, "the token to compare it with"),
     OPTION(TEXT, 0, "at", "POS", at, "the position to read at (-1, the last)"),
-    OPTION(TEXT, 0, "data", "FILE.tsv", data,
-           "many prompts: columns prompt, answer, source ..."),
+    OPTION(TEXT, 0, "data", "FILE.tsv", data, "many prompts: columns prompt, answer, source ..."),
     OPTION(CHOICE, 0, "mean-from", "prompt|source", mean_from,
            "what --ablate =mean averages over with --data"),
     NUMBER(INTEGER, 0, "threads", "N", threads, 1, 1024, "how many cores to use (all)"),
@@ -4175,13 +4173,10 @@ static const Option OPTIONS[] = {
     EDIT("set", "SITES=FILE.npy", "write back what --save wrote"),
     DIRECTION(toward, "TEXT", "the direction: the site's value after TEXT ..."),
     DIRECTION(away, "TEXT", "... minus its value after TEXT"),
-    DIRECTION(direction, "FILE.npy|random:SEED",
-              "a file's, or random, of the texts' length or 1"),
-    OPTION(CHOICE, 0, "align", "last|front", align,
-           "front: steer token by token from the first"),
+    DIRECTION(direction, "FILE.npy|random:SEED", "a file's, or random, of the texts' length or 1"),
+    OPTION(CHOICE, 0, "align", "last|front", align, "front: steer token by token from the first"),
     OPTION(EACH, 0, "each", NULL, swept, "sweep the edit before it: one run per cell"),
-    OPTION(TEXT, 0, "trace", "TEXT", trace,
-           "causal trace: noise on TEXT, each state restored"),
+    OPTION(TEXT, 0, "trace", "TEXT", trace, "causal trace: noise on TEXT, each state restored"),
     OPTION(CHOICE, 0, "kind", "resid|mlp|attn", kind, "what --trace restores (resid)"),
     NUMBER(INTEGER, 0, "window", "N", window, 1, 1000, "layers at a time, for mlp and attn (10)"),
     NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "average over N draws of noise (10)"),
@@ -4191,8 +4186,7 @@ static const Option OPTIONS[] = {
     NUMBER(INTEGER, 'k', "top", "K", top, 0, 1000, "show the K most likely next tokens (10)"),
     OPTION(CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", metric,
            "the number to report"),
-    OPTION(CHOICE, 0, "lens", "each|final", lens,
-           "the logit lens; final: with the last LayerNorm"),
+    OPTION(CHOICE, 0, "lens", "each|final", lens, "the logit lens; final: with the last LayerNorm"),
     OPTION(TEXT, 0, "attn", "HEADS", attn, "attention patterns as pictures"),
     OPTION(FLAG, 0, "loss", NULL, loss, "how surprising each token of the prompt is"),
     NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
@@ -4291,8 +4285,7 @@ static int fail_option(const char *word)
         int d = o->kind == HEADING ? least : distance(o->name, word + 2, n - 2);
         if (d < least) least = d, nearest = o;
     }
-    if (nearest)
-        return mi_fail("%.100s: no such option; did you mean --%s?", word, nearest->name);
+    if (nearest) return mi_fail("%.100s: no such option; did you mean --%s?", word, nearest->name);
     return mi_fail("%.100s: no such option; mi --help lists them", word);
 }
 
@@ -4449,8 +4442,7 @@ static int check_command(Command *c)
 static int parse_command(Command *command, int argc, char **argv)
 {
     int only_prompts = 0, seen[N_OPTIONS] = {0};
-    *command = (Command){ .top = -1, .color = "auto", .temp = -1, .top_p = -1,
-                          .swept = -1 };
+    *command = (Command){ .top = -1, .color = "auto", .temp = -1, .top_p = -1, .swept = -1 };
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value;
         if (!only_prompts && !strcmp(word, "--")) {
@@ -4619,7 +4611,8 @@ static const char *token_label(const Experiment *x, int token, char *label, size
         if (bytes[i] == ' ') append(label, size, "·");
         else if (bytes[i] == '\n') append(label, size, "\\n");
         else if (bytes[i] == '\t') append(label, size, "\\t");
-        else if (is_control(code)) append(label, size, "<%02X>", (unsigned char)bytes[i]), length = 1;
+        else if (is_control(code))
+            append(label, size, "<%02X>", (unsigned char)bytes[i]), length = 1;
         else append(label, size, "%.*s", length, bytes + i);
     }
     return label;
@@ -4854,8 +4847,7 @@ static int read_answers(Experiment *x)
         if (!strcmp(c->metric, METRICS[m].name)) x->metric = m;
     if (x->metric == LOGIT_DIFF && !x->versus.n)
         return mi_fail("--metric: logit_diff needs --answer and --versus");
-    if (x->metric <= RANK && !x->answer.n)
-        return mi_fail("--metric: %s needs --answer", c->metric);
+    if (x->metric <= RANK && !x->answer.n) return mi_fail("--metric: %s needs --answer", c->metric);
     if (x->metric == LOSS && x->prompt.n < 2)
         return mi_fail("--metric: loss needs a prompt of at least two tokens");
     return read_position(x);
@@ -4933,7 +4925,8 @@ static void name_cell(const Address *a, const Range now[4], const char *typed, i
     static const MiSite usual[] = { MI_N_SITES, MI_z, MI_mlp_post };
     int         length, in_block = SITES[a->site].place == MI_BLOCK;
     const char *position = typed_position(typed, i, &length);
-    snprintf(label, 40, in_block ? "L%d" : "", now[0].lo);
+    *label = 0;
+    if (in_block) append(label, 40, "L%d", now[0].lo);
     if (a->unit != WHOLE_ROW) append(label, 40, "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
     if (a->site != usual[a->unit])
         append(label, 40, "%s%s", in_block ? "." : "", SITES[a->site].name);
@@ -5123,8 +5116,7 @@ static int read_heads(Experiment *x)
         int keys = SITES[a->site].width == MI_KEYS;
         if (!keys && (a->unit != HEAD || a->site != MI_z))
             return fail_at(&p, a->text, "expected heads, as in L5H3, or L5H3.scores");
-        if (a->has_key)
-            return fail_at(&p, a->text, "the picture has all keys; leave out the :");
+        if (a->has_key) return fail_at(&p, a->text, "the picture has all keys; leave out the :");
         if (!keys) a->site = MI_pattern;
         if (expand(&x->heads, &p, a, READ_ONLY) < 0) return -1;
     }
@@ -5387,7 +5379,7 @@ static int run_edited(Experiment *x, int n)
     int n_lanes = 0;
     for (int i = 0; i < n; i++) n_lanes += x[i].samples;
     if (!x->edits.n) return 0;
-    MiLane *lanes = must(malloc(n_lanes * sizeof *lanes));
+    MiLane *lanes = room(x, n_lanes, sizeof *lanes);
     n_lanes = 0;
     for (int i = 0; i < n; i++) {
         x[i].lane = n_lanes;
@@ -5397,7 +5389,6 @@ static int run_edited(Experiment *x, int n)
     }
     MiRun *fork = mi_fork(lanes, n_lanes, -1, sites_shown(x));
     for (int i = 0; i < n; i++) x[i].edited = fork;
-    free(lanes);
     return fork ? 0 : -1;
 }
 
@@ -5503,13 +5494,15 @@ static int read_all(Experiment *x)
 /* The reading of the source, or NULL; and of the run that a sweep's edits are added to. */
 static const Reading *source_of(const Experiment *x)
 {
-    const Reading *last = &x->readings[x->n_readings - 1];
-    return x->n_readings && !strcmp(last->name, "source") ? last : NULL;
+    for (int i = 1; i < x->n_readings; i++)
+        if (!strcmp(x->readings[i].name, "source")) return &x->readings[i];
+    return NULL;
 }
 
 static const Reading *held_of(const Experiment *x)
 {
-    return &x->readings[x->n_readings - (source_of(x) ? 2 : 1)];
+    int edited = x->n_readings > 1 && strcmp(x->readings[1].name, "source");
+    return &x->readings[edited];
 }
 
 /* ---- Sweeping ---- */
@@ -5576,13 +5569,18 @@ static int run_sweep(Experiment *x)
     return status;
 }
 
+/* What the source has more than the held run; NAN if that is nothing. */
+static double restorable(const Experiment *x)
+{
+    double range = source_of(x) ? source_of(x)->metric - held_of(x)->metric : NAN;
+    return fabs(range) < 1e-6 ? NAN : range;
+}
+
 /* (value - held) / (source - held): 0 is nothing restored, 1 as in the source; NAN without one. */
 static double normalize(const Experiment *x, double value)
 {
-    const Reading *source = source_of(x);
-    double held = held_of(x)->metric, range = source ? source->metric - held : 0;
-    if (fabs(range) < 1e-6) return NAN;
-    return value == held ? 0 : (value - held) / range;  /* 0, not -0 */
+    double held = held_of(x)->metric, range = restorable(x);
+    return value == held && isfinite(range) ? 0 : (value - held) / range;       /* 0, not -0 */
 }
 
 /* ---- Pictures ---- */
@@ -5630,8 +5628,7 @@ static int lens_depth(Experiment *x)
 {
     int   points = n_points(x), possible = x->answer.n && x->metric <= RANK;
     if (!possible && !x->command->data) return 0;
-    if (!possible)
-        return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
+    if (!possible) return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
     Grid *grid = next_grid(x, points, 1, 0);
     snprintf(grid->title, sizeof grid->title, x->command->data && !x->command->at
              ? "%s by depth, at the last position" : "%s by depth, at position %d",
@@ -5980,8 +5977,7 @@ static void print_requests(const Experiment *x, const Screen *screen)
             fputs(!c->data ? "   (posmean: the mean over all positions, later ones too)"
                   : x->aligned ? "   (mean over the rows, position by position)"
                   : "   (mean over the rows and their positions)", out);
-        if (request->window)
-            fprintf(out, "   (%d layers at a time, around each)", request->window);
+        if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
         if (!c->data && !strcmp(request->op, "steer") && i != c->swept)
             fprintf(out, "   (|C v| / |h| = %.3g)", x->detail[i].strength);
         if (!c->data && !strcmp(request->op, "noise"))
@@ -6169,7 +6165,6 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
     int   top[SHOWN], n = cells_of(grid);
     char  place[96];
     FILE *out = screen->out;
-    const Reading *source = source_of(x);
     if ((grid->n_cols == 1 || grid->col[0][0] == 'N') && n > TOO_MANY) {
         fprintf(out, "  %s; the %d largest both ways of %d\n", grid->title, SHOWN, n);
         for (int sign = 1; sign >= -1; sign -= 2) {
@@ -6185,7 +6180,8 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
         print_grid(screen, grid);
         print_strongest(out, grid);
     }
-    if (source && !x->command->data && fabs(source->metric - held_of(x)->metric) < 1e-6)
+    if (source_of(x) && !x->command->data &&
+        fabs(source_of(x)->metric - held_of(x)->metric) < 1e-6)
         fprintf(out, "  The source's metric is that of the run it is patched into: nothing to "
                 "restore.\n\n");
 }
@@ -6641,26 +6637,22 @@ static int split_table(Table *table)
     return 0;
 }
 
-static int read_table(Table *table, const char *path)
+static int read_table(Experiment *x, Table *table)
 {
     enum { MOST = 1 << 28 };
     struct stat info;
-    table->file = path;
+    const char *path = table->file = x->command->data;
     if (stat(path, &info) < 0) return mi_fail("%s: %s", path, strerror(errno));
-    if (!S_ISREG(info.st_mode) || info.st_size > MOST)
-        return mi_fail("%s: not a table", path);
+    if (!S_ISREG(info.st_mode) || info.st_size > MOST) return mi_fail("%s: not a table", path);
     table->text = read_text(path, (size_t)info.st_size);
     if (!table->text) return mi_fail("%s: %s", path, strerror(errno));
-    if (split_table(table) < 0) return -1;
+    own(x, table->text);
+    int status = split_table(table);
+    if (table->cell) own(x, table->cell);
+    if (status < 0) return -1;
     if (table->n_rows < 2 || !cell_of(table, 0, "prompt"))
         return mi_fail("%s: expected a header with a column named prompt, and rows", path);
     return 0;
-}
-
-static void close_table(Table *table)
-{
-    free(table->cell);
-    free(table->text);
 }
 
 /* "@S2" -> "@9" or "@Mary#2", what the row says in its column S2. */
@@ -6963,7 +6955,7 @@ static int run_rows(Experiment *x, Data *data, int first)
  * means, never the mean of ratios. */
 static void summarize(Experiment *x, const Data *data)
 {
-    double ignored, restored = 1;
+    double ignored;
     int    number = 0;
     for (int i = 0; i < x->n_readings; i++, number += 2) {
         Reading *reading = &x->readings[i];
@@ -6973,11 +6965,9 @@ static void summarize(Experiment *x, const Data *data)
         for (int r = 0; r < x->n_data; r++)
             reading->each[r] = data->numbers[(size_t)r * data->width + number];
     }
-    if (source_of(x)) restored = source_of(x)->metric - held_of(x)->metric;
-    if (fabs(restored) < 1e-6) restored = NAN;
     for (int g = 0; g < x->n_grids; g++) {
         Grid  *grid = &x->grids[g];
-        double scale = g == 0 && x->command->swept >= 0 ? restored : 1;
+        double scale = g == 0 && x->command->swept >= 0 && source_of(x) ? restorable(x) : 1;
         for (int i = 0; i < cells_of(grid); i++) {
             mean_and_error(data, number++, x->n_data, &grid->value[i], &grid->error[i]);
             grid->value[i] /= scale;
@@ -6990,34 +6980,30 @@ static void summarize(Experiment *x, const Data *data)
 static int explain_data(Experiment *x)
 {
     Data       data = {0};
-    Experiment y = {0};
-    int        status = read_table(&data.table, x->command->data);
-    if (status == 0) status = open_row(x, &data, 0, &y);
+    Experiment y;
+    if (read_table(x, &data.table) < 0) return -1;
+    int status = open_row(x, &data, 0, &y);
     if (status == 0) {
         printf("data    %s: %d rows, of which this is the first\n", x->command->data,
                data.table.n_rows - 1);
         print_plan(&y, stdout);
     }
     close_experiment(&y);
-    close_table(&data.table);
     return status;
 }
 
 static int run_data(Experiment *x)
 {
     Data data = {0};
-    int  status = read_table(&data.table, x->command->data);
-    if (status == 0) status = survey(x, &data);
-    for (int r = 0, n; r < x->n_data && status == 0; r += n) {
-        status = n = run_rows(x, &data, r);
-        if (n > 0) status = 0;
-        if (isatty(2) && n > 0 && x->n_data > 20)
+    if (read_table(x, &data.table) < 0 || survey(x, &data) < 0) return -1;
+    for (int r = 0, n; r < x->n_data; r += n) {
+        if ((n = run_rows(x, &data, r)) < 0) return -1;
+        if (isatty(2) && x->n_data > 20)
             fprintf(stderr, "\r  row %d of %d%s", r + n, x->n_data,
                     r + n < x->n_data ? "" : "\r\033[K");
     }
-    if (status == 0) summarize(x, &data);
-    close_table(&data.table);
-    return status;
+    summarize(x, &data);
+    return 0;
 }
 
 /* ============================================================================================= */
@@ -7086,13 +7072,13 @@ static int report(Experiment *x, int argc, char **argv)
     else if (c->tsv) print_tsv(x, screen.out);
     else print_report(x, &screen);
     must_close(screen.out);
-    if (status == 0 && c->svg) draw(x);
-    if (status == 0) status = write_saves(x);
-    if (status == 0) status = close_output(&x->svg, 1);
-    if (status == 0) fwrite(text, 1, size, stdout);
-    free(text);
-    if (status == 0 && c->generate && !c->json && !c->tsv) status = stream_text(x, &screen);
-    return status < 0 ? -1 : flush_output();
+    own(x, text);
+    if (status < 0) return -1;
+    if (c->svg) draw(x);
+    if (write_saves(x) < 0 || close_output(&x->svg, 1) < 0) return -1;
+    fwrite(text, 1, size, stdout);
+    if (c->generate && !c->json && !c->tsv && stream_text(x, &screen) < 0) return -1;
+    return flush_output();
 }
 
 static int run_command(Experiment *x, int argc, char **argv)
