@@ -3947,6 +3947,7 @@ static void json(FILE *out, const char *format, ...)
     va_end(args);
 }
 
+/* The labels of a grid's rows and columns */
 static void json_labels(FILE *out, const Grid *grid)
 {
     json(out, "'rows':[");
@@ -4801,12 +4802,11 @@ static int parse_token_set(Experiment *x, const char *flag, const char *text, To
     set->tokens = room(x, strlen(text) + 100, sizeof(int));
     if (isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 &&
         n == 5 && isdigit((unsigned char)text[3]) && !text[5] && low <= high) {
-        for (int i = low; i <= high; i++) {
-            char digits[16];
-            snprintf(digits, sizeof digits, "%02d", i);
+        for (char digits[16]; low <= high; low++) {
+            snprintf(digits, sizeof digits, "%02d", low);
             if (add_answer(x, flag, digits, 2, set) < 0) return -1;
         }
-        snprintf(set->label, sizeof set->label, "%s", text);
+        strcpy(set->label, text);
         set->spaced = 0;
         return 0;
     }
@@ -5331,7 +5331,8 @@ static int bind_requests(Experiment *x)
     for (int i = 0; i < x->command->edits.n; i++) {
         const Request *request = &x->command->edits.at[i];
         int     first = x->detail[i].first_edit;
-        MiEdits ours = { .at = x->edits.at + first, .n = x->detail[i + 1].first_edit - first };
+        MiEdits ours = { .n = x->detail[i + 1].first_edit - first };
+        if (ours.n) ours.at = x->edits.at + first;
         if (!strcmp(request->op, "set") && bind_file(x, i) < 0) return -1;
         if (is_directed(request) &&
             bind_directions(x, i, i == x->command->swept ? x->sweep : ours) < 0)
@@ -6733,9 +6734,17 @@ static MiEdit *edit_of(Experiment *y, int j)
     return j < y->edits.n ? &y->edits.at[j] : &y->sweep.at[j - y->edits.n];
 }
 
+/* Row r's cells are not those of row 1. */
+static int fail_shape(const Experiment *x, int r)
+{
+    return mi_fail("%s, row %d: its picture has another shape than row 1's: --attn and --loss "
+                   "need rows of one length, --each positions by name or from the end",
+                   x->command->data, r + 1);
+}
+
 /* Add one row's activations to the sums of =mean. Where rows differ in length, positions are not
  * told apart. */
-static int add_to_means(Experiment *x, Data *data, Experiment *y)
+static int add_to_means(Experiment *x, Data *data, int r, Experiment *y)
 {
     int n_edits = n_edits_of(y), aligned = x->aligned;
     int from_source = x->command->mean_from && !strcmp(x->command->mean_from, "source");
@@ -6748,9 +6757,10 @@ static int add_to_means(Experiment *x, Data *data, Experiment *y)
         data->sum = room(x, n_edits, sizeof *data->sum);
         data->count = room(x, n_edits, sizeof *data->count);
     }
+    if (n_edits != data->n_edits) return fail_shape(x, r);
     if (!prompt->n) return mi_fail("--mean-from source needs a column source");
     MiRun *run = mi_run(x->model, prompt->tokens, prompt->n, NULL, &options);
-    for (int j = 0; run && j < n_edits && j < data->n_edits; j++) {
+    for (int j = 0; run && j < n_edits; j++) {
         const MiEdit *edit = edit_of(y, j);
         if (edit->from != MI_FROM_MEAN) continue;
         if (!data->sum[j]) data->sum[j] = room(x, (size_t)data->n * edit->count, sizeof(double));
@@ -6781,7 +6791,7 @@ static int survey(Experiment *x, Data *data)
         for (int r = 0; r < rows; r++) {
             Experiment y;
             int status = open_row(x, data, r, &y);
-            if (status == 0 && pass == 1) status = add_to_means(x, data, &y);
+            if (status == 0 && pass == 1) status = add_to_means(x, data, r, &y);
             if (pass == 0 && r > 0 && y.prompt.n != data->n) x->aligned = 0;
             if (pass == 0) data->n = max_int(data->n, y.prompt.n);
             close_experiment(&y);
@@ -6874,10 +6884,7 @@ static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
         data->width = width;
         data->numbers = room(x, (size_t)x->n_data * width, sizeof *data->numbers);
     }
-    if (width != data->width)
-        return mi_fail("%s, row %d: its picture has another shape than row 1's: --attn and --loss "
-                       "need rows of one length, --each positions by name or from the end",
-                       x->command->data, r + 1);
+    if (width != data->width) return fail_shape(x, r);
     double *number = data->numbers + (size_t)r * width;
     for (int i = 0; i < y->n_readings; i++) {
         int best = 0;
