@@ -7103,9 +7103,9 @@ static int run_command(Experiment *x, int argc, char **argv)
     return status < 0 ? fail(FAULT_OF_RUN) : 0;
 }
 
-/* Threads of OpenMP spin while they wait for each other, for milliseconds. Where other programs want
- * the cores too, the one that is waited for cannot run meanwhile, and seconds become minutes. The GNU
- * library reads how long to spin before main() begins: so begin again. */
+/* Threads of OpenMP spin while they wait for each other, for milliseconds. Where other programs
+ * want the cores too, the one that is waited for cannot run meanwhile, and seconds become minutes.
+ * The GNU library reads how long to spin before main() begins: so begin again. */
 static void spin_less(char **argv)
 {
 #if defined(_OPENMP) && defined(__linux__) && !defined(__clang__)
