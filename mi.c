@@ -5136,6 +5136,7 @@ static int open_output(Experiment *x, Output *output)
 {
     struct stat info;
     const char *path = output->path;
+    if (output->file) return 0;
     if (stat(path, &info) < 0 || S_ISREG(info.st_mode)) {
         size_t n = strlen(path) + 8;
         output->part = room(x, n, 1);
@@ -5155,6 +5156,14 @@ static int close_output(Output *output, int complete)
     *output = (Output){ .path = output->path };
     return failed && complete
          ? mi_fail("%s: cannot be written: %s", output->path, strerror(errno)) : 0;
+}
+
+/* Before any work: can it be written? Devices and pipes stay open; of a file nothing is there until
+ * it is written, so that nothing is left behind by a program that is interrupted. */
+static int try_output(Experiment *x, Output *output)
+{
+    if (open_output(x, output) < 0) return -1;
+    return output->part ? close_output(output, 0) : 0;
 }
 
 /* --save SITES=FILE: one address, or logits */
@@ -5183,9 +5192,9 @@ static int read_saves(Experiment *x)
 static int open_outputs(Experiment *x)
 {
     for (int i = 0; i < x->n_saves; i++)
-        if (open_output(x, &x->saves[i].output) < 0) return -1;
+        if (try_output(x, &x->saves[i].output) < 0) return -1;
     x->svg.path = x->command->svg;
-    return x->svg.path ? open_output(x, &x->svg) : 0;
+    return x->svg.path ? try_output(x, &x->svg) : 0;
 }
 
 /* ---- Running ---- */
@@ -5281,7 +5290,7 @@ static int bind_direction(Experiment *x, int which, MiEdit *edit, MiRun *const r
 static int bind_directions(Experiment *x, int which, MiEdits edits)
 {
     Detail    *detail = &x->detail[which];
-    MiOptions  options = { .keep = sites_of(&edits, FROM_ANYWHERE),
+    MiOptions  options = { .keep = sites_of(&edits, FROM_ANYWHERE) | MI_KEEP_CACHE,
                            .threads = x->command->threads };
     MiRun     *runs[2] = { NULL, NULL };
     int        rows = 1, space, status = 0;
@@ -5360,7 +5369,8 @@ static int prepare(Experiment *x)
     if (!x->edits.n && !x->sweep.n) options.keep |= MI_KEEP_CACHE;
     x->base = mi_run(x->model, x->prompt.tokens, x->prompt.n, NULL, &options);
     if (!x->base) return -1;
-    options.keep = sites_of(&x->edits, FROM_SOURCE) | sites_of(&x->sweep, FROM_SOURCE);
+    options.keep = sites_of(&x->edits, FROM_SOURCE) | sites_of(&x->sweep, FROM_SOURCE) |
+                   MI_KEEP_CACHE;
     if (x->donor.n && !(x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options)))
         return -1;
     if (bind_requests(x) < 0) return -1;
@@ -5742,6 +5752,7 @@ static int write_saves(Experiment *x)
             float *logits = save->array.values + (size_t)t * V;
             if (mi_logits(shown_run(x), x->lane, t, logits) < 0) return -1;
         }
+        if (open_output(x, &save->output) < 0) return -1;
         write_npy(save->output.file, &save->array);
         if (close_output(&save->output, 1) < 0) return -1;
     }
@@ -6752,6 +6763,7 @@ static int add_to_means(Experiment *x, Data *data, int r, Experiment *y)
     MiOptions options = { .threads = x->command->threads,
                           .keep = sites_of(&y->edits, FROM_MEAN) | sites_of(&y->sweep, FROM_MEAN) };
     if (options.keep == MI_KEEP_NONE) return 0;
+    options.keep |= MI_KEEP_CACHE;
     if (!data->sum) {
         data->n_edits = n_edits;
         data->sum = room(x, n_edits, sizeof *data->sum);
@@ -7081,6 +7093,7 @@ static int report(Experiment *x, int argc, char **argv)
     must_close(screen.out);
     own(x, text);
     if (status < 0) return -1;
+    if (c->svg && open_output(x, &x->svg) < 0) return -1;
     if (c->svg) draw(x);
     if (write_saves(x) < 0 || close_output(&x->svg, 1) < 0) return -1;
     fwrite(text, 1, size, stdout);
