@@ -3655,7 +3655,10 @@ static void print_cell(const Screen *screen, const Grid *grid, int i, int width,
 static void print_header(FILE *out, const Grid *grid, int first, int last, int label, int width,
                          int line)
 {
-    if (line ? !strchr(grid->col[first], ' ') : !*grid->col[first]) return;
+    int needed = 0;
+    for (int c = first; c < last; c++)
+        needed |= line ? strchr(grid->col[c], ' ') != NULL : *grid->col[c] != 0;
+    if (!needed) return;
     fprintf(out, "%*s", label + 3, "");
     for (int c = first; c < last; c++) {
         char  copy[40], *text = copy;
@@ -3665,6 +3668,7 @@ static void print_header(FILE *out, const Grid *grid, int first, int last, int l
             text = second + 1;
             if (!grid->word && !strncmp(text, "·", 2) && text[2]) text += 2;
         } else if (second) *second = 0;
+        else if (line) text = "";
         int fits = bytes_of(text, width - 1);           /* no room for a sign that it was cut */
         if (grid->word) print_padded(out, text, width - 1), fputc(' ', out);
         else fprintf(out, "%*s%.*s", width - columns_of(text, fits), "", fits, text);
@@ -3705,9 +3709,17 @@ static void print_grid(const Screen *screen, const Grid *grid)
     }
 }
 
-static void tsv_text(FILE *out, const char *text)
+static void tsv_bytes(FILE *out, const char *text, size_t n)
 {
-    for (; *text; text++) fputc(iscntrl((unsigned char)*text) ? ' ' : *text, out);
+    for (; n > 0; text++, n--) fputc(iscntrl((unsigned char)*text) ? ' ' : *text, out);
+}
+
+static void tsv_text(FILE *out, const char *text) { tsv_bytes(out, text, strlen(text)); }
+
+/* One more column. */
+static void tsv_number(FILE *out, double value)
+{
+    fprintf(out, isfinite(value) ? "\t%.9g" : "\tnan", value);
 }
 
 static void tsv_grid(FILE *out, const Grid *grid)
@@ -3857,7 +3869,7 @@ static void print_svg(FILE *out, const char *caption, const Grid *grids, int n)
             width, height, width, height);
     for (int y = 24; *caption; y += LINE_HEIGHT) {
         int length = (int)strcspn(caption, "\n");
-        char line[400];
+        char line[4 * 200 + 1];
         snprintf(line, sizeof line, "%.*s", bytes_of(caption, min_int(length, 200)), caption);
         line[strcspn(line, "\n")] = 0;
         svg_label(out, 12, y, "start", " font-size=\"13\"", line);
@@ -4281,8 +4293,8 @@ static int fail_option(const char *word)
 {
     const Option *nearest = NULL;
     size_t n = strcspn(word, "=");
-    int    least = 3;
-    for (const Option *o = OPTIONS; o < OPTIONS + N_OPTIONS && n > 3 && n < 40; o++) {
+    int    least = n > 7 ? 3 : 2, named = !strncmp(word, "--", 2) && n > 4 && n < 40;
+    for (const Option *o = OPTIONS; named && o < OPTIONS + N_OPTIONS; o++) {
         int d = o->kind == HEADING ? least : distance(o->name, word + 2, n - 2);
         if (d < least) least = d, nearest = o;
     }
@@ -4387,8 +4399,8 @@ static int add_trace(Command *command)
     size_t n = strlen(command->trace) + 16;
     command->traced = must(malloc(n));
     /* a position as after any @; other text is quoted, but for "#2", the second match */
-    const char *text = command->trace, *hash = strrchr(text, '#');
-    int length = (int)strlen(text), plain = isalnum((unsigned char)*text) || *text == '-';
+    const char *text = command->trace + (*command->trace == '@'), *hash = strrchr(text, '#');
+    int length = (int)strlen(text), plain = isalnum((unsigned char)*text) || strchr("-*", *text);
     if (hash && hash[1] && !hash[1 + strspn(hash + 1, "0123456789")]) length = (int)(hash - text);
     plain &= strcspn(text, "\",:#=@") >= (size_t)length;
     snprintf(command->traced, n, plain ? "embed@%.*s%s=3s" : "embed@\"%.*s\"%s=3s", length, text,
@@ -4623,7 +4635,9 @@ static const char *token_label(const Experiment *x, int token, char *label, size
 static void pos_label(const Experiment *x, int t, char label[40])
 {
     char token[32];
-    if (x->command->data && !x->aligned) snprintf(label, 40, "%d", t - x->prompt.n);
+    const Command *c = x->command;
+    int from_end = c->swept < 0 || strstr(c->edits.at[c->swept].typed, "@-");
+    if (c->data && !x->aligned) snprintf(label, 40, "%d", from_end ? t - x->prompt.n : t);
     else snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
 }
 
@@ -4673,7 +4687,8 @@ static const char *read_stdin(Experiment *x, size_t *n)
 static int encode_prompt(Experiment *x, const char *flag, const char *text, Prompt *prompt)
 {
     size_t n = strlen(text);
-    if (!strcmp(text, "-") && is_choice("the prompt|--source", flag)) text = read_stdin(x, &n);
+    if (!strcmp(text, "-") && !x->command->data && is_choice("the prompt|--source", flag))
+        text = read_stdin(x, &n);
     int64_t count = mi_encode(x->tokenizer, text, n, NULL, 0);
     if (count > INT_MAX / 8) count = mi_fail("%s is too long", flag);
     if (count < 0) return mi_fail_in(flag);
@@ -4930,7 +4945,9 @@ static void name_cell(const Address *a, const Range now[4], const char *typed, i
     if (a->unit != WHOLE_ROW) append(label, 40, "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
     if (a->site != usual[a->unit])
         append(label, 40, "%s%s", in_block ? "." : "", SITES[a->site].name);
-    if (!a->pos.many) append(label, 40, "%.*s", length, position);
+    const char *colon = a->has_key && !a->key.many ? memchr(position, ':', length) : NULL;
+    if (!a->pos.many) append_visible(label, 40, position, length);
+    else if (colon) append_visible(label, 40, colon, length - (colon - position));
 }
 
 /* One address -> its cells, each with its edits, from row `first` of the table on. */
@@ -5137,6 +5154,7 @@ static int open_output(Experiment *x, Output *output)
     struct stat info;
     const char *path = output->path;
     if (output->file) return 0;
+    if (!*path) return mi_fail("an output needs the name of a file");
     if (stat(path, &info) < 0 || S_ISREG(info.st_mode)) {
         size_t n = strlen(path) + 8;
         output->part = room(x, n, 1);
@@ -5151,7 +5169,7 @@ static int close_output(Output *output, int complete)
     int failed = output->file && (ferror(output->file) | fclose(output->file));
     if (output->part && output->file) {
         if (complete && !failed) failed = rename(output->part, output->path);
-        else unlink(output->part);
+        if (!complete || failed) unlink(output->part);
     }
     *output = (Output){ .path = output->path };
     return failed && complete
@@ -5371,7 +5389,8 @@ static int prepare(Experiment *x)
     if (!x->base) return -1;
     options.keep = sites_of(&x->edits, FROM_SOURCE) | sites_of(&x->sweep, FROM_SOURCE) |
                    MI_KEEP_CACHE;
-    if (x->donor.n && !(x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options)))
+    if (x->donor.n && uses(x->command, "patch") &&
+        !(x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options)))
         return -1;
     if (bind_requests(x) < 0) return -1;
     int n = x->edits.n;
@@ -5416,10 +5435,9 @@ static double set_logit(const TokenSet *set, const float *logits)
 }
 
 /* 1 + how many tokens outside the set have a higher logit */
-static int rank_of(const TokenSet *set, const float *logits, int V)
+static double rank_of(const TokenSet *set, const float *logits, int V)
 {
-    double logit = set_logit(set, logits);
-    int    rank = 1;
+    double logit = set_logit(set, logits), rank = isnan(logit) ? NAN : 1;
     for (int i = 0; i < V; i++) rank += logits[i] > logit && !is_in(set, i);
     return rank;
 }
@@ -5430,9 +5448,9 @@ static double divergence(const float *p, const float *q, int V)
     double sum_p = mi_log_sum_exp(p, V), sum_q = mi_log_sum_exp(q, V), sum = 0;
     for (int i = 0; i < V; i++) {
         double log_p = p[i] - sum_p, log_q = q[i] - sum_q;
-        sum += exp(log_p) * (log_p - log_q);
+        if (exp(log_p) != 0) sum += exp(log_p) * (log_p - log_q);   /* 0 log 0 is 0 */
     }
-    return fmax(sum, 0);
+    return sum < 0 ? 0 : sum;
 }
 
 /* -log p(token t | the tokens before it) */
@@ -5629,7 +5647,7 @@ static int lens_words(Experiment *x)
         if (read_lens(x, i / T, i % T, grid->row[i / T]) < 0) return -1;
         mi_top(x->logits, V, 1, &top);
         grid->value[i] = exp(x->logits[top] - mi_log_sum_exp(x->logits, V));
-        token_label(x, top, grid->word[i], 40);
+        if (isfinite(grid->value[i])) token_label(x, top, grid->word[i], 40);
     }
     return 0;
 }
@@ -5641,9 +5659,9 @@ static int lens_depth(Experiment *x)
     if (!possible && !x->command->data) return 0;
     if (!possible) return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
     Grid *grid = next_grid(x, points, 1, 0);
-    snprintf(grid->title, sizeof grid->title, x->command->data && !x->command->at
-             ? "%s by depth, at the last position" : "%s by depth, at position %d",
-             METRICS[x->metric].name, x->at);
+    snprintf(grid->title, sizeof grid->title, !x->command->data ? "%s by depth, at position %d"
+             : x->command->at ? "%s by depth, at the row's position"
+             : "%s by depth, at the last position", METRICS[x->metric].name, x->at);
     grid->diverging = has_sign(x->metric);
     pos_label(x, x->at, grid->col[0]);
     for (int i = 0; i < points; i++) {
@@ -5897,20 +5915,22 @@ static void print_tokens(const Experiment *x, FILE *out, int from, int to)
     free(text);
 }
 
-/* The prompt, a long one cut in the middle; ▸ follows the position that is read, if it is not the
- * last. */
+/* The prompt, a long one cut; ▸ follows the position that is read, if it is not the last. */
 static void print_prompt(const Experiment *x, const Screen *screen)
 {
-    int n = x->prompt.n, stops[] = { 0, n, n, n };
-    if (n > 80) stops[1] = 40, stops[2] = n - 30;
+    int n = x->prompt.n, at = x->at, parts[3][2] = { { 0, n }, { n, n }, { n, n } };
+    if (n > 80) {
+        parts[0][1] = 40, parts[2][0] = n - 30;
+        if (at >= 40 && at < n - 30) parts[1][0] = at, parts[1][1] = at + 1;
+    }
     fprintf(screen->out, "  %s", color_of(screen, "bold"));
-    for (int part = 0; part < 4; part += 2) {
-        int from = stops[part], to = stops[part + 1], mark = x->at >= from && x->at < to &&
-                                                             x->at != n - 1;
-        print_tokens(x, screen->out, from, mark ? x->at + 1 : to);
+    for (int i = 0; i < 3; i++) {
+        int from = parts[i][0], to = parts[i][1], mark = at >= from && at < to && at != n - 1;
+        if (from == to) continue;
+        if (from > 0) fputs(" … ", screen->out);
+        print_tokens(x, screen->out, from, mark ? at + 1 : to);
         if (mark) fputs(" ▸", screen->out);
-        if (mark) print_tokens(x, screen->out, x->at + 1, to);
-        if (part == 0 && n > 80) fputs(" … ", screen->out);
+        if (mark) print_tokens(x, screen->out, at + 1, to);
     }
     fprintf(screen->out, " …%s\n", color_of(screen, "off"));
 }
@@ -5959,16 +5979,16 @@ static void print_answer_note(const Experiment *x, const Screen *screen, const T
 static const Request *undone_by(const Experiment *x, int which)
 {
     const Detail *detail = &x->detail[which];
-    int           by = -1;
+    int           by = -1, last = x->command->generate ? INT_MAX : x->prompt.n;
     for (int i = detail->first_edit; i < detail[1].first_edit; i++) {
         const MiEdit *e = &x->edits.at[i], *f = x->edits.at + detail[1].first_edit;
         const MiEdit *end = x->edits.at + x->edits.n;
         while (f < end && (f->op != MI_SET || f->site != e->site || f->layer != e->layer ||
                            f->head != e->head || f->pos > e->pos || f->first > e->first ||
                            f->first + f->count < e->first + e->count ||
-                           min_int(f->pos_end, x->prompt.n) < min_int(e->pos_end, x->prompt.n)))
+                           min_int(f->pos_end, last) < min_int(e->pos_end, last)))
             f++;
-        if (f == end) return NULL;
+        if (f == end || (by >= 0 && by != f->order)) return NULL;
         by = f->order;
     }
     return by < 0 ? NULL : &x->command->edits.at[by];
@@ -6075,7 +6095,7 @@ static void print_verdict(const Experiment *x, FILE *out)
 static void print_share(const Experiment *x, FILE *out)
 {
     const Reading *base = &x->readings[0], *edited = &x->readings[1], *source = source_of(x);
-    if (x->n_readings < 2 || x->command->swept >= 0) return;
+    if (x->n_readings < 2 || x->command->swept >= 0 || !isfinite(edited->metric)) return;
     double left = edited->metric / base->metric;
     if (x->command->data && edited != source && base->metric > 0 && x->metric != RANK &&
         x->metric != KL)
@@ -6157,9 +6177,11 @@ static void place_of(const Grid *grid, int i, char place[96])
 
 static void print_strongest(FILE *out, const Grid *grid)
 {
-    int   top[5], found = strongest(grid, 0, 5, top), column = 11;
+    int   top[5], found = strongest(grid, 0, 5, top), column = 11, numbers = 0;
     char  place[96];
-    fputs(found ? "  strongest" : "  No cell changes anything.", out);
+    for (int i = 0; i < cells_of(grid); i++) numbers |= isfinite(grid->value[i]);
+    fputs(found ? "  strongest" : numbers ? "  No cell changes anything."
+          : "  Not a number in any cell: something became infinite.", out);
     for (int i = 0; i < found; i++) {
         place_of(grid, top[i], place);
         int width = columns_of(place, strlen(place)) + 9;
@@ -6247,8 +6269,7 @@ static void tsv_rows(const Experiment *x, FILE *out)
     for (int i = 0; i < x->n_readings; i++) fprintf(out, "\t%s", x->readings[i].name);
     for (int row = 0; row < x->n_data; row++) {
         fprintf(out, "\n%d", row + 1);
-        for (int i = 0; i < x->n_readings; i++)
-            fprintf(out, "\t%.9g", x->readings[i].each[row]);
+        for (int i = 0; i < x->n_readings; i++) tsv_number(out, x->readings[i].each[row]);
     }
     fputc('\n', out);
 }
@@ -6257,15 +6278,21 @@ static void print_tsv(const Experiment *x, FILE *out)
 {
     const char *metric = METRICS[x->metric].name;
     if (x->command->data) fprintf(out, "run\tmetric\tmean\tse\tn\taccuracy\n");
-    for (int i = 0; x->command->data && i < x->n_readings; i++)
-        fprintf(out, "%s\t%s\t%.9g\t%.9g\t%d\t%.9g\n", x->readings[i].name, metric,
-                x->readings[i].metric, x->readings[i].error, x->n_data, x->readings[i].hits);
+    for (int i = 0; x->command->data && i < x->n_readings; i++) {
+        const Reading *reading = &x->readings[i];
+        fprintf(out, "%s\t%s", reading->name, metric);
+        tsv_number(out, reading->metric);
+        tsv_number(out, reading->error);
+        fprintf(out, "\t%d", x->n_data);
+        tsv_number(out, reading->hits);
+        fputc('\n', out);
+    }
     for (int i = 0; i < x->n_grids; i++) tsv_grid(out, &x->grids[i]);
     if (x->command->data) tsv_rows(x, out);
     if (x->command->generate) fprintf(out, "run\ttext\n");
     for (int i = 0; x->command->generate && i < (x->edited ? 2 : 1); i++) {
         fprintf(out, "%s\t", x->readings[i].name);
-        tsv_text(out, x->readings[i].text);
+        tsv_bytes(out, x->readings[i].text, x->readings[i].text_size);
         fputc('\n', out);
     }
     if (x->command->data || (x->n_grids && x->command->top == 0)) return;
@@ -6280,8 +6307,11 @@ static void print_tsv(const Experiment *x, FILE *out)
                     reading->logits[token], reading->prob[token]);
         }
     fprintf(out, "run\tmetric\tvalue\n");
-    for (int i = 0; i < x->n_readings; i++)
-        fprintf(out, "%s\t%s\t%.9g\n", x->readings[i].name, metric, x->readings[i].metric);
+    for (int i = 0; i < x->n_readings; i++) {
+        fprintf(out, "%s\t%s", x->readings[i].name, metric);
+        tsv_number(out, x->readings[i].metric);
+        fputc('\n', out);
+    }
 }
 
 /* ---- JSON ---- */
@@ -6389,7 +6419,7 @@ static int json_lens(FILE *out, Experiment *x)
         json(out, "]");
         if (x->answer.n) {
             double logit = set_logit(&x->answer, logits);
-            json(out, ",'answer':{'logit':%g,'prob':%g,'rank':%d}", logit, exp(logit - log_sum),
+            json(out, ",'answer':{'logit':%g,'prob':%g,'rank':%g}", logit, exp(logit - log_sum),
                  rank_of(&x->answer, logits, V));
         }
         json(out, ",'metric':%g}", metric_of(x, logits, base));
@@ -6537,13 +6567,13 @@ static void explain_edit(const Experiment *x, FILE *out, const MiEdit *edit)
 static double swept_rows(const Experiment *x, int *at_once)
 {
     double total = 0;
-    int    largest = 0;
+    int    largest = 0, end = x->metric == LOSS ? x->prompt.n : x->at + 1;
     for (int i = 0; i < x->n_cells; i++) {
-        int t0 = x->at + 1;
+        int t0 = end;
         for (int j = x->first_swept[i]; j < x->first_swept[i + 1]; j++)
             t0 = min_int(t0, x->sweep.at[j].pos);
-        total += x->at + 1 - t0;
-        largest = max_int(largest, x->at + 1 - t0);
+        total += end - t0;
+        largest = max_int(largest, end - t0);
     }
     *at_once = (int)fmin(total, max_int(largest, SWEEP_ROWS));
     return total;
@@ -6659,6 +6689,8 @@ static int read_table(Experiment *x, Table *table)
     table->text = read_text(path, (size_t)info.st_size);
     if (!table->text) return mi_fail("%s: %s", path, strerror(errno));
     own(x, table->text);
+    if (strlen(table->text) != (size_t)info.st_size)
+        return mi_fail("%s: not a table: it has a zero byte", path);
     int status = split_table(table);
     if (table->cell) own(x, table->cell);
     if (status < 0) return -1;
@@ -6673,7 +6705,7 @@ static const char *fill_in(Experiment *y, const Table *table, int row, const cha
     char  *out = NULL;
     size_t size;
     FILE  *memory = must(open_memstream(&out, &size));
-    int    quoted = 0;
+    int    quoted = 0, bad = 0;
     for (const char *c = argument; *c; c++) {
         fputc(*c, memory);
         if (*c == '"') quoted = !quoted;
@@ -6683,11 +6715,14 @@ static const char *fill_in(Experiment *y, const Table *table, int row, const cha
         const char *value = table->cell[row * table->n_cols + found], *hash = strrchr(value, '#');
         int length = (int)strlen(value);
         if (hash && !hash[1 + strspn(hash + 1, "0123456789")]) length = (int)(hash - value);
-        fprintf(memory, *value == ' ' ? "\"%.*s\"%s" : "%.*s%s", length, value, value + length);
+        int plain = *value != ' ' && (int)strcspn(value, ",:=@") >= length;
+        bad |= strchr(value, '"') != NULL;
+        fprintf(memory, plain ? "%.*s%s" : "\"%.*s\"%s", length, value, value + length);
         c += n;
     }
     must_close(memory);
-    return own(y, out);
+    own(y, out);
+    return bad ? mi_fail("a position cannot have a quote in it"), NULL : out;
 }
 
 /* The command of one row: the table's prompts and answers, and positions by the row's columns. */
@@ -6845,7 +6880,8 @@ static int share_partner(const Experiment *x, const Data *data, int row, Experim
 {
     for (int j = 0; j < n_edits_of(y); j++) {
         MiEdit *edit = edit_of(y, j);
-        if (edit->from != MI_FROM_CALLER || edit->op != MI_SET || edit->value) continue;
+        if (edit->from != MI_FROM_CALLER || edit->value) continue;
+        if (strcmp(x->command->edits.at[edit->order].op, "ablate")) continue;
         if (!x->aligned || x->n_data < 2)
             return mi_fail(
                 "%s: =resample needs at least two rows, all of the same number of tokens",
@@ -6936,8 +6972,11 @@ static void common_labels(Experiment *x, const Experiment *y)
 {
     for (int g = 0; g < x->n_grids; g++)
         for (int i = 0; i < x->grids[g].n_rows + x->grids[g].n_cols; i++) {
-            char *label = x->grids[g].row[i], *space = strrchr(label, ' ');
-            if (space && strcmp(label, y->grids[g].row[i])) *space = 0;
+            char *label = x->grids[g].row[i], *space = strrchr(label, ' '), theirs[40];
+            strcpy(theirs, y->grids[g].row[i]);
+            if (!strcmp(label, theirs)) continue;
+            if (strrchr(theirs, ' ')) *strrchr(theirs, ' ') = 0;
+            if (space && strcmp(label, theirs)) *space = 0;     /* (or it was cut before) */
         }
 }
 
@@ -6989,7 +7028,7 @@ static void summarize(Experiment *x, const Data *data)
         double scale = g == 0 && x->command->swept >= 0 && source_of(x) ? restorable(x) : 1;
         for (int i = 0; i < cells_of(grid); i++) {
             mean_and_error(data, number++, x->n_data, &grid->value[i], &grid->error[i]);
-            grid->value[i] /= scale;
+            grid->value[i] = grid->value[i] == 0 ? 0 : grid->value[i] / scale;  /* 0, not -0 */
             grid->error[i] /= fabs(scale);
         }
     }
@@ -7122,7 +7161,13 @@ static int run_command(Experiment *x, int argc, char **argv)
 static void spin_less(char **argv)
 {
 #if defined(_OPENMP) && defined(__linux__) && !defined(__clang__)
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    char        path[4096], *file;
+    const char *name = strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
+    ssize_t     n = readlink("/proc/self/exe", path, sizeof path - 1);
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || n < 0) return;
+    path[n] = 0;
+    file = strrchr(path, '/');                          /* valgrind, say, runs us in its own */
+    if (!file || strcmp(file + 1, name)) return;
     if (setenv("GOMP_SPINCOUNT", "1000", 1) == 0) execv("/proc/self/exe", argv);
 #endif
     (void)argv;
