@@ -4,8 +4,8 @@
  *
  * mi runs a GPT-2, shows every number on the way, and lets you change any of them. The idea:
  *
- *   A forward pass is a list of named arrays ("sites"). Each stays where it was computed: reading is
- *   free.
+ *   A forward pass is a list of named arrays ("sites"). Each stays where it was computed:
+ *   reading is free.
  *   Writing is a row in one table: an edit says where and what. After each site the forward pass
  *   calls hook(), and knows nothing else about interpretability.
  *   An edit can only touch its light cone: the layers from it up, the positions from it on. A fork
@@ -7161,13 +7161,8 @@ static int run_command(Experiment *x, int argc, char **argv)
 static void spin_less(char **argv)
 {
 #if defined(_OPENMP) && defined(__linux__) && !defined(__clang__)
-    char        path[4096], *file;
-    const char *name = strrchr(argv[0], '/') ? strrchr(argv[0], '/') + 1 : argv[0];
-    ssize_t     n = readlink("/proc/self/exe", path, sizeof path - 1);
-    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY") || n < 0) return;
-    path[n] = 0;
-    file = strrchr(path, '/');                          /* valgrind, say, runs us in its own */
-    if (!file || strcmp(file + 1, name)) return;
+    if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
+    if (getenv("LD_PRELOAD")) return;                   /* valgrind, say: it would lose us */
     if (setenv("GOMP_SPINCOUNT", "1000", 1) == 0) execv("/proc/self/exe", argv);
 #endif
     (void)argv;

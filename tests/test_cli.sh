@@ -1236,6 +1236,28 @@ cp "$work/x.svg" "$dir/out"; rm -f "$work"/*
 text_has "the caption of an SVG" "ABCDEF"
 text_has "the caption of an SVG" "--ablate L0H2"
 
+# What is no number is neither no effect nor the best
+json ".edited.metric" $P --answer A --scale L0.resid_pre=3e38 --metric kl; is "the KL of a run of no numbers" null
+json ".edited.metric" $P --answer A --scale L0.resid_pre=3e38 --metric rank; is "the rank in a run of no numbers" null
+run $P --scale 'L*.resid_pre=3e38' --each
+text_has "a sweep of no numbers" "Not a number in any cell"
+run $P --ablate L0-1H0 --ablate L0H0 --ablate L1H0
+if grep -q "comes after it" "$dir/out"; then bad "an edit that two others overwrite" "is said to be one's"; else ok; fi
+refuses 1 "name of a file" $P --lens --svg ""
+
+# What a table says cannot be more than a position
+printf 'prompt\tanswer\tS\nABCABC\tD\t0,L0H2@0\nABDABD\tC\t0\n' > "$dir/cell.tsv"
+refuses 1 "spells this text" --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
+printf 'prompt\tanswer\tS\nABCABC\tD\t0"1\n' > "$dir/cell.tsv"
+refuses 1 "quote" --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
+printf 'prompt\tanswer\nABCABC\tD\n\0ABC\tD\n' > "$dir/cell.tsv"
+refuses 1 "zero byte" --data "$dir/cell.tsv"
+printf 'prompt\tanswer\nABCABC\tD\nABCD\tE\n' > "$dir/cell.tsv"
+refuses 1 "another shape" --data "$dir/cell.tsv" --ablate 'heads@*=mean' --each
+printf 'prompt\tanswer\tsource\nABCABC\tD\tABDABD\nABDABD\tE\tABCABC\n' > "$dir/cell.tsv"
+run --data "$dir/cell.tsv" --ablate heads=mean --mean-from source --each
+text_has "means of the sources" "change of prob from base"
+
 # What --explain says of a sweep, of a steering and of a table
 run $P --explain --ablate 'heads' --each
 text_has "--explain of a sweep" "swept   9 cells recompute"
