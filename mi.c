@@ -3558,6 +3558,14 @@ typedef struct {
     double  limit;                      /* 0: the largest absolute value */
 } Grid;
 
+/* Any text, made fit for a terminal, and cut. */
+static const char *visible(const char *text, char shown[256])
+{
+    *shown = 0;
+    append_visible(shown, 256, text, strlen(text));
+    return shown;
+}
+
 static int cells_of(const Grid *grid) { return grid->n_rows * grid->n_cols; }
 
 static double grid_limit(const Grid *grid)
@@ -5908,10 +5916,10 @@ static void print_tokens(const Experiment *x, FILE *out, int from, int to)
         fwrite(bytes, 1, n, memory);
     }
     must_close(memory);
-    char *visible = must(calloc(size + 16, 1));
-    append_visible(visible, size + 16, text, size);
-    fputs(visible, out);
-    free(visible);
+    char *shown = must(calloc(size + 16, 1));
+    append_visible(shown, size + 16, text, size);
+    fputs(shown, out);
+    free(shown);
     free(text);
 }
 
@@ -5937,9 +5945,8 @@ static void print_prompt(const Experiment *x, const Screen *screen)
 
 static void print_typed(FILE *out, const char *flag, const char *text, const char *quote)
 {
-    char visible[256] = "";
-    append_visible(visible, sizeof visible, text, strlen(text));
-    fprintf(out, "--%s %s%s%s", flag, quote, visible, quote);
+    char shown[256];
+    fprintf(out, "--%s %s%s%s", flag, quote, visible(text, shown), quote);
 }
 
 /* The direction of a --steer or --project as it was typed, on a line of its own. */
@@ -5965,14 +5972,14 @@ static void print_note(const Screen *screen, const char *text)
 static void print_answer_note(const Experiment *x, const Screen *screen, const TokenSet *set,
                               const char *text)
 {
-    char visible[100] = "";
+    char shown[256];
     if (!set->spaced || !text || x->command->data) return;
-    append_visible(visible, sizeof visible, text, strlen(text));
     print_note(screen, "");
+    visible(text, shown);
     fprintf(screen->out, set->spaced > 0
             ? "\"%s\" was taken as \" %s\": only so is it one token%s\n"
             : "\"%s\" is the token without a space; after a word it is \" %s\"%s\n",
-            visible, visible, color_of(screen, "off"));
+            shown, shown, color_of(screen, "off"));
 }
 
 /* Does a later intervention set again all that this one changed? Which, or NULL. */
@@ -6224,10 +6231,11 @@ static void print_sweep(const Experiment *x, const Screen *screen, const Grid *g
 static void print_heading(const Experiment *x, const Screen *screen)
 {
     const Command *c = x->command;
+    char           file[256];
     if (!c->data) print_prompt(x, screen);
     else
         fprintf(screen->out, "  %s%d prompt%s%s of %s\n", color_of(screen, "bold"), x->n_data,
-                x->n_data > 1 ? "s" : "", color_of(screen, "off"), c->data);
+                x->n_data > 1 ? "s" : "", color_of(screen, "off"), visible(c->data, file));
     print_requests(x, screen);
 }
 
@@ -6247,11 +6255,10 @@ static void print_report(const Experiment *x, const Screen *screen)
         fprintf(out, "  ~ is within two standard errors of 0; about 5 %% of the cells pass by "
                 "chance.\n\n");
     for (int i = 0; i < x->n_saves; i++) {
-        char shape[64], visible[300] = "";
+        char shape[64], path[256];
         print_shape(shape, sizeof shape, &x->saves[i].array);
-        append_visible(visible, sizeof visible, x->saves[i].output.path,
-                       strlen(x->saves[i].output.path));
-        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", visible, shape,
+        visible(x->saves[i].output.path, path);
+        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", path, shape,
                 x->edited ? "of the edited run" : "of the prompt", i + 1 < x->n_saves ? "" : "\n");
     }
     if (!c->prompt && !c->tokens && !c->data && !c->edits.n && !c->generate && !x->n_grids &&
@@ -6618,11 +6625,10 @@ static void print_plan(const Experiment *x, FILE *out)
 {
     const MiShape *s = &x->model->shape;
     const char *name = x->model->file, *slash = strrchr(name, '/');
-    char file[512] = "";
+    char file[256];
     if (slash && !x->command->model) name = slash + 1;
-    append_visible(file, sizeof file, name, strlen(name));
     fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
-            file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+            visible(name, file), s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
     for (int t = 0; t < x->prompt.n; t++) {
         char label[64];
         fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(x->tokenizer, x->prompt.tokens[t]),
@@ -6726,13 +6732,14 @@ static const char *fill_in(Experiment *y, const Table *table, int row, const cha
 }
 
 /* The command of one row: the table's prompts and answers, and positions by the row's columns. */
-static void row_command(Experiment *y, const Command *all, const Table *table, int row)
+static int row_command(Experiment *y, const Command *all, const Table *table, int row)
 {
     Command *c = room(y, 1, sizeof *c);
     Request *edits = room(y, all->edits.n, sizeof *edits);
     *c = *all;
     c->prompt = cell_of(table, row, "prompt");
     c->edits.at = edits;
+    y->command = c;
     const char *fields[] = { "source", "answer", "versus", "at" };
     const char **places[] = { &c->source, &c->answer, &c->versus, &c->at };
     for (int i = 0; i < 4; i++) {
@@ -6742,9 +6749,9 @@ static void row_command(Experiment *y, const Command *all, const Table *table, i
     if (c->at && cell_of(table, 0, c->at)) c->at = cell_of(table, row, c->at);
     for (int i = 0; i < all->edits.n; i++) {
         edits[i] = all->edits.at[i];
-        edits[i].argument = fill_in(y, table, row, edits[i].argument);
+        if (!(edits[i].argument = fill_in(y, table, row, edits[i].argument))) return -1;
     }
-    y->command = c;
+    return 0;
 }
 
 /* What the rows have in common, and what each gave: its metrics, and the cells of its grids. */
@@ -6763,12 +6770,11 @@ typedef struct {
 static int open_row(const Experiment *x, const Data *data, int row, Experiment *y)
 {
     *y = (Experiment){ .model = x->model, .tokenizer = x->tokenizer, .aligned = x->aligned };
-    row_command(y, x->command, &data->table, row + 1);
-    if (resolve(y) == 0) return 0;
-    char why[sizeof error_text];
+    if (row_command(y, x->command, &data->table, row + 1) == 0 && resolve(y) == 0) return 0;
+    char why[sizeof error_text], file[256];
     memcpy(why, error_text, sizeof why);
-    snprintf(error_text, sizeof error_text, "%.200s, row %d: %.1700s", data->table.file, row + 1,
-             why);
+    snprintf(error_text, sizeof error_text, "%s, row %d: %.1700s",
+             visible(data->table.file, file), row + 1, why);
     return -1;
 }
 
@@ -7039,11 +7045,12 @@ static int explain_data(Experiment *x)
 {
     Data       data = {0};
     Experiment y;
+    char       file[256];
     if (read_table(x, &data.table) < 0) return -1;
     int status = open_row(x, &data, 0, &y);
     if (status == 0) {
-        printf("data    %s: %d rows, of which this is the first\n", x->command->data,
-               data.table.n_rows - 1);
+        printf("data    %s: %d rows, of which this is the first\n",
+               visible(x->command->data, file), data.table.n_rows - 1);
         print_plan(&y, stdout);
     }
     close_experiment(&y);
