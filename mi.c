@@ -506,337 +506,6 @@ static int kept(const MiRun *run, MiSite site)
     return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
 }
 
-/* The kernels use all cores unless told otherwise. */
-static int default_threads(int wanted)
-{
-#ifdef _OPENMP
-    return wanted > 0 ? wanted : omp_get_max_threads();
-#else
-    return wanted > 0 ? 1 : 1;
-#endif
-}
-
-static void release(Memory *memory)
-{
-    if (memory->at) munmap(memory->at, memory->size);
-    *memory = (Memory){0};
-}
-
-void mi_free(MiRun *run)
-{
-    if (!run) return;
-    free(run->lanes);
-    free(run->row_lane);
-    free(run->row_pos);
-    free(run->row_token);
-    release(&run->memory);
-    free(run->edited);
-    free(run->edit_table);
-    free(run);
-}
-
-/* What trunks keep whatever is asked: a fork may start at any layer and reads these. */
-#define ALWAYS_KEPT (MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) | \
-                     MI_KEEP(resid_post))
-
-/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. The
- * shared residual stream has one layer more than resid_pre, its end. */
-static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept,
-                          int shared)
-{
-    size_t layer = (size_t)width_of(model, site, key_stride) * rows;
-    int    layers = is_kept ? n_layers_of(model, site) : 1;
-    if (shared && site == MI_resid_pre) layers += is_kept;
-    if (shared && site == MI_resid_post) layers = 0;
-    return (layer * layers + 15) / 16 * 16;
-}
-
-/* Memory of at least so many bytes: the spare block if that is large enough, or a new one. Pages
- * that are never touched cost nothing; those that are cost time once, so sweeps pass theirs on. */
-static int take_memory(MiRun *run, size_t size, Memory *spare)
-{
-    if (spare && spare->size >= size) {
-        run->memory = *spare;
-        *spare = (Memory){0};
-        return 0;
-    }
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (at == MAP_FAILED)
-        return mi_fail("out of memory: the activations of %d rows need %.0f MB; a shorter prompt "
-                       "or fewer samples need less", run->capacity, size / 1e6);
-    run->memory = (Memory){ at, size };
-#ifdef MADV_HUGEPAGE
-    madvise(at, size, MADV_HUGEPAGE);
-#endif
-    return 0;
-}
-
-/* Lay out all buffers in one block of memory. The end of a layer is the start of the next: unless
- * an edit of resid_pre makes them differ, both names stand for one buffer. */
-static int allocate_sites(MiRun *run, Memory *spare)
-{
-    const MiModel *model = run->model;
-    size_t total = 0, offset[MI_N_SITES];
-    run->shared = kept(run, MI_resid_pre) == kept(run, MI_resid_post);
-    for (int l = 0; l < model->shape.n_layer; l++)
-        if (run->edited[MI_resid_pre * model->shape.n_layer + l]) run->shared = 0;
-    for (int site = 0; site < MI_N_SITES; site++) {
-        int is_kept = kept(run, site);
-        if (is_kept && SITES[site].place == MI_BLOCK)
-            run->layer_stride[site] =
-                (size_t)width_of(model, site, run->key_stride) * run->capacity;
-        offset[site] = total;
-        total += site_floats(model, site, run->capacity, run->key_stride, is_kept, run->shared);
-    }
-    if (run->shared)
-        offset[MI_resid_post] = offset[MI_resid_pre] + run->layer_stride[MI_resid_pre];
-    if (take_memory(run, total * sizeof(float), spare) < 0) return -1;
-    for (int site = 0; site < MI_N_SITES; site++)
-        run->buffer[site] = (float *)run->memory.at + offset[site];
-    return 0;
-}
-
-/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. */
-static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys, uint64_t keep,
-                      int n_edits)
-{
-    MiRun *run = calloc(1, sizeof *run);
-    if (!run) return mi_fail("out of memory"), NULL;
-    run->model = model;
-    run->capacity = capacity;
-    run->n_lanes = n_lanes;
-    run->keep = keep;
-    run->key_stride = round_up(keys, 16);
-    run->lanes = calloc(n_lanes, sizeof *run->lanes);
-    run->row_lane = calloc(capacity, sizeof(int));
-    run->row_pos = calloc(capacity, sizeof(int));
-    run->row_token = calloc(capacity, sizeof(int));
-    run->edited = calloc(MI_N_SITES, model->shape.n_layer);
-    run->edit_table = calloc(n_edits + 1, sizeof *run->edit_table);
-    if (run->lanes && run->row_lane && run->row_pos && run->row_token && run->edited &&
-        run->edit_table)
-        return run;
-    mi_fail("out of memory");
-    mi_free(run);
-    return NULL;
-}
-
-static int check_edit(const MiModel *model, const MiEdit *edit)
-{
-    const MiShape *shape = &model->shape;
-    if ((int)edit->site < 0 || edit->site >= MI_N_SITES) return mi_fail("no such site");
-    const MiSiteInfo *info = &SITES[edit->site];
-    int keys = info->width == MI_KEYS;
-    int width = keys ? shape->n_ctx : width_of(model, edit->site, 0);
-    if (edit->layer < 0 || edit->layer >= n_layers_of(model, edit->site))
-        return mi_fail("%s has no layer %d", info->name, edit->layer);
-    if (keys && (edit->head < 0 || edit->head >= shape->n_head))
-        return mi_fail("%s has no head %d", info->name, edit->head);
-    if (edit->first < 0 || edit->count < 1 || edit->count > width - edit->first)
-        return mi_fail("%s has no columns %d to %d", info->name, edit->first,
-                       edit->first + edit->count - 1);
-    if (edit->pos < 0 || edit->pos_end <= edit->pos)
-        return mi_fail("an edit of %s touches no position", info->name);
-    if (!edit->value && (edit->op == MI_MIX || edit->op == MI_ADD || edit->op == MI_PROJECT))
-        return mi_fail("an edit of %s has no value", info->name);
-    if (!edit->value && edit->from != MI_FROM_VALUE)
-        return mi_fail("an edit of %s is not bound to its value yet", info->name);
-    return 0;
-}
-
-/* Give a lane its edits: its trunk's first (they hold in every lane), then its own, sorted by
- * `order`. Stable: equal orders keep their sequence. Returns how many, or -1. */
-static int lane_edits(MiRun *run, Lane *lane, const MiEdit **table, const MiEdit *own, int n_own)
-{
-    int n = 0;
-    lane->edits = table;
-    for (int i = 0; lane->trunk && i < lane->trunk->lanes[0].n_edits; i++)
-        table[n++] = lane->trunk->lanes[0].edits[i];
-    for (int i = 0; i < n_own; i++) {
-        if (check_edit(run->model, &own[i]) < 0) return -1;
-        table[n++] = &own[i];
-    }
-    for (int i = 1; i < n; i++)
-        for (int j = i; j > 0 && table[j - 1]->order > table[j]->order; j--) {
-            const MiEdit *swap = table[j];
-            table[j] = table[j - 1];
-            table[j - 1] = swap;
-        }
-    for (int i = 0; i < n; i++)
-        run->edited[table[i]->site * run->model->shape.n_layer + table[i]->layer] = 1;
-    lane->n_edits = n;
-    return n;
-}
-
-static int check_tokens(const MiModel *model, const int *tokens, int n)
-{
-    for (int i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= model->shape.n_vocab)
-            return mi_fail("token %d at position %d is not in the model's vocabulary of %d",
-                           tokens[i], i, model->shape.n_vocab);
-    return 0;
-}
-
-MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edits,
-              const MiOptions *options)
-{
-    static const MiOptions defaults;
-    if (!options) options = &defaults;
-    int capacity = max_int(options->capacity, n);
-    int n_edits = edits ? edits->n : 0;
-    if (n < 1) return mi_fail("a run needs at least one token"), NULL;
-    if (capacity > model->shape.n_ctx)
-        return mi_fail("%d tokens do not fit: this model's context is %d", capacity,
-                       model->shape.n_ctx), NULL;
-    uint64_t keep = options->keep ? options->keep | ALWAYS_KEPT : MI_KEEP_ALL;
-    if (options->keep & MI_KEEP_CACHE)
-        keep = options->keep | MI_KEEP(k) | MI_KEEP(v);
-    MiRun *run = new_run(model, 1, capacity, capacity, keep, n_edits);
-    if (!run) return NULL;
-    run->threads = default_threads(options->threads);
-    run->kernel = options->naive ? &naive_kernels : &fast_kernels;
-    if (lane_edits(run, &run->lanes[0], run->edit_table, edits ? edits->at : NULL, n_edits) < 0 ||
-        allocate_sites(run, NULL) < 0 || mi_append(run, tokens, n) < 0) {
-        mi_free(run);
-        return NULL;
-    }
-    return run;
-}
-
-/* Only a trunk grows, and in place: a new row reads the keys and values of the rows before it,
- * which is all that is known as a "KV cache". */
-int mi_append(MiRun *run, const int *tokens, int n)
-{
-    int from = run->n_rows;
-    if (run->lanes[0].trunk) return mi_fail("a fork cannot grow");
-    if (n < 0 || n > run->capacity - from)
-        return mi_fail("%d tokens do not fit: this run holds %d", from + n, run->capacity);
-    if (check_tokens(run->model, tokens, n) < 0) return -1;
-    for (int i = 0; i < n; i++) {
-        run->row_pos[from + i] = from + i;
-        run->row_token[from + i] = tokens[i];
-    }
-    run->lanes[0].n_pos = run->n_rows = from + n;
-    run->lanes[0].last_row = from + n - 1;
-    return mi_forward(run, from, from + n);
-}
-
-/* The positions of a lane: nothing that comes after the one that is read can change it. */
-static int positions_of(const MiLane *lane)
-{
-    return lane->read > 0 ? lane->read : lane->trunk->n_rows;
-}
-
-/* The cone of a lane's own edits: its first half-layer and its first row. */
-static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
-{
-    int n_pos = positions_of(lane);
-    *half = 2 * model->shape.n_layer;
-    *t0 = n_pos - 1;
-    for (int i = 0; i < lane->n_edits; i++) {
-        const MiEdit *edit = &lane->edits[i];
-        if (check_edit(model, edit) < 0) return -1;
-        if (edit->pos >= n_pos && lane->read) continue; /* outside the cone that is read */
-        if (edit->pos >= n_pos)
-            return mi_fail("an edit of %s at position %d: the last one that is read is %d",
-                           SITES[edit->site].name, edit->pos, n_pos - 1);
-        *half = min_int(*half, half_of(model, edit->site, edit->layer));
-        *t0 = min_int(*t0, edit->pos);
-    }
-    return 0;
-}
-
-/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. */
-static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
-{
-    if (n_lanes < 1) return mi_fail("a fork needs at least one lane");
-    const MiModel *model = lanes[0].trunk->model;
-    int lowest = 2 * model->shape.n_layer;
-    for (int i = 0; i < n_lanes; i++) {
-        const MiLane *lane = &lanes[i];
-        int edit_half, edit_t0;
-        if (lane->trunk->model != model) return mi_fail("lanes of a fork share one model");
-        if (lane->trunk->lanes[0].trunk) return mi_fail("a fork cannot be a trunk");
-        if (ALWAYS_KEPT & ~lane->trunk->keep)
-            return mi_fail("a run with MI_KEEP_CACHE cannot be a trunk");
-        if (lane->read < 0 || lane->read > lane->trunk->n_rows || !lane->read != !lanes[0].read)
-            return mi_fail("lane %d: either all lanes are read at one of their positions, or none",
-                           i);
-        if (cone(model, lane, &edit_half, &edit_t0) < 0) return -1;
-        if (lane->t0 >= positions_of(lane))
-            return mi_fail("lane %d starts at position %d: its last one is %d", i, lane->t0,
-                           positions_of(lane) - 1);
-        if (lane->n_edits && (lane->t0 > edit_t0 || *half > edit_half))
-            return mi_fail("lane %d has an edit outside its cone: it starts at half-layer %d, "
-                           "position %d; the edit at half-layer %d, position %d", i, *half,
-                           lane->t0, edit_half, edit_t0);
-        t0[i] = lane->t0 < 0 ? edit_t0 : lane->t0;
-        lowest = min_int(lowest, edit_half);
-    }
-    if (*half > 2 * model->shape.n_layer)
-        return mi_fail("there is no half-layer %d; the last is %d", *half,
-                       2 * model->shape.n_layer);
-    if (*half < 0) *half = lowest;
-    return 0;
-}
-
-/* Give the lanes of a fork their rows. Where only one position of each lane is read, these rows
- * come last, side by side, so that the last layer can do without the others. */
-static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
-{
-    int apart = lanes[0].read > 0, last = fork->capacity - (apart ? fork->n_lanes : 0);
-    fork->first_read = apart ? last : 0;
-    for (int i = 0; i < fork->n_lanes; i++) {
-        Lane *lane = &fork->lanes[i];
-        *lane = (Lane){ .trunk = lanes[i].trunk, .t0 = t0[i], .n_pos = positions_of(&lanes[i]),
-                        .first_row = fork->n_rows };
-        int n = lane->n_pos - lane->t0;
-        fork->n_rows += apart ? n - 1 : n;
-        lane->last_row = apart ? last++ : fork->n_rows - 1;
-        for (int t = lane->t0; t < lane->n_pos; t++) {
-            int row = row_of(lane, t);
-            fork->row_lane[row] = i;
-            fork->row_pos[row] = t;
-            fork->row_token[row] = lane->trunk->row_token[t];
-        }
-    }
-    fork->n_rows = fork->capacity;
-}
-
-/* A fork, in the memory of another one that is gone (or NULL). */
-static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
-{
-    int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
-    if (!t0) return mi_fail("out of memory"), NULL;
-    if (plan_fork(lanes, n_lanes, &half, t0) < 0) return free(t0), NULL;
-
-    int rows = 0, keys = 0, n_edits = 0;
-    for (int i = 0; i < n_lanes; i++) {
-        rows += positions_of(&lanes[i]) - t0[i];
-        keys = max_int(keys, positions_of(&lanes[i]));
-        n_edits += lanes[i].trunk->lanes[0].n_edits + lanes[i].n_edits;
-    }
-    const MiRun *first = lanes[0].trunk;
-    MiRun *fork = new_run(first->model, n_lanes, rows, keys, keep ? keep : MI_KEEP_ALL, n_edits);
-    if (!fork) return free(t0), NULL;
-    fork->threads = first->threads;
-    fork->kernel = first->kernel;
-    fork->half = half;
-    lay_out_rows(fork, lanes, t0);
-    free(t0);
-    const MiEdit **table = fork->edit_table;
-    for (int i = 0; i < n_lanes; i++)
-        table += lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
-    if (allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0) return fork;
-    mi_free(fork);
-    return NULL;
-}
-
-MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
-{
-    return fork_in(lanes, n_lanes, half, keep, NULL);
-}
-
 /* ============================================================================================= */
 /* Edits: the one place where activations are changed                                            */
 /* ============================================================================================= */
@@ -1141,6 +810,15 @@ int mi_forward(MiRun *run, int from, int to)
 /* Reading                                                                                       */
 /* ============================================================================================= */
 
+static int check_tokens(const MiModel *model, const int *tokens, int n)
+{
+    for (int i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= model->shape.n_vocab)
+            return mi_fail("token %d at position %d is not in the model's vocabulary of %d",
+                           tokens[i], i, model->shape.n_vocab);
+    return 0;
+}
+
 int mi_n_tokens(const MiRun *run, int lane)
 {
     if (lane < 0 || lane >= run->n_lanes) return mi_fail("this run has no lane %d", lane);
@@ -1266,6 +944,328 @@ double mi_log_sum_exp(const float *logits, int n)
     if (!isfinite(max)) return max;
     for (int i = 0; i < n; i++) sum += exp(logits[i] - max);
     return max + log(sum);
+}
+
+/* The kernels use all cores unless told otherwise. */
+static int default_threads(int wanted)
+{
+#ifdef _OPENMP
+    return wanted > 0 ? wanted : omp_get_max_threads();
+#else
+    return wanted > 0 ? 1 : 1;
+#endif
+}
+
+static void release(Memory *memory)
+{
+    if (memory->at) munmap(memory->at, memory->size);
+    *memory = (Memory){0};
+}
+
+void mi_free(MiRun *run)
+{
+    if (!run) return;
+    free(run->lanes);
+    free(run->row_lane);
+    free(run->row_pos);
+    free(run->row_token);
+    release(&run->memory);
+    free(run->edited);
+    free(run->edit_table);
+    free(run);
+}
+
+/* What trunks keep whatever is asked: a fork may start at any layer and reads these. */
+#define ALWAYS_KEPT (MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) | \
+                     MI_KEEP(resid_post))
+
+/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. The
+ * shared residual stream has one layer more than resid_pre, its end. */
+static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept,
+                          int shared)
+{
+    size_t layer = (size_t)width_of(model, site, key_stride) * rows;
+    int    layers = is_kept ? n_layers_of(model, site) : 1;
+    if (shared && site == MI_resid_pre) layers += is_kept;
+    if (shared && site == MI_resid_post) layers = 0;
+    return (layer * layers + 15) / 16 * 16;
+}
+
+/* Memory of at least so many bytes: the spare block if that is large enough, or a new one. Pages
+ * that are never touched cost nothing; those that are cost time once, so sweeps pass theirs on. */
+static int take_memory(MiRun *run, size_t size, Memory *spare)
+{
+    if (spare && spare->size >= size) {
+        run->memory = *spare;
+        *spare = (Memory){0};
+        return 0;
+    }
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED)
+        return mi_fail("out of memory: the activations of %d rows need %.0f MB; a shorter prompt "
+                       "or fewer samples need less", run->capacity, size / 1e6);
+    run->memory = (Memory){ at, size };
+#ifdef MADV_HUGEPAGE
+    madvise(at, size, MADV_HUGEPAGE);
+#endif
+    return 0;
+}
+
+/* Lay out all buffers in one block of memory. The end of a layer is the start of the next: unless
+ * an edit of resid_pre makes them differ, both names stand for one buffer. */
+static int allocate_sites(MiRun *run, Memory *spare)
+{
+    const MiModel *model = run->model;
+    size_t total = 0, offset[MI_N_SITES];
+    run->shared = kept(run, MI_resid_pre) == kept(run, MI_resid_post);
+    for (int l = 0; l < model->shape.n_layer; l++)
+        if (run->edited[MI_resid_pre * model->shape.n_layer + l]) run->shared = 0;
+    for (int site = 0; site < MI_N_SITES; site++) {
+        int is_kept = kept(run, site);
+        if (is_kept && SITES[site].place == MI_BLOCK)
+            run->layer_stride[site] =
+                (size_t)width_of(model, site, run->key_stride) * run->capacity;
+        offset[site] = total;
+        total += site_floats(model, site, run->capacity, run->key_stride, is_kept, run->shared);
+    }
+    if (run->shared)
+        offset[MI_resid_post] = offset[MI_resid_pre] + run->layer_stride[MI_resid_pre];
+    if (take_memory(run, total * sizeof(float), spare) < 0) return -1;
+    for (int site = 0; site < MI_N_SITES; site++)
+        run->buffer[site] = (float *)run->memory.at + offset[site];
+    return 0;
+}
+
+/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. */
+static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys, uint64_t keep,
+                      int n_edits)
+{
+    MiRun *run = calloc(1, sizeof *run);
+    if (!run) return mi_fail("out of memory"), NULL;
+    run->model = model;
+    run->capacity = capacity;
+    run->n_lanes = n_lanes;
+    run->keep = keep;
+    run->key_stride = round_up(keys, 16);
+    run->lanes = calloc(n_lanes, sizeof *run->lanes);
+    run->row_lane = calloc(capacity, sizeof(int));
+    run->row_pos = calloc(capacity, sizeof(int));
+    run->row_token = calloc(capacity, sizeof(int));
+    run->edited = calloc(MI_N_SITES, model->shape.n_layer);
+    run->edit_table = calloc(n_edits + 1, sizeof *run->edit_table);
+    if (run->lanes && run->row_lane && run->row_pos && run->row_token && run->edited &&
+        run->edit_table)
+        return run;
+    mi_fail("out of memory");
+    mi_free(run);
+    return NULL;
+}
+
+static int check_edit(const MiModel *model, const MiEdit *edit)
+{
+    const MiShape *shape = &model->shape;
+    if ((int)edit->site < 0 || edit->site >= MI_N_SITES) return mi_fail("no such site");
+    const MiSiteInfo *info = &SITES[edit->site];
+    int keys = info->width == MI_KEYS;
+    int width = keys ? shape->n_ctx : width_of(model, edit->site, 0);
+    if (edit->layer < 0 || edit->layer >= n_layers_of(model, edit->site))
+        return mi_fail("%s has no layer %d", info->name, edit->layer);
+    if (keys && (edit->head < 0 || edit->head >= shape->n_head))
+        return mi_fail("%s has no head %d", info->name, edit->head);
+    if (edit->first < 0 || edit->count < 1 || edit->count > width - edit->first)
+        return mi_fail("%s has no columns %d to %d", info->name, edit->first,
+                       edit->first + edit->count - 1);
+    if (edit->pos < 0 || edit->pos_end <= edit->pos)
+        return mi_fail("an edit of %s touches no position", info->name);
+    if (!edit->value && (edit->op == MI_MIX || edit->op == MI_ADD || edit->op == MI_PROJECT))
+        return mi_fail("an edit of %s has no value", info->name);
+    if (!edit->value && edit->from != MI_FROM_VALUE)
+        return mi_fail("an edit of %s is not bound to its value yet", info->name);
+    return 0;
+}
+
+/* Give a lane its edits: its trunk's first (they hold in every lane), then its own, sorted by
+ * `order`. Stable: equal orders keep their sequence. Returns how many, or -1. */
+static int lane_edits(MiRun *run, Lane *lane, const MiEdit **table, const MiEdit *own, int n_own)
+{
+    int n = 0;
+    lane->edits = table;
+    for (int i = 0; lane->trunk && i < lane->trunk->lanes[0].n_edits; i++)
+        table[n++] = lane->trunk->lanes[0].edits[i];
+    for (int i = 0; i < n_own; i++) {
+        if (check_edit(run->model, &own[i]) < 0) return -1;
+        table[n++] = &own[i];
+    }
+    for (int i = 1; i < n; i++)
+        for (int j = i; j > 0 && table[j - 1]->order > table[j]->order; j--) {
+            const MiEdit *swap = table[j];
+            table[j] = table[j - 1];
+            table[j - 1] = swap;
+        }
+    for (int i = 0; i < n; i++)
+        run->edited[table[i]->site * run->model->shape.n_layer + table[i]->layer] = 1;
+    lane->n_edits = n;
+    return n;
+}
+
+MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edits,
+              const MiOptions *options)
+{
+    static const MiOptions defaults;
+    if (!options) options = &defaults;
+    int capacity = max_int(options->capacity, n);
+    int n_edits = edits ? edits->n : 0;
+    if (n < 1) return mi_fail("a run needs at least one token"), NULL;
+    if (capacity > model->shape.n_ctx)
+        return mi_fail("%d tokens do not fit: this model's context is %d", capacity,
+                       model->shape.n_ctx), NULL;
+    uint64_t keep = options->keep ? options->keep | ALWAYS_KEPT : MI_KEEP_ALL;
+    if (options->keep & MI_KEEP_CACHE)
+        keep = options->keep | MI_KEEP(k) | MI_KEEP(v);
+    MiRun *run = new_run(model, 1, capacity, capacity, keep, n_edits);
+    if (!run) return NULL;
+    run->threads = default_threads(options->threads);
+    run->kernel = options->naive ? &naive_kernels : &fast_kernels;
+    if (lane_edits(run, &run->lanes[0], run->edit_table, edits ? edits->at : NULL, n_edits) < 0 ||
+        allocate_sites(run, NULL) < 0 || mi_append(run, tokens, n) < 0) {
+        mi_free(run);
+        return NULL;
+    }
+    return run;
+}
+
+/* Only a trunk grows, and in place: a new row reads the keys and values of the rows before it,
+ * which is all that is known as a "KV cache". */
+int mi_append(MiRun *run, const int *tokens, int n)
+{
+    int from = run->n_rows;
+    if (run->lanes[0].trunk) return mi_fail("a fork cannot grow");
+    if (n < 0 || n > run->capacity - from)
+        return mi_fail("%d tokens do not fit: this run holds %d", from + n, run->capacity);
+    if (check_tokens(run->model, tokens, n) < 0) return -1;
+    for (int i = 0; i < n; i++) {
+        run->row_pos[from + i] = from + i;
+        run->row_token[from + i] = tokens[i];
+    }
+    run->lanes[0].n_pos = run->n_rows = from + n;
+    run->lanes[0].last_row = from + n - 1;
+    return mi_forward(run, from, from + n);
+}
+
+/* The positions of a lane: nothing that comes after the one that is read can change it. */
+static int positions_of(const MiLane *lane)
+{
+    return lane->read > 0 ? lane->read : lane->trunk->n_rows;
+}
+
+/* The cone of a lane's own edits: its first half-layer and its first row. */
+static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
+{
+    int n_pos = positions_of(lane);
+    *half = 2 * model->shape.n_layer;
+    *t0 = n_pos - 1;
+    for (int i = 0; i < lane->n_edits; i++) {
+        const MiEdit *edit = &lane->edits[i];
+        if (check_edit(model, edit) < 0) return -1;
+        if (edit->pos >= n_pos && lane->read) continue; /* outside the cone that is read */
+        if (edit->pos >= n_pos)
+            return mi_fail("an edit of %s at position %d: the last one that is read is %d",
+                           SITES[edit->site].name, edit->pos, n_pos - 1);
+        *half = min_int(*half, half_of(model, edit->site, edit->layer));
+        *t0 = min_int(*t0, edit->pos);
+    }
+    return 0;
+}
+
+/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. */
+static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
+{
+    if (n_lanes < 1) return mi_fail("a fork needs at least one lane");
+    const MiModel *model = lanes[0].trunk->model;
+    int lowest = 2 * model->shape.n_layer;
+    for (int i = 0; i < n_lanes; i++) {
+        const MiLane *lane = &lanes[i];
+        int edit_half, edit_t0;
+        if (lane->trunk->model != model) return mi_fail("lanes of a fork share one model");
+        if (lane->trunk->lanes[0].trunk) return mi_fail("a fork cannot be a trunk");
+        if (ALWAYS_KEPT & ~lane->trunk->keep)
+            return mi_fail("a run with MI_KEEP_CACHE cannot be a trunk");
+        if (lane->read < 0 || lane->read > lane->trunk->n_rows || !lane->read != !lanes[0].read)
+            return mi_fail("lane %d: either all lanes are read at one of their positions, or none",
+                           i);
+        if (cone(model, lane, &edit_half, &edit_t0) < 0) return -1;
+        if (lane->t0 >= positions_of(lane))
+            return mi_fail("lane %d starts at position %d: its last one is %d", i, lane->t0,
+                           positions_of(lane) - 1);
+        if (lane->n_edits && (lane->t0 > edit_t0 || *half > edit_half))
+            return mi_fail("lane %d has an edit outside its cone: it starts at half-layer %d, "
+                           "position %d; the edit at half-layer %d, position %d", i, *half,
+                           lane->t0, edit_half, edit_t0);
+        t0[i] = lane->t0 < 0 ? edit_t0 : lane->t0;
+        lowest = min_int(lowest, edit_half);
+    }
+    if (*half > 2 * model->shape.n_layer)
+        return mi_fail("there is no half-layer %d; the last is %d", *half,
+                       2 * model->shape.n_layer);
+    if (*half < 0) *half = lowest;
+    return 0;
+}
+
+/* Give the lanes of a fork their rows. Where only one position of each lane is read, these rows
+ * come last, side by side, so that the last layer can do without the others. */
+static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
+{
+    int apart = lanes[0].read > 0, last = fork->capacity - (apart ? fork->n_lanes : 0);
+    fork->first_read = apart ? last : 0;
+    for (int i = 0; i < fork->n_lanes; i++) {
+        Lane *lane = &fork->lanes[i];
+        *lane = (Lane){ .trunk = lanes[i].trunk, .t0 = t0[i], .n_pos = positions_of(&lanes[i]),
+                        .first_row = fork->n_rows };
+        int n = lane->n_pos - lane->t0;
+        fork->n_rows += apart ? n - 1 : n;
+        lane->last_row = apart ? last++ : fork->n_rows - 1;
+        for (int t = lane->t0; t < lane->n_pos; t++) {
+            int row = row_of(lane, t);
+            fork->row_lane[row] = i;
+            fork->row_pos[row] = t;
+            fork->row_token[row] = lane->trunk->row_token[t];
+        }
+    }
+    fork->n_rows = fork->capacity;
+}
+
+/* A fork, in the memory of another one that is gone (or NULL). */
+static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
+{
+    int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
+    if (!t0) return mi_fail("out of memory"), NULL;
+    if (plan_fork(lanes, n_lanes, &half, t0) < 0) return free(t0), NULL;
+
+    int rows = 0, keys = 0, n_edits = 0;
+    for (int i = 0; i < n_lanes; i++) {
+        rows += positions_of(&lanes[i]) - t0[i];
+        keys = max_int(keys, positions_of(&lanes[i]));
+        n_edits += lanes[i].trunk->lanes[0].n_edits + lanes[i].n_edits;
+    }
+    const MiRun *first = lanes[0].trunk;
+    MiRun *fork = new_run(first->model, n_lanes, rows, keys, keep ? keep : MI_KEEP_ALL, n_edits);
+    if (!fork) return free(t0), NULL;
+    fork->threads = first->threads;
+    fork->kernel = first->kernel;
+    fork->half = half;
+    lay_out_rows(fork, lanes, t0);
+    free(t0);
+    const MiEdit **table = fork->edit_table;
+    for (int i = 0; i < n_lanes; i++)
+        table += lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
+    if (allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0) return fork;
+    mi_free(fork);
+    return NULL;
+}
+
+MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
+{
+    return fork_in(lanes, n_lanes, half, keep, NULL);
 }
 
 /* ============================================================================================= */
