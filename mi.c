@@ -463,7 +463,6 @@ struct MiRun {
     float         *buffer[MI_N_SITES];                  /* [layers kept][capacity][width] */
     size_t         layer_stride[MI_N_SITES];            /* 0: one buffer, the current layer's */
     Memory         memory;                              /* where all buffers lie */
-    int            shared;                              /* resid_post is the next resid_pre */
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
 };
@@ -627,7 +626,7 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
         const float *xb = b == NONE ? NULL : finished(run, b, layer_a, r);
         float *out = at(run, y, layer, r);
         if (xb) for (int i = 0; i < D; i++) out[i] = xa[i] + xb[i];
-        else if (out != xa) memcpy(out, xa, D * sizeof *out);   /* (or they share a buffer) */
+        else memcpy(out, xa, D * sizeof *out);
     }
     hook(run, y, layer, from, to);
 }
@@ -979,15 +978,11 @@ void mi_free(MiRun *run)
 #define ALWAYS_KEPT (MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) | \
                      MI_KEEP(resid_post))
 
-/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. The
- * shared residual stream has one layer more than resid_pre, its end. */
-static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept,
-                          int shared)
+/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. */
+static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept)
 {
     size_t layer = (size_t)width_of(model, site, key_stride) * rows;
     int    layers = is_kept ? n_layers_of(model, site) : 1;
-    if (shared && site == MI_resid_pre) layers += is_kept;
-    if (shared && site == MI_resid_post) layers = 0;
     return (layer * layers + 15) / 16 * 16;
 }
 
@@ -1011,25 +1006,19 @@ static int take_memory(MiRun *run, size_t size, Memory *spare)
     return 0;
 }
 
-/* Lay out all buffers in one block of memory. The end of a layer is the start of the next: unless
- * an edit of resid_pre makes them differ, both names stand for one buffer. */
+/* Give each site its own buffer; all of them lie in one block of memory. */
 static int allocate_sites(MiRun *run, Memory *spare)
 {
     const MiModel *model = run->model;
     size_t total = 0, offset[MI_N_SITES];
-    run->shared = kept(run, MI_resid_pre) == kept(run, MI_resid_post);
-    for (int l = 0; l < model->shape.n_layer; l++)
-        if (run->edited[MI_resid_pre * model->shape.n_layer + l]) run->shared = 0;
     for (int site = 0; site < MI_N_SITES; site++) {
         int is_kept = kept(run, site);
         if (is_kept && SITES[site].place == MI_BLOCK)
             run->layer_stride[site] =
                 (size_t)width_of(model, site, run->key_stride) * run->capacity;
         offset[site] = total;
-        total += site_floats(model, site, run->capacity, run->key_stride, is_kept, run->shared);
+        total += site_floats(model, site, run->capacity, run->key_stride, is_kept);
     }
-    if (run->shared)
-        offset[MI_resid_post] = offset[MI_resid_pre] + run->layer_stride[MI_resid_pre];
     if (take_memory(run, total * sizeof(float), spare) < 0) return -1;
     for (int site = 0; site < MI_N_SITES; site++)
         run->buffer[site] = (float *)run->memory.at + offset[site];
@@ -6553,8 +6542,7 @@ static double run_megabytes(const MiModel *model, int rows, int keys, uint64_t k
 {
     double floats = 0;
     for (int site = 0; site < MI_N_SITES; site++)
-        floats += site_floats(model, site, rows, round_up(keys, 16), keep >> site & 1,
-                              !((keep >> MI_resid_pre ^ keep >> MI_resid_post) & 1));
+        floats += site_floats(model, site, rows, round_up(keys, 16), keep >> site & 1);
     return floats * sizeof(float) / 1e6;
 }
 
