@@ -667,36 +667,42 @@ static void linear(MiRun *run, MiSite x, MiSite y, int layer, const weight *W, i
     hook(run, y, layer, from, to);
 }
 
-/* How many of the rows from `row` up to `last` belong to the same lane. */
-static int neighbours(const MiRun *run, int row, int last)
-{
-    int n = 1;
-    while (row + n < last && run->row_lane[row + n] == run->row_lane[row]) n++;
-    return n;
-}
+/* Attention is computed in pieces: one head, and up to GROUP rows that are neighbours in one lane
+ * and so look at the same keys (each at one more than the row before). */
+typedef void Piece(MiRun *run, int l, int head, int row, int n_rows);
 
-/* scores[h,j] = q_h . k_h,j / sqrt(d) for keys j <= t    q [rows,H,d] -> [rows,H,keys]
- * Whom does each position look at? Head by head, so that the head's keys stay in the cache. The
- * rest of the last 16 keys is -infinity, so that softmax can run over whole vectors. */
-static void attention_scores(MiRun *run, int l, int from, int to)
+/* Call compute() on every piece of the rows from <= r < to. Threads take pieces head by head, so
+ * that the head's keys stay in the cache. */
+static void each_piece(MiRun *run, int l, int from, int to, Piece *compute)
 {
-    int    H = run->model->shape.n_head, d = run->model->shape.d_head;
-    int    groups = (to - from + GROUP - 1) / GROUP;
-    size_t stride = (size_t)H * run->key_stride;
+    int groups = (to - from + GROUP - 1) / GROUP;
     #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads) if (groups > 1)
-    for (int i = 0; i < groups * H; i++) {
-        int h = i / groups, row = from + i % groups * GROUP, last = min_int(row + GROUP, to);
-        for (int n_rows; row < last; row += n_rows) {
-            Keys   keys = keys_of(run, MI_k, l, &run->lanes[run->row_lane[row]]);
-            float *s = at(run, MI_scores, l, row) + (size_t)h * run->key_stride;
-            int    n = run->row_pos[row] + 1;
-            n_rows = neighbours(run, row, last);
-            run->kernel->scores(s, stride, at(run, MI_q, l, row) + h * d, n_rows, &keys, h * d, n,
-                                d);
-            for (int r = 0; r < n_rows; r++)
-                for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
+    for (int i = 0; i < groups * run->model->shape.n_head; i++) {
+        int row = from + i % groups * GROUP, end = min_int(row + GROUP, to);
+        for (int n; row < end; row += n) {
+            for (n = 1; row + n < end && run->row_lane[row + n] == run->row_lane[row];) n++;
+            compute(run, l, i / groups, row, n);
         }
     }
+}
+
+/* scores[h,j] = q_h . k_h,j / sqrt(d) for keys j <= t    q [n_rows,H,d] -> [n_rows,H,keys]
+ * The rest of the last 16 keys is -infinity, so that softmax can run over whole vectors. */
+static void score_piece(MiRun *run, int l, int head, int row, int n_rows)
+{
+    int    d = run->model->shape.d_head, n = run->row_pos[row] + 1;
+    size_t stride = (size_t)run->model->shape.n_head * run->key_stride;
+    Keys   keys = keys_of(run, MI_k, l, &run->lanes[run->row_lane[row]]);
+    float *s = at(run, MI_scores, l, row) + (size_t)head * run->key_stride;
+    run->kernel->scores(s, stride, at(run, MI_q, l, row) + head * d, n_rows, &keys, head * d, n, d);
+    for (int r = 0; r < n_rows; r++)
+        for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
+}
+
+/* Whom does each position look at? */
+static void attention_scores(MiRun *run, int l, int from, int to)
+{
+    each_piece(run, l, from, to, score_piece);
     hook(run, MI_scores, l, from, to);
 }
 
@@ -715,24 +721,21 @@ static void attention_pattern(MiRun *run, int l, int from, int to)
     hook(run, MI_pattern, l, from, to);
 }
 
-/* z[h] = sum_j pattern[h,j] v_h,j    [rows,H,keys], v [keys,H,d] -> [rows,H,d]
- * What each head carries from where it looks. */
+/* z[h] = sum_j pattern[h,j] v_h,j    pattern [n_rows,H,keys], v [keys,H,d] -> [n_rows,H,d] */
+static void mix_piece(MiRun *run, int l, int head, int row, int n_rows)
+{
+    int    d = run->model->shape.d_head;
+    size_t stride = (size_t)run->model->shape.n_head * run->key_stride;
+    Keys   values = keys_of(run, MI_v, l, &run->lanes[run->row_lane[row]]);
+    run->kernel->mix(at(run, MI_z, l, row) + head * d,
+                     at(run, MI_pattern, l, row) + (size_t)head * run->key_stride, stride, n_rows,
+                     &values, head * d, run->row_pos[row] + 1, d);
+}
+
+/* What each head carries from where it looks. */
 static void attention_z(MiRun *run, int l, int from, int to)
 {
-    int    H = run->model->shape.n_head, d = run->model->shape.d_head;
-    int    groups = (to - from + GROUP - 1) / GROUP;
-    size_t stride = (size_t)H * run->key_stride;
-    #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads) if (groups > 1)
-    for (int i = 0; i < groups * H; i++) {
-        int h = i / groups, row = from + i % groups * GROUP, last = min_int(row + GROUP, to);
-        for (int n_rows; row < last; row += n_rows) {
-            Keys values = keys_of(run, MI_v, l, &run->lanes[run->row_lane[row]]);
-            n_rows = neighbours(run, row, last);
-            run->kernel->mix(at(run, MI_z, l, row) + h * d,
-                             at(run, MI_pattern, l, row) + (size_t)h * run->key_stride, stride,
-                             n_rows, &values, h * d, run->row_pos[row] + 1, d);
-        }
-    }
+    each_piece(run, l, from, to, mix_piece);
     hook(run, MI_z, l, from, to);
 }
 
