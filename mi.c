@@ -431,13 +431,33 @@ static const Kernels naive_kernels = {
 static const Kernels fast_kernels;
 
 /* ============================================================================================= */
-/* A run, its lanes and its forks                                                                */
+/* What a run is                                                                                 */
 /* ============================================================================================= */
 
-/* One experiment of a run. A trunk is a run with one lane that owns all rows (trunk NULL, t0 0). A
- * lane of a fork owns positions t0..n_pos-1; rows below t0, and layers below the fork's first
- * half-layer, are its trunk's. Position t0 + i lies in row first_row + i, but the last one in
- * last_row: when it alone is read, the last rows of all lanes lie side by side. */
+/* The forward pass is a table: a column for each position of the prompt, a line for each
+ * half-layer. A cell needs cells below it and to its left, never to its right: no position sees
+ * what comes later. So all that an edit at x can change is the rectangle that begins there: its
+ * cone, shaded. A trunk is a run that computes the whole table. A fork computes only the cones of
+ * its lanes, each an experiment, and borrows the rest from their trunks.
+ *
+ *     half-layer                  a trunk           a fork: lane 0    lane 1
+ *      4  final LayerNorm         ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · ▒ ▒ ▒ ▒
+ *      3  MLP of layer 1          ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · ▒ ▒ ▒ ▒
+ *      2  attention of layer 1    ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · x ▒ ▒ ▒
+ *      1  MLP of layer 0          ■ ■ ■ ■ ■ ■       · · · · x ▒       · · ▒ ▒ ▒ ▒
+ *      0  attention of layer 0    ■ ■ ■ ■ ■ ■       · · · · · ·       · · · · · ·
+ *     position                    0 1 2 3 4 5       0 1 2 3 4 5       0 1 2 3 4 5
+ *     row                         0 1 2 3 4 5               0 1           2 3 4 5
+ *     row, if only 5 is read                                0 4           1 2 3 5
+ *
+ * All lanes of a fork begin at one half-layer, the lowest of their edits (here 1), and each at its
+ * own position t0 (here 4 and 2). Their rows lie one after another, so that one matrix product
+ * takes them all. Where only the last position of a lane is read, its row lies apart: these rows
+ * come last, side by side, and of the others the last layer computes keys and values alone. */
+
+/* One experiment of a run. A trunk has one lane, which owns all rows (trunk NULL, t0 0); a lane of
+ * a fork owns positions t0 .. n_pos-1. Position t0 + i lies in row first_row + i, the last one in
+ * last_row. */
 typedef struct {
     const MiRun   *trunk;
     int            t0, n_pos;
@@ -453,13 +473,13 @@ struct MiRun {
     const Kernels *kernel;
     int            threads;
     int            half;                                /* the first half-layer that it computes */
-    int            first_read;                          /* rows before it are not read at the end */
-    int            n_rows, capacity;
+    int            first_read;                          /* the last layer leaves out rows before */
+    int            n_rows, capacity;                    /* rows there are, and could be */
     Lane          *lanes;
     int            n_lanes;
-    int           *row_lane, *row_pos, *row_token;      /* [capacity] */
+    int           *row_lane, *row_pos, *row_token;      /* [capacity] what each row stands for */
     int            key_stride;                          /* keys in a row of scores, padded to 16 */
-    uint64_t       keep;
+    uint64_t       keep;                                /* bit i: site i is kept for all layers */
     float         *buffer[MI_N_SITES];                  /* [layers kept][capacity][width] */
     size_t         layer_stride[MI_N_SITES];            /* 0: one buffer, the current layer's */
     Memory         memory;                              /* where all buffers lie */
@@ -467,7 +487,7 @@ struct MiRun {
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
 };
 
-/* Where a row of a site lies in this run. */
+/* Where a row of a site lies in this run: width_of(site) floats. */
 static inline float *at(const MiRun *run, MiSite site, int layer, int row)
 {
     size_t width = (size_t)width_of(run->model, site, run->key_stride);
@@ -482,6 +502,7 @@ static inline const float *finished(const MiRun *run, MiSite site, int layer, in
     return at(run->lanes[run->row_lane[row]].trunk, site, layer, run->row_pos[row]);
 }
 
+/* The row of a position that the lane owns. */
 static inline int row_of(const Lane *lane, int pos)
 {
     return pos + 1 == lane->n_pos ? lane->last_row : lane->first_row + pos - lane->t0;
@@ -495,14 +516,6 @@ static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
     keys.last = at(run, site, layer, lane->last_row);
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
     return keys;
-}
-
-/* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
-#define MIN_WORK 500000
-
-static int kept(const MiRun *run, MiSite site)
-{
-    return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
 }
 
 /* ============================================================================================= */
@@ -791,6 +804,9 @@ static void mlp(MiRun *run, int l, int from, int to)
     add(run, MI_resid_post, l, MI_resid_mid, l, MI_mlp_out, from, to);
 }
 
+/* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
+#define MIN_WORK 500000
+
 /* tokens [rows] -> every site of every layer from the run's first half-layer up. For a trunk that
  * is the whole model; for a fork, its cones. */
 int mi_forward(MiRun *run, int from, int to)
@@ -833,6 +849,12 @@ int mi_token(const MiRun *run, int lane, int pos)
         return mi_fail("lane %d has no position %d", lane, pos);
     const Lane *l = &run->lanes[lane];
     return pos < l->t0 ? l->trunk->row_token[pos] : run->row_token[row_of(l, pos)];
+}
+
+/* Are a site's values of all layers still there after the run? */
+static int kept(const MiRun *run, MiSite site)
+{
+    return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
 }
 
 /* Which run holds a site of a lane at a position, and in which row. NULL: nobody kept it. */
@@ -948,6 +970,10 @@ double mi_log_sum_exp(const float *logits, int n)
     return max + log(sum);
 }
 
+/* ============================================================================================= */
+/* Making runs: trunks and forks                                                                 */
+/* ============================================================================================= */
+
 /* The kernels use all cores unless told otherwise. */
 static int default_threads(int wanted)
 {
@@ -976,6 +1002,8 @@ void mi_free(MiRun *run)
     free(run->edit_table);
     free(run);
 }
+
+/* ---- Memory ---- */
 
 /* What trunks keep whatever is asked: a fork may start at any layer and reads these. */
 #define ALWAYS_KEPT (MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) | \
@@ -1052,6 +1080,8 @@ static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys,
     mi_free(run);
     return NULL;
 }
+
+/* ---- Trunks ---- */
 
 static int check_edit(const MiModel *model, const MiEdit *edit)
 {
@@ -1144,6 +1174,8 @@ int mi_append(MiRun *run, const int *tokens, int n)
     return mi_forward(run, from, from + n);
 }
 
+/* ---- Forks ---- */
+
 /* The positions of a lane: nothing that comes after the one that is read can change it. */
 static int positions_of(const MiLane *lane)
 {
@@ -1203,8 +1235,7 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
     return 0;
 }
 
-/* Give the lanes of a fork their rows. Where only one position of each lane is read, these rows
- * come last, side by side, so that the last layer can do without the others. */
+/* Give the lanes of a fork their rows, as in the drawing of "What a run is". */
 static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
 {
     int apart = lanes[0].read > 0, last = fork->capacity - (apart ? fork->n_lanes : 0);
