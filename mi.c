@@ -234,8 +234,8 @@ static int width_of(const MiModel *model, MiSite site, int key_stride)
 /* ============================================================================================= */
 /* The kernels to read                                                                           */
 /*                                                                                               */
-/* These say what is computed, in which order. The fast ones further down give the same bits:    */
-/* tests compare them with memcmp.                                                               */
+/* These say what is computed, in which order: (a + b) + c and a + (b + c) differ in the last    */
+/* bits of a float. The fast ones further down keep the order; tests compare them with memcmp.   */
 /* ============================================================================================= */
 
 /* a*b + c, rounded once where the machine can (and then everywhere), else twice. */
@@ -248,7 +248,8 @@ static inline float fma1(float a, float b, float c)
 #endif
 }
 
-/* The tree that ends every sum along a row: lane i takes lane i+8, then i+4, i+2, i+1. */
+/* The tree that ends every sum along a row, 16 partial sums -> one: lane i takes lane i+8, then
+ * i+4, i+2, i+1. */
 static float sum_lanes(const float lane[16])
 {
     float s[16];
@@ -259,7 +260,8 @@ static float sum_lanes(const float lane[16])
 }
 
 /* sum(x)    x [n] -> scalar. Element i goes to lane i mod 16, so a vector of any width up to 16
- * adds the same numbers in the same order; a row is padded with zeros to a multiple of 16. */
+ * adds the same numbers in the same order; a row is padded with zeros to a multiple of 16. (These
+ * 16 lanes are registers of the processor, not the lanes of a fork.) */
 static float naive_sum(const float *x, int n)
 {
     float lane[16] = {0};
@@ -304,8 +306,8 @@ static void naive_linear(float *y, const float *x, int rows, int in, int out,
         }
 }
 
-/* logits = x W_U^T    x [rows,D], W_U [V,D] -> logits [rows,V]: how much the residual stream looks
- * like each token's row. */
+/* logits = x W_U^T    x [rows,D], W_U [V,D] -> logits [rows,V]: how much the end of the residual
+ * stream points along each token's row of W_U. */
 static void naive_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
                           int threads)
 {
@@ -315,38 +317,14 @@ static void naive_unembed(float *logits, const float *x, int rows, const weight 
             logits[(size_t)r * V + i] = naive_dot(x + (size_t)r * D, W_U + (size_t)i * D, D);
 }
 
-/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2)/2, and a polynomial for e^r. Ours, because
- * the C library's differs between machines and between scalar and vector code. */
-static float naive_exp(float x)
-{
-    if (x < -104) x = -104;                             /* rounds to 0 */
-    if (x > 89) x = 89;                                 /* rounds to infinity */
-    const float shift = 12582912;                       /* 1.5 * 2^23: the sum's last bits are k */
-    float    n = fma1(x, 1.44269504f, shift);
-    uint32_t bits, shift_bits;
-    memcpy(&bits, &n, 4);
-    memcpy(&shift_bits, &shift, 4);
-    float k = n - shift;
-    float r = fma1(k, -0.693359375f, x);                /* ln 2 in two pieces; the first is exact */
-    r = fma1(k, 2.12194440e-4f, r);
-    float p = 1.9875691500e-4f;
-    p = fma1(p, r, 1.3981999507e-3f);
-    p = fma1(p, r, 8.3334519073e-3f);
-    p = fma1(p, r, 4.1665795894e-2f);
-    p = fma1(p, r, 1.6666665459e-1f);
-    p = fma1(p, r, 5.0000001201e-1f);
-    p = fma1(p, r * r, r) + 1;
-    uint32_t whole = bits - shift_bits;                 /* k as an integer, in two halves: 2^k */
-    uint32_t low = (uint32_t)((int32_t)whole >> 1);     /* itself may be too small for a float */
-    uint32_t bits1 = (low + 127) << 23, bits2 = (whole - low + 127) << 23;
-    float    scale1, scale2;
-    memcpy(&scale1, &bits1, 4);
-    memcpy(&scale2, &bits2, 4);
-    return p * scale1 * scale2;
-}
+/* e^x, at most 2 units in the last place away. Ours, because the C library's differs between
+ * machines and between scalar and vector code. The body stands with its fast twin, exp_vec. */
+static float naive_exp(float x);
 
-/* pattern_j = e^(s_j - max) / sum    s [n] -> s [n], in place. The largest score is subtracted so
- * that nothing overflows. Without any key left (all -infinity) the head looks at nothing: 0. */
+/* pattern_j = e^(s_j - max) / sum_i e^(s_i - max)    s [n] -> s [n], in place
+ * Scores become shares, positive and adding up to 1. The largest is subtracted, which changes no
+ * share, so that nothing overflows. Without any key left (all -infinity) the head looks at
+ * nothing: 0. */
 static void naive_softmax(float *s, int n)
 {
     float max = -INFINITY;
@@ -360,7 +338,8 @@ static void naive_softmax(float *s, int n)
 }
 
 /* GELU(x) = x / (1 + e^(-2u)),  u = sqrt(2/pi) (x + 0.044715 x^3)    x [n] -> y [n]
- * The tanh form of GPT-2, written with e^x: x/2 (1 + tanh u) is the same number. */
+ * Near x for large x, near 0 for negative: without this bend the MLP would be one matrix. GPT-2's
+ * tanh form, written with e^x: x/2 (1 + tanh u) is the same number. */
 static void naive_gelu(float *y, const float *x, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -370,8 +349,9 @@ static void naive_gelu(float *y, const float *x, int n)
     }
 }
 
-/* The keys or values that a row can see. Key j is below[j] of the trunk for j < t0, then own[j -
- * t0], and the last one (the row that is read) may lie apart. Rows are `stride` floats long. */
+/* The keys or values that a row can see, one for each position: key j of n. They lie in up to
+ * three places (see "What a run is"): for j < t0 in the trunk, then in rows of the run's own, and
+ * the last one may lie apart. A row is `stride` floats long, all heads side by side. */
 typedef struct {
     const float *below, *own, *last;
     int          t0, n, stride;
@@ -385,8 +365,10 @@ static inline const float *key_at(const Keys *keys, int j, int column)
     return key + column;
 }
 
-/* scores_j = q.k_j / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n], its rows `stride` apart
- * The rows are neighbours in a prompt, so each sees one key more than the row before: n + r. */
+/* scores_j = (q . k_j) * (1 / sqrt(d))    q [rows,d], keys [n,d] -> s [rows,n]
+ * How well does what the query looks for match what each key offers? A dot product of d numbers
+ * grows with sqrt(d); without the factor, softmax would look at one key only. The rows are
+ * neighbours in a prompt, so each sees one key more than the row before: row r sees n + r. */
 static void naive_scores(float *s, size_t stride, const float *q, int rows, const Keys *keys,
                          int column, int n, int d)
 {
@@ -397,8 +379,9 @@ static void naive_scores(float *s, size_t stride, const float *q, int rows, cons
                                 * scale;
 }
 
-/* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]; row r sees n + r keys.
- * In key order; a weight of zero is not skipped, or it would hide an infinite value. */
+/* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]
+ * The mean of the values, weighted by how much the row looks at each; row r sees n + r. In key
+ * order; a weight of zero is not skipped, or it would hide an infinite value. */
 static void naive_mix(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
                       int column, int n, int d)
 {
@@ -411,17 +394,35 @@ static void naive_mix(float *z, const float *pattern, size_t stride, int rows, c
         }
 }
 
+/* What the forward pass calls, twice: naive_... above is to be read, fast_... further down is run.
+ * A kernel knows arrays and sizes, nothing of runs or edits. Rows lie `stride` floats apart where
+ * they are parts of wider ones; `threads` is how many may share the work. */
 typedef struct {
-    float (*sum)(const float *, int);
-    float (*dot)(const float *, const weight *, int);
-    float (*squares)(const float *, float, int);
-    void  (*linear)(float *, const float *, int, int, int, const weight *, size_t, const weight *,
-                    int);
-    void  (*unembed)(float *, const float *, int, const weight *, int, int, int);
-    void  (*softmax)(float *, int);
-    void  (*gelu)(float *, const float *, int);
-    void  (*scores)(float *, size_t, const float *, int, const Keys *, int, int, int);
-    void  (*mix)(float *, const float *, size_t, int, const Keys *, int, int, int);
+    /* sum_i x_i                                            x [n] */
+    float (*sum)(const float *x, int n);
+    /* a . b = sum_i a_i b_i                                a [n], b [n] */
+    float (*dot)(const float *a, const weight *b, int n);
+    /* sum_i (x_i - mean)^2, which is n variances           x [n] */
+    float (*squares)(const float *x, float mean, int n);
+    /* y = x W + b                      x [rows,in], W [in,out], b [out] -> y [rows,out] */
+    void  (*linear)(float *y, const float *x, int rows, int in, int out, const weight *W,
+                    size_t stride, const weight *b, int threads);
+    /* logits = x W_U^T                 x [rows,D], W_U [V,D] -> logits [rows,V] */
+    void  (*unembed)(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
+                     int threads);
+    /* s = softmax(s)                   s [n], in place */
+    void  (*softmax)(float *s, int n);
+    /* y = GELU(x)                      x [n] -> y [n] */
+    void  (*gelu)(float *y, const float *x, int n);
+    /* s_j = q . k_j / sqrt(d)          q [rows,d], keys [n + rows - 1, d] -> s [rows, n..]
+     * One head of some neighbouring rows: its d numbers begin at `column` of each key. The first
+     * row sees n keys, each further row one more. */
+    void  (*scores)(float *s, size_t stride, const float *q, int rows, const Keys *keys,
+                    int column, int n, int d);
+    /* z = sum_j pattern_j v_j          pattern [rows, n..], values [n + rows - 1, d] -> z [rows,d]
+     * Rows, `column` and n as in scores. */
+    void  (*mix)(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
+                 int column, int n, int d);
 } Kernels;
 
 static const Kernels naive_kernels = {
@@ -1803,6 +1804,36 @@ static void fast_linear(float *y, const float *x, int rows, int in, int out,
 static inline vec choose(vec_int mask, vec a, vec b)
 {
     return (vec)((mask & (vec_int)a) | (~mask & (vec_int)b));
+}
+
+/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2)/2, and a polynomial for e^r. exp_vec does
+ * the same on vectors, step by step. */
+static float naive_exp(float x)
+{
+    if (x < -104) x = -104;                             /* rounds to 0 */
+    if (x > 89) x = 89;                                 /* rounds to infinity */
+    const float shift = 12582912;                       /* 1.5 * 2^23: the sum's last bits are k */
+    float    n = fma1(x, 1.44269504f, shift);
+    uint32_t bits, shift_bits;
+    memcpy(&bits, &n, 4);
+    memcpy(&shift_bits, &shift, 4);
+    float k = n - shift;
+    float r = fma1(k, -0.693359375f, x);                /* ln 2 in two pieces; the first is exact */
+    r = fma1(k, 2.12194440e-4f, r);
+    float p = 1.9875691500e-4f;
+    p = fma1(p, r, 1.3981999507e-3f);
+    p = fma1(p, r, 8.3334519073e-3f);
+    p = fma1(p, r, 4.1665795894e-2f);
+    p = fma1(p, r, 1.6666665459e-1f);
+    p = fma1(p, r, 5.0000001201e-1f);
+    p = fma1(p, r * r, r) + 1;
+    uint32_t whole = bits - shift_bits;                 /* k as an integer, in two halves: 2^k */
+    uint32_t low = (uint32_t)((int32_t)whole >> 1);     /* itself may be too small for a float */
+    uint32_t bits1 = (low + 127) << 23, bits2 = (whole - low + 127) << 23;
+    float    scale1, scale2;
+    memcpy(&scale1, &bits1, 4);
+    memcpy(&scale2, &bits2, 4);
+    return p * scale1 * scale2;
 }
 
 static inline vec exp_vec(vec x)
