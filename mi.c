@@ -2,10 +2,14 @@
  *
  *     cc -O3 -march=native mi.c -lm -o mi && ./mi --ablate L5H3
  *
- * mi runs a GPT-2, shows every number on the way, and lets you change any of them. The idea:
+ * GPT-2 reads the beginning of a text, cut into tokens, and gives every token a score to come next.
+ * What it computes is a few pages of C, "The forward pass". Why this makes sense is hidden in
+ * millions of numbers, the weights, which were found by fitting those pages to a lot of text. mi
+ * runs a GPT-2, shows every number on the way, and lets you change any of them. The idea:
  *
- *   A forward pass is a list of named arrays ("sites"). Each stays where it was computed:
- *   reading is free.
+ *   A forward pass is a list of named arrays ("sites"). Each has a buffer of its own, which never
+ *   holds anything else: reading is free. (Of a site that a run was not told to keep, the buffer
+ *   holds one layer, the current one.)
  *   Writing is a row in one table: an edit says where and what. After each site the forward pass
  *   calls hook(), and knows nothing else about interpretability.
  *   An edit can only touch its light cone: the layers from it up, the positions from it on. A fork
@@ -14,7 +18,8 @@
  *   Every number is summed in one fixed order, whatever the batch, the threads or the place of
  *   restart. So experiments are compared with ==.
  *
- * One block, with the names of its sites (l = layer; TransformerLens uses the same names):
+ * One block, with the names of its sites (TransformerLens uses the same names). GPT-2 is L of them,
+ * one on the other:
  *
  *     resid_pre ── ln1_scale ─ ln1 ─┬─ q ─┬─ scores ─ pattern ─┬─ z ─ attn_out ─┐
  *         │                         ├─ k ─┘                    │                │
@@ -27,12 +32,53 @@
  *     resid_post
  *
  * below the first block: embed + pos_embed; above the last: ln_f_scale, ln_f, and the unembedding.
+ * The way down to attn_out is the first half-layer, attention; the rest is the second, the MLP.
  *
  * Letters:  L layers  H heads  D d_model  d = D/H  F = 4D  V vocabulary  T positions
  *           l layer   h head   t position (query)  j key   r row of a run
  *
- * In reading order: tools, tables, the kernels to read, runs and forks, edits, THE FORWARD PASS,
- * reading, the kernels to run, the model on disk, tokens, addresses, printing, the command line.
+ * Words:
+ *     token            a piece of text, often a word with the space before it, as a number < V
+ *     vector           D numbers that stand for what is known at one position, at one depth
+ *     residual stream  that vector on its way up: every half-layer reads it and adds to it
+ *     head             a part of attention: it looks at earlier positions and copies from there
+ *     logit            the score of a token to come next; softmax makes probabilities of all V
+ *     site             an intermediate value with a name, such as q: an array, one row per position
+ *     edit             a change to some columns of some rows of a site: one line of the table
+ *     run              one pass through the model with all its sites
+ *     trunk            a run that computes all layers and positions of a prompt
+ *     fork             a run that computes only what its edits can reach
+ *     lane             one experiment of a fork: its own edits on a trunk
+ *     cone             what an edit can reach: its half-layer and those above, from its position on
+ *
+ * To try, on the model and prompt that are built in:
+ *     ./mi --sites                            all that can be read and changed
+ *     ./mi --lens                             what it would say if it stopped at each depth
+ *     ./mi --attn L5H3                        where a head looks
+ *     ./mi --ablate heads --each              what the answer loses without each head
+ *     ./mi --noise embed@3=1 --explain        what an edit means, before it is run
+ *
+ * In reading order:
+ *     Small tools
+ *     Names and shapes
+ *     The kernels to read                     each sum of the model, as a loop
+ *     What a run is                           with a drawing of trunk, fork, lanes and cones
+ *     Edits: the one place where activations are changed
+ *     The forward pass                        the model: start here if you like
+ *     Reading                                 sites, logits, the logit lens
+ *     Making runs: trunks and forks
+ *     Sweeps: one experiment per cell
+ *     The kernels to run                      the same sums, fast
+ *     The model on disk
+ *     Tokens
+ *     The address grammar                     "L5H3@-1" -> edits
+ *   and behind MI_NO_MAIN the program, which uses the library above:
+ *     Tables: what a readout returns
+ *     Files: whole or not at all
+ *     The command line: what can be typed
+ *     Cases: one prompt under the command
+ *     Readouts: what can be asked
+ *     main
  */
 #define _DEFAULT_SOURCE
 #include "mi.h"
