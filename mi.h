@@ -96,7 +96,8 @@ const MiSiteInfo *mi_site_info(int site);
 typedef struct MiModel MiModel;
 typedef struct MiRun   MiRun;       /* the activations: see below */
 typedef struct {
-    int n_layer, n_head, d_model, d_head, d_mlp, n_ctx, n_vocab;
+    int   n_layer, n_head, d_model, d_head, d_mlp, n_ctx, n_vocab;
+    float epsilon;              /* of every LayerNorm */
 } MiShape;
 
 /* The tensors of the file: field of mi.c's structs, name, shape. In shapes D, F and V are as
@@ -121,7 +122,14 @@ typedef struct {
     X(W_out,      "mlp.c_proj.weight",  "FD")                                                    \
     X(b_out,      "mlp.c_proj.bias",    "D")
 
-MiModel *mi_open(const char *path);                     /* a GPT-2 .safetensors file */
+/* A GPT-2 .safetensors file, or the folder with its model.safetensors. What the config.json beside
+ * it says is computed, or the file is refused with the name of the setting. */
+MiModel *mi_open(const char *path);
+
+typedef struct {
+    int n_head;                 /* 0: the file or config.json says it, or the shape is OpenAI's */
+} MiOpen;
+MiModel *mi_open_with(const char *path, const MiOpen *options);
 void     mi_close(MiModel *model);
 MiShape  mi_shape(const MiModel *model);
 
