@@ -371,18 +371,28 @@ static float naive_exp(float x)
     return p * scale1 * scale2;
 }
 
+/* Is no key left to look at? NaN is not -infinity. */
+static int all_cut(const float *s, int n)
+{
+    for (int j = 0; j < n; j++)
+        if (s[j] != -INFINITY) return 0;
+    return 1;
+}
+
 /* pattern_j = e^(s_j - max) / sum    s [n] -> s [n], in place. The largest score is subtracted so
- * that nothing overflows. Without any key left (all -infinity) the head looks at nothing: 0. */
+ * that nothing overflows. Without any key left (all -infinity) the head looks at nothing: 0. A
+ * score of +infinity or NaN makes the whole row NaN. */
 static void naive_softmax(float *s, int n)
 {
     float max = -INFINITY;
     for (int j = 0; j < n; j++)
         if (s[j] > max) max = s[j];
+    int cut = max == -INFINITY && all_cut(s, n);
     for (int j = 0; j < n; j++)
-        s[j] = max == -INFINITY ? 0 : naive_exp(s[j] - max);
+        s[j] = cut ? 0 : naive_exp(s[j] - max);
     float total = naive_sum(s, n);
     for (int j = 0; j < n; j++)
-        if (max != -INFINITY) s[j] /= total;
+        if (!cut) s[j] /= total;
 }
 
 /* GELU(x) = x / (1 + e^(-2u)),  u = sqrt(2/pi) (x + 0.044715 x^3)    x [n] -> y [n]
@@ -474,6 +484,8 @@ typedef struct {
 
 typedef struct { void *at; size_t size; } Memory;
 
+typedef struct { int found; MiSite site; int layer, pos; } NoNumber;
+
 struct MiRun {
     const MiModel *model;
     const Kernels *kernel;
@@ -492,6 +504,7 @@ struct MiRun {
     int            shared;                              /* resid_post is the next resid_pre */
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
+    NoNumber      *no_number;                           /* where to note the first one, or NULL */
 };
 
 /* Where a row of a site lies in this run. */
@@ -601,9 +614,8 @@ static void edit_row(const MiRun *run, const MiEdit *edit, int layer, int row)
     apply_edit(run, edit, x, v, n, pos);
 }
 
-/* Called after each site, when its rows are complete and before anyone reads them: apply every
- * lane's edits of that site to the rows from <= r < to. */
-static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+/* Apply every lane's edits of a site to the rows from <= r < to. */
+static void edit_rows(const MiRun *run, MiSite site, int layer, int from, int to)
 {
     if (!run->edited[site * run->model->shape.n_layer + layer]) return;
     for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++)
@@ -616,6 +628,28 @@ static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
                 if (row >= from && row < to) edit_row(run, edit, layer, row);
             }
         }
+}
+
+/* Are all values of a row numbers? Of scores and pattern those of keys up to the query; a score of
+ * -infinity is a key cut off. */
+static int all_numbers(const MiRun *run, MiSite site, int layer, int row)
+{
+    const float *x = at(run, site, layer, row);
+    int keys = SITES[site].width == MI_KEYS, heads = keys ? run->model->shape.n_head : 1;
+    int n = keys ? run->row_pos[row] + 1 : width_of(run->model, site, 0);
+    for (int h = 0; h < heads; h++, x += run->key_stride)
+        for (int i = 0; i < n; i++)
+            if (!isfinite(x[i]) && !(site == MI_scores && x[i] == -INFINITY)) return 0;
+    return 1;
+}
+
+/* Called after each site, when its rows are complete and before anyone reads them. */
+static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+{
+    edit_rows(run, site, layer, from, to);
+    for (int row = from; run->no_number && !run->no_number->found && row < to; row++)
+        if (!all_numbers(run, site, layer, row))
+            *run->no_number = (NoNumber){ 1, site, layer, run->row_pos[row] };
 }
 
 /* ============================================================================================= */
@@ -659,6 +693,16 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
     hook(run, y, layer, from, to);
 }
 
+/* sigma = sqrt(variance(x) + epsilon)    x [D] -> scalar. A row too large to be squared has none:
+ * divided by infinity it would be beta, a number like any other. */
+static float sigma_of(const MiRun *run, const float *x, float mean)
+{
+    const MiShape *shape = &run->model->shape;
+    float squares = run->kernel->squares(x, mean, shape->d_model);
+    float sigma = sqrtf(squares / shape->d_model + shape->epsilon);
+    return isinf(sigma) ? NAN : sigma;
+}
+
 /* sigma = sqrt(variance(x) + epsilon);  y = (x - mean) / sigma * gamma + beta
  * x [rows,D] -> site scale [rows,1], site y [rows,D]. Sigma is a site of its own: freezing it makes
  * LayerNorm linear. */
@@ -672,7 +716,7 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     for (int r = from; r < to; r++) {
         const float *in = finished(run, x, x_layer, r);
         float mean = kernel->sum(in, D) / D;
-        *at(run, scale, layer, r) = sqrtf(kernel->squares(in, mean, D) / D + run->model->shape.epsilon);
+        *at(run, scale, layer, r) = sigma_of(run, in, mean);
     }
     hook(run, scale, layer, from, to);
     #pragma omp parallel for num_threads(run->threads) if (to - from > 16)
@@ -939,12 +983,18 @@ int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int fin
     float       *out = malloc(D * sizeof *out);
     if (!x || !end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
     float mean = kernel->sum(final ? end : x, D) / D;
-    float sigma = final ? *scale : sqrtf(kernel->squares(x, mean, D) / D + model->shape.epsilon);
+    float sigma = final ? *scale : sigma_of(run, x, mean);
     for (int i = 0; i < D; i++)
         out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
     kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
     free(out);
     return 0;
+}
+
+/* Numbers in their order, and NaN below them all. */
+static int is_above(float a, float b)
+{
+    return a > b || (isnan(b) && !isnan(a));
 }
 
 /* The k highest of n, best first; equal ones in order of their index. Returns how many (<= n). */
@@ -953,8 +1003,8 @@ int mi_top(const float *logits, int n, int k, int *top)
     int found = 0;
     for (int i = 0; i < n; i++) {
         int place = found;
-        while (place > 0 && logits[i] > logits[top[place - 1]]) place--;
-        if (place == k) continue;
+        while (place > 0 && is_above(logits[i], logits[top[place - 1]])) place--;
+        if (place >= k) continue;
         found = min_int(found + 1, k);
         memmove(top + place + 1, top + place, (found - place - 1) * sizeof *top);
         top[place] = i;
@@ -966,8 +1016,10 @@ int mi_top(const float *logits, int n, int k, int *top)
 double mi_log_sum_exp(const float *logits, int n)
 {
     double max = -INFINITY, sum = 0;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        if (isnan(logits[i])) return NAN;
         if (logits[i] > max) max = logits[i];
+    }
     if (!isfinite(max)) return max;
     for (int i = 0; i < n; i++) sum += exp(logits[i] - max);
     return max + log(sum);
@@ -1159,6 +1211,36 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
         return NULL;
     }
     return run;
+}
+
+/* The whole pass of the lane once more, keeping nothing, while hook() looks at each site. */
+int mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos)
+{
+    int n = mi_n_tokens(run, lane), status = -1;
+    if (n < 0) return -1;
+    const Lane *of = &run->lanes[lane];
+    NoNumber    first = { 0 };
+    int        *tokens = malloc((size_t)n * sizeof *tokens);
+    MiRun      *again = new_run(run->model, 1, n, n, MI_KEEP_CACHE | MI_KEEP(k) | MI_KEEP(v),
+                                of->n_edits);
+    if (tokens && again) {
+        for (int t = 0; t < n; t++) tokens[t] = mi_token(run, lane, t);
+        again->threads = run->threads;
+        again->kernel = run->kernel;
+        again->no_number = &first;
+        again->lanes[0].edits = memcpy(again->edit_table, of->edits,
+                                       (size_t)of->n_edits * sizeof *of->edits);
+        again->lanes[0].n_edits = of->n_edits;
+        memcpy(again->edited, run->edited, (size_t)MI_N_SITES * run->model->shape.n_layer);
+        if (allocate_sites(again, NULL) == 0) status = mi_append(again, tokens, n);
+    } else if (!tokens) {
+        mi_fail("out of memory");
+    }
+    mi_free(again);
+    free(tokens);
+    if (status < 0 || !first.found) return status;
+    *site = first.site, *layer = first.layer, *pos = first.pos;
+    return 1;
 }
 
 /* Only a trunk grows, and in place: a new row reads the keys and values of the rows before it,
@@ -1849,7 +1931,7 @@ static void fast_softmax(float *s, int n)
     for (; j + VEC <= n; j += VEC) most = choose(load(s + j) > most, load(s + j), most);
     for (; j < n; j++) max = s[j] > max ? s[j] : max;
     for (j = 0; j < VEC; j++) max = most[j] > max ? most[j] : max;
-    if (max == -INFINITY) {
+    if (max == -INFINITY && all_cut(s, n)) {
         for (j = 0; j < n; j++) s[j] = 0;
         return;
     }
@@ -2382,10 +2464,15 @@ typedef struct {
 /* The settings of transformers' GPT2Config that change numbers. A letter: the dimension that the
  * tensors have as well, H the heads, e epsilon. Words: the values that can be computed; the number
  * of the one that is there goes to `field`. The tanh form of GELU has five names. */
-static const struct { const char *key; char letter; const char *words; size_t field; } SETTINGS[] = {
+static const struct {
+    const char *key;
+    char        letter;
+    const char *words;
+    size_t      field;
+} SETTINGS[] = {
     { "model_type", 0, "\"gpt2\"", 0 },
-    { "activation_function", 0, "\"gelu_new\" \"gelu_pytorch_tanh\" \"gelu_fast\" \"gelu_accurate\" "
-                                "\"gelu_python_tanh\"", 0 },
+    { "activation_function", 0, "\"gelu_new\" \"gelu_pytorch_tanh\" \"gelu_fast\" "
+                                "\"gelu_accurate\" \"gelu_python_tanh\"", 0 },
     { "add_cross_attention", 0, "false null", 0 },
     { "is_causal", 0, "true", 0 },
     { "scale_attn_weights", 0, "true false", offsetof(Config, unscaled) },
@@ -2572,7 +2659,7 @@ static int take_weights(MiModel *model, const Header *header, int n_head)
     }
     model->W_U = model->wte;
     if (config.untied && !find_tensor(header, "lm_head.weight"))
-        return mi_fail("config.json says tie_word_embeddings false, but there is no lm_head.weight");
+        return mi_fail("config.json says tie_word_embeddings false; lm_head.weight is missing");
     if (find_tensor(header, "lm_head.weight")) {
         const weight *own = take_tensor(model, header, "lm_head.weight", "VD");
         if (!own) return -1;

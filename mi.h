@@ -247,6 +247,12 @@ int          mi_logits(const MiRun *run, int lane, int pos, float *logits /* [V]
 int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n,
                           float *logits /* [n] */);
 
+/* Where numbers end: the first value of a lane, in the order of a whole pass (site after site, and
+ * in each the lowest position), that is infinite or not a number. A score of -infinity is a key cut
+ * off, and is none. 1: here; 0: all are numbers. The lane is computed once more, whatever was
+ * kept. */
+int          mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos);
+
 /* The logit lens: what the model would say if the residual stream ended here. */
 int          mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
                      float *logits /* [V] */);
@@ -269,7 +275,9 @@ int mi_sweep(const MiSweep *sweep, double *values /* [n_cells] */);
 
 /* ---- Numbers about logits ---- */
 
-int    mi_top(const float *logits, int n, int k, int *top);  /* the k highest, ties to the lowest */
-double mi_log_sum_exp(const float *logits, int n);          /* log probability = logit - this */
+/* The k highest, ties to the lowest index; what is not a number comes after all numbers. Returns
+ * how many there are, k or n. */
+int    mi_top(const float *logits, int n, int k, int *top);
+double mi_log_sum_exp(const float *logits, int n);  /* log probability = logit - this; NaN of NaN */
 
 #endif

@@ -229,7 +229,7 @@ static void test_unusable(void)
     config(NULL);
 }
 
-/* Downloads are often links into a cache: config.json lies beside the link, or beside its target. */
+/* Downloads are often links into a cache: config.json lies beside the link or its target. */
 static void test_links(void)
 {
     char link[1200], target[1300];
