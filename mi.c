@@ -270,6 +270,31 @@ static void *grow(void *array, int n, size_t element)
     return bigger;
 }
 
+/* Open a file to read; -1 where it is none: a pipe would block, and a device has no end. */
+static int open_file(const char *path, struct stat *info)
+{
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) return mi_fail("%s", strerror(errno));
+    if (fstat(descriptor, info) == 0 && S_ISREG(info->st_mode)) return descriptor;
+    close(descriptor);
+    if (S_ISDIR(info->st_mode)) return mi_fail("%s", strerror(EISDIR));
+    return mi_fail("is a %s, not a file", S_ISFIFO(info->st_mode) ? "pipe" : "device");
+}
+
+/* The first bytes of a file, at most `most` -> how many there are, or -1. */
+static int64_t read_file(const char *path, void *bytes, size_t most)
+{
+    struct stat info;
+    int     descriptor = open_file(path, &info);
+    size_t  n = 0;
+    ssize_t got = 1;
+    if (descriptor < 0) return -1;
+    while (n < most && (got = read(descriptor, (char *)bytes + n, most - n)) > 0) n += (size_t)got;
+    if (got < 0) mi_fail("%s", strerror(errno));
+    close(descriptor);
+    return got < 0 ? -1 : (int64_t)n;
+}
+
 /* A weight as it lies in the mapped file. The published GPT-2 has its tensors at odd addresses;
  * this type tells the compiler so, and reading stays defined and fast. */
 typedef float weight __attribute__((aligned(1), may_alias));
@@ -299,6 +324,7 @@ typedef struct {
     const weight *ln2_gamma, *ln2_beta;                 /* [D] */
     const weight *W_in, *b_in;                          /* [D,F] [F] */
     const weight *W_out, *b_out;                        /* [F,D] [D] */
+    float         score_scale;                          /* of q.k: 1/sqrt(d) in GPT-2 */
 } Block;
 
 struct MiModel {
@@ -436,20 +462,29 @@ static void naive_unembed(float *logits, const float *x, int rows, const weight 
  * machines and between scalar and vector code. The body stands with its fast twin, exp_vec. */
 static float naive_exp(float x);
 
+/* Is no key left to look at? NaN is not -infinity. */
+static int all_cut(const float *s, int n)
+{
+    for (int j = 0; j < n; j++)
+        if (s[j] != -INFINITY) return 0;
+    return 1;
+}
+
 /* pattern_j = e^(s_j - max) / sum_i e^(s_i - max)    s [n] -> s [n], in place
  * Scores become shares, positive and adding up to 1. The largest is subtracted, which changes no
  * share, so that nothing overflows. Without any key left (all -infinity) the head looks at
- * nothing: 0. */
+ * nothing: 0. A score of +infinity or NaN makes the whole row NaN. */
 static void naive_softmax(float *s, int n)
 {
     float max = -INFINITY;
     for (int j = 0; j < n; j++)
         if (s[j] > max) max = s[j];
+    int cut = max == -INFINITY && all_cut(s, n);
     for (int j = 0; j < n; j++)
-        s[j] = max == -INFINITY ? 0 : naive_exp(s[j] - max);
+        s[j] = cut ? 0 : naive_exp(s[j] - max);
     float total = naive_sum(s, n);
     for (int j = 0; j < n; j++)
-        if (max != -INFINITY) s[j] /= total;
+        if (!cut) s[j] /= total;
 }
 
 /* GELU(x) = x / (1 + e^(-2u)),  u = sqrt(2/pi) (x + 0.044715 x^3)    x [n] -> y [n]
@@ -470,6 +505,7 @@ static void naive_gelu(float *y, const float *x, int n)
 typedef struct {
     const float *below, *own, *last;
     int          t0, n, stride;
+    float        scale;                                 /* of their scores */
 } Keys;
 
 static inline const float *key_at(const Keys *keys, int j, int column)
@@ -480,18 +516,17 @@ static inline const float *key_at(const Keys *keys, int j, int column)
     return key + column;
 }
 
-/* scores_j = (q . k_j) * (1 / sqrt(d))    q [rows,d], keys [n,d] -> s [rows,n]
+/* scores_j = (q . k_j) * scale, which is 1 / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n]
  * How well does what the query looks for match what each key offers? A dot product of d numbers
  * grows with sqrt(d); without the factor, softmax would look at one key only. The rows are
  * neighbours in a prompt, so each sees one key more than the row before: row r sees n + r. */
 static void naive_scores(float *s, size_t stride, const float *q, int rows, const Keys *keys,
                          int column, int n, int d)
 {
-    float scale = 1 / sqrtf((float)d);
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < n + r; j++)
             s[r * stride + j] = naive_dot(q + (size_t)r * keys->stride, key_at(keys, j, column), d)
-                                * scale;
+                                * keys->scale;
 }
 
 /* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]
@@ -584,6 +619,8 @@ typedef struct {
 
 typedef struct { void *at; size_t size; } Memory;
 
+typedef struct { int found; MiSite site; int layer, pos; } NoNumber;
+
 struct MiRun {
     const MiModel *model;
     const Kernels *kernel;
@@ -601,6 +638,7 @@ struct MiRun {
     Memory         memory;                              /* where all buffers lie */
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
+    NoNumber      *no_number;                           /* where to note the first one, or NULL */
 };
 
 /* Where a row of a site lies in this run: width_of(site) floats. */
@@ -628,6 +666,7 @@ static inline int row_of(const Lane *lane, int pos)
 static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 {
     Keys keys = { .t0 = lane->t0, .n = lane->n_pos, .stride = run->model->shape.d_model };
+    keys.scale = run->model->block[layer].score_scale;
     keys.own = at(run, site, layer, lane->first_row);
     keys.last = at(run, site, layer, lane->last_row);
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
@@ -702,9 +741,8 @@ static void edit_row(const MiRun *run, const MiEdit *edit, int layer, int row)
     apply_edit(run, edit, x, v, n, pos);
 }
 
-/* Called after each site, when its rows are complete and before anyone reads them: apply every
- * lane's edits of that site to the rows from <= r < to. */
-static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+/* Apply every lane's edits of a site to the rows from <= r < to. */
+static void edit_rows(const MiRun *run, MiSite site, int layer, int from, int to)
 {
     if (!run->edited[site * run->model->shape.n_layer + layer]) return;
     for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++)
@@ -717,6 +755,28 @@ static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
                 if (row >= from && row < to) edit_row(run, edit, layer, row);
             }
         }
+}
+
+/* Are all values of a row numbers? Of scores and pattern those of keys up to the query; a score of
+ * -infinity is a key cut off. */
+static int all_numbers(const MiRun *run, MiSite site, int layer, int row)
+{
+    const float *x = at(run, site, layer, row);
+    int keys = SITES[site].width == MI_KEYS, heads = keys ? run->model->shape.n_head : 1;
+    int n = keys ? run->row_pos[row] + 1 : width_of(run->model, site, 0);
+    for (int h = 0; h < heads; h++, x += run->key_stride)
+        for (int i = 0; i < n; i++)
+            if (!isfinite(x[i]) && !(site == MI_scores && x[i] == -INFINITY)) return 0;
+    return 1;
+}
+
+/* Called after each site, when its rows are complete and before anyone reads them. */
+static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+{
+    edit_rows(run, site, layer, from, to);
+    for (int row = from; run->no_number && !run->no_number->found && row < to; row++)
+        if (!all_numbers(run, site, layer, row))
+            *run->no_number = (NoNumber){ 1, site, layer, run->row_pos[row] };
 }
 
 /* ============================================================================================= */
@@ -760,6 +820,16 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
     hook(run, y, layer, from, to);
 }
 
+/* sigma = sqrt(variance(x) + epsilon)    x [D] -> scalar. A row too large to be squared has none:
+ * divided by infinity it would be beta, a number like any other. */
+static float sigma_of(const MiRun *run, const float *x, float mean)
+{
+    const MiShape *shape = &run->model->shape;
+    float squares = run->kernel->squares(x, mean, shape->d_model);
+    float sigma = sqrtf(squares / shape->d_model + shape->epsilon);
+    return isinf(sigma) ? NAN : sigma;
+}
+
 /* sigma = sqrt(variance(x) + epsilon);  y = (x - mean) / sigma * gamma + beta
  * x [rows,D] -> site scale [rows,1], site y [rows,D]. Sigma is a site of its own: freezing it makes
  * LayerNorm linear. */
@@ -773,7 +843,7 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     for (int r = from; r < to; r++) {
         const float *in = finished(run, x, x_layer, r);
         float mean = kernel->sum(in, D) / D;
-        *at(run, scale, layer, r) = sqrtf(kernel->squares(in, mean, D) / D + 1e-5f);
+        *at(run, scale, layer, r) = sigma_of(run, in, mean);
     }
     hook(run, scale, layer, from, to);
     #pragma omp parallel for num_threads(run->threads) if (to - from > 16)
@@ -1052,12 +1122,18 @@ int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int fin
     float       *out = malloc(D * sizeof *out);
     if (!x || !end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
     float mean = kernel->sum(final ? end : x, D) / D;
-    float sigma = final ? *scale : sqrtf(kernel->squares(x, mean, D) / D + 1e-5f);
+    float sigma = final ? *scale : sigma_of(run, x, mean);
     for (int i = 0; i < D; i++)
         out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
     kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
     free(out);
     return 0;
+}
+
+/* Numbers in their order, and NaN below them all. */
+static int is_above(float a, float b)
+{
+    return a > b || (isnan(b) && !isnan(a));
 }
 
 /* The k highest of n, best first; equal ones in order of their index. Returns how many (<= n). */
@@ -1066,8 +1142,8 @@ int mi_top(const float *logits, int n, int k, int *top)
     int found = 0;
     for (int i = 0; i < n; i++) {
         int place = found;
-        while (place > 0 && logits[i] > logits[top[place - 1]]) place--;
-        if (place == k) continue;
+        while (place > 0 && is_above(logits[i], logits[top[place - 1]])) place--;
+        if (place >= k) continue;
         found = min_int(found + 1, k);
         memmove(top + place + 1, top + place, (found - place - 1) * sizeof *top);
         top[place] = i;
@@ -1079,8 +1155,10 @@ int mi_top(const float *logits, int n, int k, int *top)
 double mi_log_sum_exp(const float *logits, int n)
 {
     double max = -INFINITY, sum = 0;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        if (isnan(logits[i])) return NAN;
         if (logits[i] > max) max = logits[i];
+    }
     if (!isfinite(max)) return max;
     for (int i = 0; i < n; i++) sum += exp(logits[i] - max);
     return max + log(sum);
@@ -1270,6 +1348,36 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
         return NULL;
     }
     return run;
+}
+
+/* The whole pass of the lane once more, keeping nothing, while hook() looks at each site. */
+int mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos)
+{
+    int n = mi_n_tokens(run, lane), status = -1;
+    if (n < 0) return -1;
+    const Lane *of = &run->lanes[lane];
+    NoNumber    first = { 0 };
+    int        *tokens = malloc((size_t)n * sizeof *tokens);
+    MiRun      *again = new_run(run->model, 1, n, n, MI_KEEP_CACHE | MI_KEEP(k) | MI_KEEP(v),
+                                of->n_edits);
+    if (tokens && again) {
+        for (int t = 0; t < n; t++) tokens[t] = mi_token(run, lane, t);
+        again->threads = run->threads;
+        again->kernel = run->kernel;
+        again->no_number = &first;
+        again->lanes[0].edits = memcpy(again->edit_table, of->edits,
+                                       (size_t)of->n_edits * sizeof *of->edits);
+        again->lanes[0].n_edits = of->n_edits;
+        memcpy(again->edited, run->edited, (size_t)MI_N_SITES * run->model->shape.n_layer);
+        if (allocate_sites(again, NULL) == 0) status = mi_append(again, tokens, n);
+    } else if (!tokens) {
+        mi_fail("out of memory");
+    }
+    mi_free(again);
+    free(tokens);
+    if (status < 0 || !first.found) return status;
+    *site = first.site, *layer = first.layer, *pos = first.pos;
+    return 1;
 }
 
 /* Only a trunk grows, and in place: a new row reads the keys and values of the rows before it,
@@ -1991,7 +2099,7 @@ static void fast_softmax(float *s, int n)
     for (; j + VEC <= n; j += VEC) most = choose(load(s + j) > most, load(s + j), most);
     for (; j < n; j++) max = s[j] > max ? s[j] : max;
     for (j = 0; j < VEC; j++) max = most[j] > max ? most[j] : max;
-    if (max == -INFINITY) {
+    if (max == -INFINITY && all_cut(s, n)) {
         for (j = 0; j < n; j++) s[j] = 0;
         return;
     }
@@ -2015,7 +2123,7 @@ void score_rows(float *s, size_t stride, const float *q, int R, const Keys *keys
 {
     int   C = 16 / R;
     float out[16];
-    vec   scale = all(1 / sqrtf((float)d));
+    vec   scale = all(keys->scale);
     for (int j = 0; j < n + R - 1; j += C) {
         const weight *k[16];
         for (int i = 0; i < C; i++) k[i] = key_at(keys, min_int(j + i, n + R - 2), column);
@@ -2094,11 +2202,14 @@ static const Kernels fast_kernels = {
 /* ============================================================================================= */
 
 /* What is left of a JSON text, which ends with NUL. Strings are decoded where they stand. */
-typedef struct { char *at, *end; } Json;
+typedef struct {
+    char       *at, *end;
+    const char *broken;                                 /* what to call it if it is malformed */
+} Json;
 
-static int json_fail(const char *what)
+static int json_fail(const Json *json, const char *what)
 {
-    return mi_fail("not a safetensors file: %s", what);
+    return mi_fail("%s: %s", json->broken, what);
 }
 
 /* The next character that is not white space, without taking it; 0 at the end. */
@@ -2150,12 +2261,12 @@ static int json_unicode(Json *json, char **out)
 static const char *json_string(Json *json)
 {
     static const char names[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
-    if (!json_take(json, '"')) return json_fail("expected a string in the header"), NULL;
+    if (!json_take(json, '"')) return json_fail(json, "expected a string"), NULL;
     char *start = json->at, *out = start;
     while (*json->at != '"') {
-        if (json->at == json->end) return json_fail("unterminated string in the header"), NULL;
+        if (json->at == json->end) return json_fail(json, "unterminated string"), NULL;
         if ((unsigned char)*json->at < 0x20)
-            return json_fail("control character in a string of the header"), NULL;
+            return json_fail(json, "control character in a string"), NULL;
         if (*json->at != '\\') {
             *out++ = *json->at++;
             continue;
@@ -2163,7 +2274,7 @@ static const char *json_string(Json *json)
         const char *known = *++json->at ? strchr(names, *json->at) : NULL;
         if (known) *out++ = meaning[known - names], json->at++;
         else if (json_unicode(json, &out) < 0)
-            return json_fail("malformed escape in a string of the header"), NULL;
+            return json_fail(json, "malformed escape in a string"), NULL;
     }
     json->at++;
     *out = 0;
@@ -2174,14 +2285,14 @@ static const char *json_string(Json *json)
 static int json_integer(Json *json, int64_t *value)
 {
     if (!isdigit((unsigned char)json_peek(json)))
-        return json_fail("expected a non-negative integer in the header");
+        return json_fail(json, "expected a non-negative integer");
     if (*json->at == '0' && isdigit((unsigned char)json->at[1]))
-        return json_fail("a number of the header starts with 0");
+        return json_fail(json, "a number starts with 0");
     errno = 0;
     *value = strtoll(json->at, &json->at, 10);
-    if (errno) return json_fail("an integer of the header is too large");
+    if (errno) return json_fail(json, "an integer is too large");
     if (json->at < json->end && strchr(".eE", *json->at))
-        return json_fail("expected a whole number in the header");
+        return json_fail(json, "expected a whole number");
     return 0;
 }
 
@@ -2189,13 +2300,13 @@ static int json_integer(Json *json, int64_t *value)
 static int json_integers(Json *json, int64_t *list, int most)
 {
     int n = 0;
-    if (!json_take(json, '[')) return json_fail("expected a list in the header");
+    if (!json_take(json, '[')) return json_fail(json, "expected a list");
     if (json_take(json, ']')) return 0;
     do {
-        if (n == most) return json_fail("a list of the header is too long");
+        if (n == most) return json_fail(json, "a list is too long");
         if (json_integer(json, &list[n++]) < 0) return -1;
     } while (json_take(json, ','));
-    return json_take(json, ']') ? n : json_fail("malformed list in the header");
+    return json_take(json, ']') ? n : json_fail(json, "malformed list");
 }
 
 /* Pass over any value: what is nested deeper than `depth` is refused. */
@@ -2204,19 +2315,19 @@ static int json_skip(Json *json, int depth)
     char c = json_peek(json), *start = json->at;
     if (c == '"') return json_string(json) ? 0 : -1;
     if (c == '{' || c == '[') {
-        if (depth == 0) return json_fail("the header is nested too deeply");
+        if (depth == 0) return json_fail(json, "nested too deeply");
         char close = c == '{' ? '}' : ']';
         json->at++;
         if (json_take(json, close)) return 0;
         do {
             if (c == '{' && (!json_string(json) || !json_take(json, ':')))
-                return json_fail("malformed object in the header");
+                return json_fail(json, "malformed object");
             if (json_skip(json, depth - 1) < 0) return -1;
         } while (json_take(json, ','));
-        return json_take(json, close) ? 0 : json_fail("malformed value in the header");
+        return json_take(json, close) ? 0 : json_fail(json, "malformed value");
     }
     while (isalnum((unsigned char)*json->at) || (*json->at && strchr("+-.", *json->at))) json->at++;
-    return json->at > start ? 0 : json_fail("malformed value in the header");
+    return json->at > start ? 0 : json_fail(json, "malformed value");
 }
 
 enum { MOST_DIMS = 8 };
@@ -2253,24 +2364,24 @@ static int read_tensor(Json *json, Tensor *tensor)
 {
     static const char *const fields[] = { "dtype", "shape", "data_offsets" };
     int seen = 0, n = 0;
-    if (!json_take(json, '{')) return json_fail("expected a tensor in the header");
+    if (!json_take(json, '{')) return json_fail(json, "expected a tensor");
     do {
         const char *key = json_string(json);
         if (!key) return -1;
         int field = 0;
         while (field < 3 && strcmp(key, fields[field])) field++;
         if (!json_take(json, ':') || (field < 3 && seen >> field & 1))
-            return json_fail("malformed tensor in the header");
+            return json_fail(json, "malformed tensor");
         seen |= 1 << field;
         if (field == 0 && !(tensor->dtype = json_string(json))) return -1;
         if (field == 1 && (n = tensor->n_dims = json_integers(json, tensor->shape, MOST_DIMS)) < 0)
             return -1;
         if (field == 2 && (n = json_integers(json, tensor->range, 2)) != 2)
-            return n < 0 ? -1 : json_fail("data_offsets are not two numbers");
+            return n < 0 ? -1 : json_fail(json, "data_offsets are not two numbers");
         if (field == 3 && json_skip(json, 4) < 0) return -1;
     } while (json_take(json, ','));
     if (!json_take(json, '}') || (seen & 7) != 7)
-        return json_fail("a tensor needs dtype, shape and data_offsets");
+        return json_fail(json, "a tensor needs dtype, shape and data_offsets");
     return 0;
 }
 
@@ -2324,20 +2435,20 @@ static int check_tensors(Tensor *tensors, int n)
 /* {"n_head":"4", ...}: strings by name */
 static int read_metadata(Json *json, Header *header)
 {
-    if (header->has_metadata++) return json_fail("__metadata__ appears twice");
-    if (!json_take(json, '{')) return json_fail("__metadata__ is not an object");
+    if (header->has_metadata++) return json_fail(json, "__metadata__ appears twice");
+    if (!json_take(json, '{')) return json_fail(json, "__metadata__ is not an object");
     if (json_take(json, '}')) return 0;
     do {
         const char *key = json_string(json);
         if (!key) return -1;
-        if (!json_take(json, ':')) return json_fail("malformed __metadata__");
+        if (!json_take(json, ':')) return json_fail(json, "malformed __metadata__");
         const char *value = json_string(json);
         if (!value) return -1;
         if (strcmp(key, "n_head")) continue;
-        if (header->n_head) return json_fail("n_head appears twice");
+        if (header->n_head) return json_fail(json, "n_head appears twice");
         header->n_head = value;
     } while (json_take(json, ','));
-    return json_take(json, '}') ? 0 : json_fail("malformed __metadata__");
+    return json_take(json, '}') ? 0 : json_fail(json, "malformed __metadata__");
 }
 
 /* One member of the header: a tensor by its name, or __metadata__. */
@@ -2345,7 +2456,7 @@ static int read_member(Json *json, Header *header)
 {
     const char *name = json_string(json);
     if (!name) return -1;
-    if (!json_take(json, ':')) return json_fail("malformed header");
+    if (!json_take(json, ':')) return json_fail(json, "expected ':' after a name");
     if (!strcmp(name, "__metadata__")) return read_metadata(json, header);
     Tensor *list = grow(header->tensors, header->n_tensors, sizeof *list);
     if (!list) return -1;
@@ -2357,16 +2468,16 @@ static int read_member(Json *json, Header *header)
 
 static int read_header(Header *header)
 {
-    Json json = { header->text, header->text + header->text_size };
-    if (!json_take(&json, '{')) return json_fail("its header is not a JSON object");
+    Json json = { header->text, header->text + header->text_size,
+                  "not a safetensors file: its header is malformed" };
+    if (!json_take(&json, '{')) return json_fail(&json, "expected an object");
     if (!json_take(&json, '}')) {
         do {
             if (read_member(&json, header) < 0) return -1;
         } while (json_take(&json, ','));
-        if (!json_take(&json, '}')) return json_fail("malformed header");
+        if (!json_take(&json, '}')) return json_fail(&json, "expected , or }");
     }
-    if (json_peek(&json) || json.at != json.end)
-        return json_fail("text after the end of its header");
+    if (json_peek(&json) || json.at != json.end) return json_fail(&json, "text after its end");
     return check_tensors(header->tensors, header->n_tensors);
 }
 
@@ -2412,7 +2523,7 @@ static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
     return values;
 }
 
-/* What a letter of MI_TENSORS' shapes stands for. */
+/* What a letter of the shapes stands for. */
 static int64_t dimension(const MiShape *shape, char letter)
 {
     switch (letter) {
@@ -2420,6 +2531,7 @@ static int64_t dimension(const MiShape *shape, char letter)
     case 'N': return shape->n_ctx;
     case 'A': return 3 * (int64_t)shape->d_model;
     case 'F': return shape->d_mlp;
+    case 'L': return shape->n_layer;
     default:  return shape->d_model;
     }
 }
@@ -2479,7 +2591,7 @@ static int take_fields(MiModel *model, const Header *header, void *owner, const 
     return 0;
 }
 
-/* L, D, V and n_ctx follow from the tensors that are there. */
+/* L, D, F, V and n_ctx follow from the tensors that are there. */
 static int find_shape(MiModel *model, const Header *header)
 {
     enum { MOST = 1 << 24 };
@@ -2503,60 +2615,178 @@ static int find_shape(MiModel *model, const Header *header)
     if (layers < 1) return mi_fail("it has no layers (h.0.ln_1.weight ...)");
     if (layers > header->n_tensors)
         return mi_fail("layers are missing below the highest, h.%lld", layers - 1);
-    model->shape = (MiShape){ .n_layer = (int)layers, .d_model = (int)D, .d_mlp = 4 * (int)D,
-                              .n_ctx = (int)n_ctx, .n_vocab = (int)V };
+    const Tensor *W_in = find_tensor(header, "h.0.mlp.c_fc.weight");
+    long long F = W_in && W_in->n_dims == 2 ? W_in->shape[1] : 4 * D;
+    if (F < 1 || F > MOST) return mi_fail("%lld neurons in a layer are not a GPT-2", F);
+    model->shape = (MiShape){ .n_layer = (int)layers, .d_model = (int)D, .d_mlp = (int)F,
+                              .n_ctx = (int)n_ctx, .n_vocab = (int)V, .epsilon = 1e-5f };
     return 0;
 }
 
-/* Read a whole small text file; NULL if there is none. */
-static char *read_text(const char *path, size_t most)
+/* What config.json says that no tensor shows. All 0: as in GPT-2. */
+typedef struct {
+    int n_head;                                         /* 0: it does not say */
+    int unscaled, by_layer, untied;                     /* scores without 1/sqrt(d); with 1/(l+1) */
+} Config;
+
+/* The settings of transformers' GPT2Config that change numbers. A letter: the dimension that the
+ * tensors have as well, H the heads, e epsilon. Words: the values that can be computed; the number
+ * of the one that is there goes to `field`. The tanh form of GELU has five names. */
+static const struct {
+    const char *key;
+    char        letter;
+    const char *words;
+    size_t      field;
+} SETTINGS[] = {
+    { "model_type", 0, "\"gpt2\"", 0 },
+    { "activation_function", 0, "\"gelu_new\" \"gelu_pytorch_tanh\" \"gelu_fast\" "
+                                "\"gelu_accurate\" \"gelu_python_tanh\"", 0 },
+    { "add_cross_attention", 0, "false null", 0 },
+    { "is_causal", 0, "true", 0 },
+    { "scale_attn_weights", 0, "true false", offsetof(Config, unscaled) },
+    { "scale_attn_by_inverse_layer_idx", 0, "false true", offsetof(Config, by_layer) },
+    { "tie_word_embeddings", 0, "true false", offsetof(Config, untied) },
+    { "layer_norm_epsilon", 'e', NULL, 0 },
+    { "n_head", 'H', NULL, 0 },      { "num_attention_heads", 'H', NULL, 0 },
+    { "n_embd", 'D', NULL, 0 },      { "hidden_size", 'D', NULL, 0 },
+    { "n_layer", 'L', NULL, 0 },     { "num_hidden_layers", 'L', NULL, 0 },
+    { "n_positions", 'N', NULL, 0 }, { "max_position_embeddings", 'N', NULL, 0 },
+    { "n_ctx", 'N', NULL, 0 },
+    { "vocab_size", 'V', NULL, 0 },  { "n_inner", 'F', "null", 0 },
+};
+
+/* The number of a word in a list of words with blanks between them; -1 if it is not there. */
+static int word_number(const char *list, const char *word)
 {
-    FILE *file = fopen(path, "rb");
-    char *text = file ? malloc(most + 1) : NULL;
-    if (text) text[fread(text, 1, most, file)] = 0;
-    if (file) fclose(file);
-    return text;
+    size_t length = strlen(word);
+    for (int i = 0; list && *list; i++) {
+        size_t n = strcspn(list, " ");
+        if (n == length && !memcmp(list, word, n)) return i;
+        list += n + (list[n] == ' ');
+    }
+    return -1;
 }
 
-/* n_head of the config.json beside the model, as it is written there; "" if there is none. */
-static void config_n_head(const char *file, char value[32])
+/* A whole number of at most nine digits; -1 if it is none. */
+static int whole_number(const char *text)
 {
-    const char *slash = strrchr(file, '/');
-    char path[4096], raw[32];
-    snprintf(path, sizeof path, "%.*sconfig.json", slash ? (int)(slash + 1 - file) : 0, file);
-    char *text = read_text(path, 1 << 20);
-    value[0] = 0;
-    if (!text) return;
-    Json json = { text, text + strlen(text) };
-    if (json_take(&json, '{') && !json_take(&json, '}'))
+    size_t n = strspn(text, "0123456789");
+    return n == 0 || n > 9 || text[n] ? -1 : atoi(text);
+}
+
+/* One member of config.json, its value as it is written there. */
+static int take_setting(MiModel *model, Config *config, const char *key, const char *value)
+{
+    size_t i = 0, n = sizeof SETTINGS / sizeof *SETTINGS;
+    while (i < n && strcmp(key, SETTINGS[i].key)) i++;
+    if (i == n) return 0;
+    int word = word_number(SETTINGS[i].words, value), number = whole_number(value);
+    if (word >= 0 && SETTINGS[i].field) *(int *)((char *)config + SETTINGS[i].field) = word;
+    if (word >= 0) return 0;
+    char letter = SETTINGS[i].letter;
+    if (letter == 0)
+        return mi_fail("%s is %s; what can be computed is %s", key, value, SETTINGS[i].words);
+    if (letter == 'e') {
+        char *end;
+        float epsilon = strtof(value, &end);
+        if (*end || value[strspn(value, "0123456789.eE+-")] || !(epsilon >= 0) || isinf(epsilon))
+            return mi_fail("%s is %s, not a number from 0", key, value);
+        model->shape.epsilon = epsilon;
+        return 0;
+    }
+    if (number < 1) return mi_fail("%s is %s, not a whole number from 1", key, value);
+    if (letter == 'H') {
+        if (config->n_head && config->n_head != number)
+            return mi_fail("%s is %d, but it says %d heads as well", key, number, config->n_head);
+        config->n_head = number;
+        return 0;
+    }
+    long long there = dimension(&model->shape, letter);
+    return number == there ? 0 : mi_fail("%s is %d, but the tensors have %lld: another model's "
+                                         "config.json?", key, number, there);
+}
+
+/* {"n_head": 12, "activation_function": "gelu_new", ...}, maybe after a byte order mark */
+static int read_config(MiModel *model, Config *config, char *text, int64_t n)
+{
+    Json json = { text, text + n, "malformed JSON" };
+    char value[64];
+    if (n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) json.at += 3;
+    if (!json_take(&json, '{')) return json_fail(&json, "expected an object");
+    if (!json_take(&json, '}')) {
         do {
             const char *key = json_string(&json);
-            if (!key || !json_take(&json, ':')) break;
+            if (!key) return -1;
+            if (!json_take(&json, ':')) return json_fail(&json, "expected ':' after a name");
             json_peek(&json);
             const char *start = json.at;
-            snprintf(raw, sizeof raw, "%.31s", start);
-            if (json_skip(&json, 32) < 0) break;
-            if (!strcmp(key, "n_head")) snprintf(value, 32, "%.*s", (int)(json.at - start), raw);
+            snprintf(value, sizeof value, "%.63s", start);      /* before its quotes are gone */
+            if (json_skip(&json, 32) < 0) return -1;
+            if ((size_t)(json.at - start) < sizeof value) value[json.at - start] = 0;
+            if (take_setting(model, config, key, value) < 0) return -1;
         } while (json_take(&json, ','));
-    free(text);
+        if (!json_take(&json, '}')) return json_fail(&json, "expected , or }");
+    }
+    if (json_peek(&json) || json.at != json.end) return json_fail(&json, "text after its end");
+    return 0;
 }
 
-/* The number of heads is in no tensor's shape: it stands in the metadata, or in config.json, or
- * is D/64 as in every published GPT-2. */
-static int find_heads(MiModel *model, const Header *header)
+/* The config.json beside a file: 1, or 0 if there is none. One that is of no use is an error. */
+static int config_beside(MiModel *model, Config *config, const char *file)
+{
+    enum { MOST = 1 << 20 };
+    const char *slash = strrchr(file, '/');
+    int         folder = slash ? (int)(slash + 1 - file) : 0, status = 1;
+    size_t      size = (size_t)folder + sizeof "config.json";
+    char       *path = malloc(size), *text = malloc(MOST + 2);
+    struct stat info;
+    if (!path || !text) return free(path), free(text), mi_fail("out of memory");
+    snprintf(path, size, "%.*sconfig.json", folder, file);
+    if (lstat(path, &info) < 0 ? errno == ENOENT || errno == ENOTDIR : S_ISDIR(info.st_mode)) {
+        status = 0;
+    } else {
+        int64_t n = read_file(path, text, MOST + 1);
+        if (n >= 0) text[n] = 0;
+        if (n < 0) status = -1;
+        else if (n > MOST) status = mi_fail("larger than a megabyte");
+        else if (read_config(model, config, text, n) < 0) status = -1;
+    }
+    if (status < 0) mi_fail_in(file == model->file ? "config.json beside it" : path);
+    free(path);
+    free(text);
+    return status;
+}
+
+/* Beside the file as it was named, or else beside what that name is a link to. */
+static int find_config(MiModel *model, Config *config)
+{
+    int status = config_beside(model, config, model->file);
+    if (status) return status < 0 ? -1 : 0;
+    char *target = realpath(model->file, NULL);
+    if (target) status = config_beside(model, config, target);
+    free(target);
+    return status < 0 ? -1 : 0;
+}
+
+/* The number of heads is in no tensor's shape. It stands in the metadata or in config.json, or the
+ * caller knows it. OpenAI's four models have heads of 64 dimensions; of others nobody can tell. */
+static int find_heads(MiModel *model, const Header *header, int of_config, int given)
 {
     MiShape *shape = &model->shape;
-    char     beside[32] = "", *end;
-    if (!header->n_head) config_n_head(model->file, beside);
-    const char *text = header->n_head ? header->n_head : beside;
-    errno = 0;
-    long heads = *text ? strtol(text, &end, 10) : shape->d_model / 64;
-    if ((*text && (*end || errno || !isdigit((unsigned char)*text))) || heads < 1 ||
-        heads > shape->d_model || shape->d_model % heads)
-        return mi_fail("n_head %.20s does not divide its %d dimensions",
-                       *text ? text : "(none given; D/64)", shape->d_model);
-    shape->n_head = (int)heads;
-    shape->d_head = shape->d_model / (int)heads;
+    int D = shape->d_model, heads = of_config;
+    if (header->n_head && (heads = whole_number(header->n_head)) < 1)
+        return mi_fail("n_head of its metadata is %.20s", header->n_head);
+    if ((header->n_head || of_config) && given && heads != given)
+        return mi_fail("it has %d heads, not %d", heads, given);
+    if (!header->n_head && !of_config) heads = given;
+    if (!heads && (D == 768 || D == 1024 || D == 1280 || D == 1600)) heads = D / 64;
+    if (!heads)
+        return mi_fail("nothing says how many heads its %d dimensions are: put its config.json "
+                       "beside it, or give --n-head N", D);
+    if (heads < 1 || heads > D || D % heads)
+        return mi_fail("n_head %d does not divide its %d dimensions", heads, D);
+    shape->n_head = heads;
+    shape->d_head = D / heads;
     return 0;
 }
 
@@ -2578,9 +2808,12 @@ static int take_vocab_ids(MiModel *model, const Header *header)
     return 0;
 }
 
-static int take_weights(MiModel *model, const Header *header)
+static int take_weights(MiModel *model, const Header *header, int n_head)
 {
-    if (find_shape(model, header) < 0 || find_heads(model, header) < 0) return -1;
+    Config config = { 0 };
+    if (find_shape(model, header) < 0 || find_config(model, &config) < 0 ||
+        find_heads(model, header, config.n_head, n_head) < 0)
+        return -1;
     MiShape *shape = &model->shape;
     model->block = calloc(shape->n_layer, sizeof *model->block);
     if (!model->block) return mi_fail("out of memory");
@@ -2589,8 +2822,12 @@ static int take_weights(MiModel *model, const Header *header)
         char prefix[16];
         snprintf(prefix, sizeof prefix, "h.%d.", l);
         if (take_fields(model, header, &model->block[l], prefix, block_tensors) < 0) return -1;
+        model->block[l].score_scale = (config.unscaled ? 1 : 1 / sqrtf((float)shape->d_head)) /
+                                      (config.by_layer ? l + 1 : 1);
     }
     model->W_U = model->wte;
+    if (config.untied && !find_tensor(header, "lm_head.weight"))
+        return mi_fail("config.json says tie_word_embeddings false; lm_head.weight is missing");
     if (find_tensor(header, "lm_head.weight")) {
         const weight *own = take_tensor(model, header, "lm_head.weight", "VD");
         if (!own) return -1;
@@ -2603,13 +2840,12 @@ static int take_weights(MiModel *model, const Header *header)
 /* Map the file and find its header and its data. */
 static int map_file(MiModel *model, Header *header)
 {
-    int         descriptor = open(model->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     struct stat info = { 0 };
-    if (descriptor < 0) return mi_fail("%s", strerror(errno));
-    if (fstat(descriptor, &info) < 0 || !S_ISREG(info.st_mode) || info.st_size < 8) {
+    int         descriptor = open_file(model->file, &info);
+    if (descriptor < 0) return -1;
+    if (info.st_size < 8) {
         close(descriptor);
-        return mi_fail(S_ISDIR(info.st_mode) ? "is a directory"
-                       : "too short for a safetensors file");
+        return mi_fail("too short for a safetensors file");
     }
     size_t size = (size_t)info.st_size;
     const unsigned char *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
@@ -2632,20 +2868,25 @@ static int map_file(MiModel *model, Header *header)
     return 0;
 }
 
-MiModel *mi_open(const char *path)
+MiModel *mi_open_with(const char *path, const MiOpen *options)
 {
     MiModel *model = calloc(1, sizeof *model);
     Header   header = { 0 };
     if (!model) return mi_fail("out of memory"), NULL;
     model->file = strdup(path);
     int ok = model->file && map_file(model, &header) == 0 && read_header(&header) == 0 &&
-             take_weights(model, &header) == 0;
+             take_weights(model, &header, options ? options->n_head : 0) == 0;
     free(header.tensors);
     free(header.text);
     if (ok) return model;
     mi_fail_in(path);
     mi_close(model);
     return NULL;
+}
+
+MiModel *mi_open(const char *path)
+{
+    return mi_open_with(path, NULL);
 }
 
 void mi_close(MiModel *model)
@@ -2988,16 +3229,13 @@ void mi_tokenizer_close(MiTokenizer *tokenizer)
 /* path -> the tokenizer, at first with each of GPT-2's ids as its own row. */
 static MiTokenizer *tokenizer_open(const char *path)
 {
-    FILE *file = fopen(path, "rb");
-    if (!file) return mi_fail("%s: %s", path, strerror(errno)), NULL;
     MiTokenizer *tokenizer = calloc(1, sizeof *tokenizer);
-    int status = tokenizer ? 0 : mi_fail("out of memory");
-    if (tokenizer) {
-        tokenizer->file_size = fread(tokenizer->file, 1, TOKENIZER_SIZE, file);
-        status = ferror(file) ? mi_fail("%s", strerror(errno)) : read_tokenizer(tokenizer);
-    }
-    fclose(file);
-    if (status == 0 && tokenizer_use_vocab(tokenizer, NULL, N_IDS) == 0) return tokenizer;
+    int64_t n = tokenizer ? read_file(path, tokenizer->file, TOKENIZER_SIZE)
+              : mi_fail("out of memory");
+    if (n >= 0) tokenizer->file_size = (size_t)n;
+    if (n >= 0 && read_tokenizer(tokenizer) == 0 &&
+        tokenizer_use_vocab(tokenizer, NULL, N_IDS) == 0)
+        return tokenizer;
     mi_fail_in(path);
     free(tokenizer);
     return NULL;
@@ -6128,6 +6366,7 @@ typedef struct {
     int           lane, n_lanes;        /* its first one, and one for each sample */
     float        *logits, *prob;        /* [V] */
     double        metric;
+    char          ends[96];             /* where its numbers stop being numbers, in words, or "" */
 } Outcome;
 
 /* What was typed for one prompt: on the command line, or in a row of --data. */
@@ -7124,6 +7363,25 @@ static double metric_of(const Question *q, const float *logits, const float *bas
     }
 }
 
+/* "L5.z", or "embed" */
+static void site_name(MiSite site, int layer, char name[64])
+{
+    if (SITES[site].place == MI_BLOCK) snprintf(name, 64, "L%d.%s", layer, SITES[site].name);
+    else snprintf(name, 64, "%s", SITES[site].name);
+}
+
+/* Where in a run numbers stop being numbers, in words; "" if they do not. */
+static void where_numbers_end(const MiRun *run, int lane, char *text, size_t size)
+{
+    MiSite site;
+    int    layer, pos;
+    char   name[64];
+    *text = 0;
+    if (mi_first_nonfinite(run, lane, &site, &layer, &pos) != 1) return;
+    site_name(site, layer, name);
+    snprintf(text, size, "numbers end at %s, position %d", name, pos);
+}
+
 static void add_outcome(Case *c, Outcome what)
 {
     int      V = n_vocab(c), S = what.n_lanes;
@@ -7140,6 +7398,8 @@ static void add_outcome(Case *c, Outcome what)
         }
         o->metric += (c->question.metric == LOSS ? mean_loss(c, what.run, what.lane + s, what.prompt)
                       : metric_of(&c->question, c->logits, c->outcome[0].logits, V)) / S;
+        if (!isfinite(log_sum) && !*o->ends)
+            where_numbers_end(what.run, what.lane + s, o->ends, sizeof o->ends);
     }
 }
 
@@ -7832,7 +8092,8 @@ typedef struct {
     Study  *study;
     Case   *first;                      /* the only prompt, or the first row; without its runs */
     Tables  tables;
-    int     n, n_groups, n_dropped;     /* rows that were run */
+    int     from, n;                    /* rows that were run, from 0 */
+    int     n_groups, n_dropped;
     char   *text[2];                    /* generated: base, edited */
     size_t  text_size[2];
 } Report;
@@ -8057,9 +8318,14 @@ static void print_heading(const Report *report, const Screen *screen)
     else if (spaces)
         print_note(screen, "%d prompts end with a space, which belongs to the next token: leave it "
                    "out", spaces);
+    int dropped = 0;
+    while (report->n_dropped && study->group[dropped] >= 0) dropped++;
     if (report->n_dropped)
-        print_note(screen, "%d of %d rows gave a number that is not finite; no mean has them",
-                   report->n_dropped, report->n);
+        print_note(screen, "%d of %d rows gave a number that is not finite, the first of them row "
+                   "%d; they are in no mean", report->n_dropped, report->n,
+                   report->from + dropped + 1);
+    for (const Outcome *o = c->outcome; o < c->outcome + c->n_outcomes && !is_study(c); o++)
+        if (*o->ends) print_note(screen, "%s: %s", o->name, o->ends);
 }
 
 /* Is a row of a table told from 0? One prompt has no error, and nothing is known of others. */
@@ -8215,14 +8481,11 @@ static int last_column(const Case *c, const MiEdit *edit)
     return edit->head < 0 ? last : min_int(last, last_pos(c, edit));
 }
 
-/* "L5.z", or "embed"; and TransformerLens' name with its layer, "" if it has none. */
-static void site_names(const MiEdit *edit, char name[64], char tl[64])
+/* TransformerLens' name of a site with its layer, "" if it has none. */
+static void tl_name(const MiEdit *edit, char tl[64])
 {
     const char *pattern = SITES[edit->site].tl_name;
     snprintf(tl, 64, pattern ? pattern : "", edit->layer);
-    if (SITES[edit->site].place == MI_BLOCK)
-        snprintf(name, 64, "L%d.%s", edit->layer, SITES[edit->site].name);
-    else snprintf(name, 64, "%s", SITES[edit->site].name);
 }
 
 static void json_edits(FILE *out, const Case *c)
@@ -8234,7 +8497,7 @@ static void json_edits(FILE *out, const Case *c)
             const MiEdit *edit = &c->step[i].edits.at[j];
             int  last = last_pos(c, edit);
             char name[64], tl[64];
-            site_names(edit, name, tl);
+            site_name(edit->site, edit->layer, name), tl_name(edit, tl);
             json(out, n++ ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
                  c->command->request[i].what->name, name);
             json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
@@ -8347,7 +8610,7 @@ static void print_plan(const Case *c, FILE *out)
         for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
             const MiEdit *edit = &c->step[i].edits.at[j];
             char site[64], tl[64];
-            site_names(edit, site, tl);
+            site_name(edit->site, edit->layer, site), tl_name(edit, tl);
             fprintf(out, "  %-13s %-32s positions %d-%d, %s %d-%d", site,
                     *tl ? tl : "(not in TransformerLens)", edit->pos, last_pos(c, edit),
                     edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
@@ -8434,20 +8697,16 @@ static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
     fflush(stream->out);
 }
 
-/* Where in a run numbers stop being numbers, in words. */
-static const char *where_numbers_end(const MiRun *run, int lane)
-{
-    (void)run, (void)lane;
-    return "something became infinite";
-}
-
 /* Nothing is drawn from numbers that are none. */
 static void check_logits(const Case *c, const MiRun *run, int step)
 {
+    char where[96];
     for (int i = 0; i < n_vocab(c); i++)
-        if (!isfinite(c->logits[i]))
-            running(c, mi_fail("token %d after the prompt: its logits are not numbers; %s", step + 1,
-                               where_numbers_end(run, 0)));
+        if (!isfinite(c->logits[i])) {
+            where_numbers_end(run, 0, where, sizeof where);
+            running(c, mi_fail("token %d after the prompt cannot be chosen: %s", step + 1,
+                               *where ? where : "its logits are not numbers"));
+        }
 }
 
 /* Continue the prompt; the text goes to the stream as it is made. */
@@ -8637,6 +8896,7 @@ static void run_study(Study *study, Report *report)
     int   from, to, n;
     read_row_range(study, &from, &to);
     number_rows(study, from, to);
+    report->from = from;
     report->n = to - from;
     for (int r = from; r < to; r += n) {
         int filled = 0;
@@ -8693,7 +8953,8 @@ static void open_model(Study *study, const char *argv0)
     program_folder(argv0, folder, sizeof folder);
     snprintf(model, sizeof model, "%stiny.safetensors", folder);
     snprintf(tokenizer, sizeof tokenizer, "%stokenizer.bin", folder);
-    study->model = mi_open(chosen && *chosen ? chosen : model);
+    study->model = mi_open_with(chosen && *chosen ? chosen : model,
+                                &(MiOpen){ .n_head = command->n_head });
     if (!study->model) leave(FAULT_OF_RUN);
     study->words = mi_tokenizer_open(command->tokenizer ? command->tokenizer : tokenizer,
                                      study->model);

@@ -96,7 +96,8 @@ const MiSiteInfo *mi_site_info(int site);
 typedef struct MiModel MiModel;
 typedef struct MiRun   MiRun;       /* the activations: see below */
 typedef struct {
-    int n_layer, n_head, d_model, d_head, d_mlp, n_ctx, n_vocab;
+    int   n_layer, n_head, d_model, d_head, d_mlp, n_ctx, n_vocab;
+    float epsilon;              /* of every LayerNorm */
 } MiShape;
 
 /* The tensors of the file: field of mi.c's structs, name, shape. In shapes D, F and V are as
@@ -121,7 +122,14 @@ typedef struct {
     X(W_out,      "mlp.c_proj.weight",  "FD")                                                    \
     X(b_out,      "mlp.c_proj.bias",    "D")
 
-MiModel *mi_open(const char *path);                     /* a GPT-2 .safetensors file */
+/* A GPT-2 .safetensors file, or the folder with its model.safetensors. What the config.json beside
+ * it says is computed, or the file is refused with the name of the setting. */
+MiModel *mi_open(const char *path);
+
+typedef struct {
+    int n_head;                 /* 0: the file or config.json says it, or the shape is OpenAI's */
+} MiOpen;
+MiModel *mi_open_with(const char *path, const MiOpen *options);
 void     mi_close(MiModel *model);
 MiShape  mi_shape(const MiModel *model);
 
@@ -239,6 +247,12 @@ int          mi_logits(const MiRun *run, int lane, int pos, float *logits /* [V]
 int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n,
                           float *logits /* [n] */);
 
+/* Where numbers end: the first value of a lane, in the order of a whole pass (site after site, and
+ * in each the lowest position), that is infinite or not a number. A score of -infinity is a key cut
+ * off, and is none. 1: here; 0: all are numbers. The lane is computed once more, whatever was
+ * kept. */
+int          mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos);
+
 /* The logit lens: what the model would say if the residual stream ended here. */
 int          mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
                      float *logits /* [V] */);
@@ -261,7 +275,9 @@ int mi_sweep(const MiSweep *sweep, double *values /* [n_cells] */);
 
 /* ---- Numbers about logits ---- */
 
-int    mi_top(const float *logits, int n, int k, int *top);  /* the k highest, ties to the lowest */
-double mi_log_sum_exp(const float *logits, int n);          /* log probability = logit - this */
+/* The k highest, ties to the lowest index; what is not a number comes after all numbers. Returns
+ * how many there are, k or n. */
+int    mi_top(const float *logits, int n, int k, int *top);
+double mi_log_sum_exp(const float *logits, int n);  /* log probability = logit - this; NaN of NaN */
 
 #endif

@@ -1053,12 +1053,15 @@ static void test_metadata(void)
     drop(&f);
     f = make((Kind){.no_metadata = 1});
     write_file(&f), refused("no n_head and D/64 = 0"), drop(&f);
-    f = make((Kind){.no_metadata = 1, .d_model = 128});
-    write_file(&f), loads(NULL, "no n_head and D = 128");
+    f = make((Kind){.no_metadata = 1, .d_model = 128});     /* 2 heads of 64, or 8 of 16? */
+    write_file(&f), refused_at(path, "--n-head", "no n_head and D = 128"), drop(&f);
+    f = make((Kind){.no_metadata = 1, .d_model = 768, .n_layer = 1});
+    write_file(&f), loads(NULL, "no n_head and D = 768");
     MiModel *model = mi_open(path);
-    CHECK(model && mi_shape(model).n_head == 2, "mi_shape: without n_head it is D/64");
+    CHECK(model && mi_shape(model).n_head == 12, "mi_shape: OpenAI's smallest has 12 heads");
     mi_close(model);
-    drop(&f);
+    snprintf(f.metadata, sizeof f.metadata, "{\"n_head\":\"0\"}");
+    write_file(&f), refused("n_head 0 and D = 768"), drop(&f);
 }
 
 static void write_text(const char *name, const char *text, size_t n)
