@@ -108,6 +108,10 @@
 #include <arm_neon.h>
 #endif
 
+#ifdef __FAST_MATH__
+#error "mi.c compares experiments bit for bit: -ffast-math and -Ofast would change every number"
+#endif
+
 /* a*b + c must round twice unless we write fma: compilers fuse some sums of a loop and not others,
  * and then the same sum has other bits in the tail of a loop than in its body. */
 #ifdef __clang__
@@ -209,7 +213,7 @@ static const CodeRange TWO_COLUMNS[] = {
     {0x1F93C,0x1F945}, {0x1F947,0x1F9FF}, {0x1FA70,0x1FAFF}, {0x20000,0x3FFFD}
 };
 
-/* Columns that text [n] takes on a terminal, with a '?' for what append_visible() does not let by. */
+/* Columns that text [n] takes on a terminal, with a '?' where append_visible() puts one. */
 static int columns_of(const char *text, size_t n)
 {
     int columns = 0;
@@ -3555,7 +3559,7 @@ static int parse_site(Parser *p, Address *address)
     if (tl) return tl < 0 ? -1 : 0;
     if (take(p, "L")) return parse_layered(p, address);
     char meant[64];
-    if (*p->at == 'l' && p->at + 1 < p->end && (isdigit((unsigned char)p->at[1]) || p->at[1] == '*'))
+    if (*p->at == 'l' && n > 1 && (isdigit((unsigned char)p->at[1]) || p->at[1] == '*'))
         return fail_at(p, p->at, "addresses are written with capital letters: L5H3, L5N12");
     if (n > 11 && !strncmp(p->at + n - 11, "hook_result", 11))
         return fail_at(p, p->at, "a head's result is its z times W_O; edit or read its z: L5H3.z");
@@ -3639,7 +3643,7 @@ static int parse_index(Parser *p, int *index, int *at_end)
     return 0;
 }
 
-/* A cell of a table is one place of the prompt, "9", "-1", "Mary" or "Mary#2", and never grammar. */
+/* A cell of a table is one place of the prompt, "9", "-1", "Mary", "Mary#2", and never grammar. */
 static int read_cell(const Parser *p, const char *where, const Column *column, Range *pos)
 {
     const char *cell = column->cell, *hash = strrchr(cell, '#'), *digits = cell + (*cell == '-');
@@ -3849,7 +3853,7 @@ static int parse_noise(const Parser *p, const char *value, float *amount)
 typedef enum { NO_VALUE, KIND, FACTOR, MAYBE_FACTOR, SIZE, FILE_NAME } Value;
 enum { NEEDS_DIRECTION = 1, NEEDS_SOURCE = 2, NEEDS_EDGE = 4 };
 
-/* One row is all that there is to say of an intervention: the parser, --help and the runs read it. */
+/* One row says all there is of an intervention: the parser, --help and the runs read it. */
 typedef struct {
     const char *name, *argument, *help;
     MiOp        op;
@@ -4129,26 +4133,16 @@ static void *must(void *memory)
     return memory;
 }
 
-/* A name typed after a flag. "" is an unset variable of the shell, never the default. */
-static const char *file_name(const char *flag, const char *path)
-{
-    if (path && !*path) check(mi_fail("%s: the name of a file is empty", flag), FAULT_OF_USER);
-    return path;
-}
-
-/* "SITES=FILE" -> its "=", or NULL. Addresses have none outside quotes, names of files may. */
-static const char *split_file(const char *argument)
-{
-    int quoted = 0;
-    for (; *argument && (quoted || *argument != '='); argument++) quoted ^= *argument == '"';
-    return *argument ? argument : NULL;
-}
-
 /* ---- Reading ---- */
 
 static const char *input_name(const char *path)
 {
     return !strcmp(path, "-") ? "standard input" : *path ? path : "a file without a name";
+}
+
+static void check_input(const char *path, int result)
+{
+    if (result < 0) mi_fail_in(input_name(path)), leave(FAULT_OF_RUN);
 }
 
 /* Everything up to the end -> text [n <= most], and a 0 behind it. A pipe that somebody has open
@@ -4186,10 +4180,7 @@ static char *read_all(const char *path, size_t most, size_t *n)
 {
     char *text = NULL;
     int   fd = strcmp(path, "-") ? open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : 0;
-    if (read_to_end(fd, most, &text, n) < 0) {
-        mi_fail_in(input_name(path));
-        leave(FAULT_OF_RUN);
-    }
+    check_input(path, read_to_end(fd, most, &text, n));
     if (fd) close(fd);
     return text;
 }
@@ -4267,7 +4258,8 @@ static int next_cell(char **at, char separator, int *line)
     return end;
 }
 
-/* The cells of all rows, row 0 being the header */
+/* The cells of all rows, row 0 being the header. A column without a name, as pandas writes one for
+ * its index, is nobody's and may be there. */
 static int split_rows(Rows *rows, char separator)
 {
     enum { MOST = 4096 };
@@ -4293,19 +4285,13 @@ static int split_rows(Rows *rows, char separator)
                            start, rows->n_cols, n);
         rows->n_cols = n;
         rows->n_rows = row++;
+        for (int c = 0; row == 1 && c < n; c++)
+            if (*cells[c] && column_of(rows, cells[c]) < c)
+                return mi_fail("two columns are named %s", cells[c]);
         cells += n;
     }
     rows->cells = rows->header + rows->n_cols;
     return rows->n_rows ? 0 : mi_fail("expected a header and rows");
-}
-
-/* A column without a name, as pandas writes one for its index, is nobody's, and may be there. */
-static int check_header(const Rows *rows)
-{
-    for (int c = 0; c < rows->n_cols; c++)
-        if (*rows->header[c] && column_of(rows, rows->header[c]) < c)
-            return mi_fail("two columns are named %s", rows->header[c]);
-    return 0;
 }
 
 static Rows read_rows(const char *path)
@@ -4316,12 +4302,8 @@ static Rows read_rows(const char *path)
     for (size_t i = 0; i < n; i++)
         most += rows.text[i] == separator || rows.text[i] == '\n' || rows.text[i] == '\r';
     rows.header = must(malloc(most * sizeof *rows.header));
-    int status = memchr(rows.text, 0, n) ? mi_fail("not a table: it has a zero byte")
-               : split_rows(&rows, separator);
-    if (status < 0 || check_header(&rows) < 0) {
-        mi_fail_in(input_name(path));
-        leave(FAULT_OF_RUN);
-    }
+    check_input(path, memchr(rows.text, 0, n) ? mi_fail("not a table: it has a zero byte")
+                                              : split_rows(&rows, separator));
     return rows;
 }
 
@@ -4371,7 +4353,7 @@ _Noreturn static void cannot_write(const char *path, const char *why)
     leave(FAULT_OF_RUN);
 }
 
-/* DIRECTORY/NAME without symlinks, whether it is there or not. Names of one file have one target. */
+/* DIRECTORY/NAME without symlinks, there or not. All names of one file have one target. */
 static char *target_of(const char *path)
 {
     struct stat info;
@@ -4395,6 +4377,7 @@ static int own_descriptor(const char *path)
     int  fd = -1;
     char more;
     if (!strcmp(path, "/dev/stdout")) return 1;
+    if (!strcmp(path, "/dev/stderr")) return 2;
     return sscanf(path, "/dev/fd/%d%c", &fd, &more) == 1 ? fd : -1;
 }
 
@@ -4610,10 +4593,7 @@ static Array read_npy(const char *path)
     size_t n;
     Array  array = {0};
     char  *bytes = read_all(path, (size_t)MOST_NUMBERS * 8 + (1 << 17), &n);
-    if (parse_npy((unsigned char *)bytes, n, &array) < 0) {
-        mi_fail_in(path);
-        leave(FAULT_OF_RUN);
-    }
+    check_input(path, parse_npy((unsigned char *)bytes, n, &array));
     free(bytes);
     return array;
 }
@@ -5007,22 +4987,20 @@ static int bar_ink(const Table *table, int i)
  * small ones coloured, and only from a quarter of the limit on is what is behind them. */
 static void begin_heat(const Screen *screen, double share)
 {
-    static const Color stops[2][4] = {
-        { { 70, 135, 205 }, { 95, 125, 160 }, { 45, 100, 180 }, { 0, 75, 200 } },
-        { { 215, 125, 45 }, { 165, 120, 85 }, { 185, 95, 40 }, { 205, 70, 0 } },
+    static const Color letters[2] = { { 70, 135, 205 }, { 215, 125, 45 } }, ends[2][2] = {
+        { { 95, 125, 160 }, { 0, 75, 200 } }, { { 165, 120, 85 }, { 205, 70, 0 } },
     };
     static const int nearest[2][4] = { { 68, 67, 25, 27 }, { 172, 137, 130, 166 } };
-    double s = (fmin(fabs(share), 1) - 0.25) / 0.75 * 2;
-    int    up = share > 0, stop = s < 0 ? 0 : 1 + (int)s - (s >= 2);
+    double s = (fmin(fabs(share), 1) - 0.25) / 0.75;
+    int    up = share > 0;
+    Color  c = s < 0 ? letters[up] : between(ends[up][0], ends[up][1], s);
     if (fabs(share) < 0.02) fputs(color_of(screen, "dim"), screen->out);
     else if (screen->color == 1)
         fprintf(screen->out, s < 0 ? "\033[38;5;%dm" : "\033[38;5;231;48;5;%dm",
-                nearest[up][s < 0 ? 0 : 1 + (int)lrint(s)]);
-    else {
-        Color c = between(stops[up][stop], stops[up][stop + (s > 0)], s < 0 ? 0 : s - stop + 1);
+                nearest[up][s < 0 ? 0 : 1 + (int)lrint(2 * s)]);
+    else
         fprintf(screen->out, s < 0 ? "\033[38;2;%d;%d;%dm"
                 : "\033[38;2;255;255;255;48;2;%d;%d;%dm", c.r, c.g, c.b);
-    }
 }
 
 /* ---- On a terminal ---- */
@@ -5168,7 +5146,7 @@ static void print_strongest(FILE *out, const Table *table)
 /* Of very many cells only the largest, both ways. */
 static void print_largest(const Screen *screen, const Table *table)
 {
-    int  *top = must(malloc((table->most + 1) * sizeof *top)), total = 0;
+    int  *top = must(malloc((table->most + 1) * sizeof *top));
     char  place[160];
     fprintf(screen->out, "  %s; the %d largest %sof %d\n", table->title, table->most,
             table->is_signed ? "both ways " : "", cells_of(table));
@@ -5182,10 +5160,9 @@ static void print_largest(const Screen *screen, const Table *table)
             if (table->error) fprintf(screen->out, " ± %.2g", table->error[top[i]]);
             fputc('\n', screen->out);
         }
-        total += found;
         if (found) fputc('\n', screen->out);
     }
-    if (!total) print_strongest(screen->out, table);
+    if (!strongest(table, 0, 1, top)) print_strongest(screen->out, table);
     free(top);
 }
 
@@ -5327,14 +5304,14 @@ static void tsv_number(FILE *out, double value)
     fprintf(out, isfinite(value) ? "\t%.9g" : "\tnan", value);
 }
 
-/* The cells of a table; of one prompt (from 0) or, with -1, of all. */
-static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, int prompt)
+/* The cells of a table: of one prompt (from 0), which is that row of --data, or with -1 of all. */
+static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, int prompt, int row)
 {
     size_t n = cells_of(table);
     for (size_t i = 0; i < n; i++) {
         Label label = "";
         if (!exists(table, i)) continue;
-        fprintf(out, prompt < 0 ? "%s\t" : "%s\t%d", table->name, prompt + 1);
+        fprintf(out, prompt < 0 ? "%s\t" : "%s\t%d", table->name, row);
         tsv_text(out, table->row[i / table->n_cols]);
         tsv_text(out, table->col[i % table->n_cols]);
         tsv_number(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i]);
@@ -5347,15 +5324,17 @@ static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, i
     }
 }
 
-/* Means, and for the metric, or with per_prompt for all tables, each prompt's numbers. */
-static void tsv_tables(FILE *out, const Tables *tables, const MiTokenizer *words, int per_prompt)
+/* Means, and for the metric, or with per_prompt for all tables, each prompt's numbers. The first
+ * prompt is row `first` of the table, counted from 1. */
+static void tsv_tables(FILE *out, const Tables *tables, const MiTokenizer *words, int per_prompt,
+                       int first)
 {
     fputs("table\tprompt\trow\tcol\tvalue\tse\ttoken\taddress\n", out);
     for (int k = 0; k < tables->n; k++) {
         const Table *table = &tables->at[k];
         int each = table->all && (per_prompt || !strcmp(table->name, "metric"));
         for (int prompt = -1; prompt < (each ? table->n_prompts : 0); prompt++)
-            tsv_cells(out, table, words, prompt);
+            tsv_cells(out, table, words, prompt, first + prompt);
     }
 }
 
@@ -5522,7 +5501,7 @@ static void svg_ticks(Figure *f, double x, double y, double lo, double hi, doubl
         char text[32];
         if (i != 1 && fabs(value[i]) * scale < 30) continue;
         snprintf(text, sizeof text, lo < 0 && value[i] > 0 ? "%+.3g" : "%.3g", value[i]);
-        svg_text(f, x + (value[i] - lo) * scale, y, 10, 0, MIDDLE, text);
+        svg_text(f, x + (value[i] - lo) * scale, y, 11, 0, MIDDLE, text);
     }
 }
 
@@ -5566,7 +5545,7 @@ static void svg_cell(Figure *f, const Table *table, const Panel *p, int i, int n
     if (p->width < 5) fputs("/>\n", f->out);
     else svg_hint(f, table, i);
     if (p->values)
-        svg_text(f, x + p->width / 2 - 0.5, y + p->height / 2 + 3.5, 10, p->width,
+        svg_text(f, x + p->width / 2 - 0.5, y + p->height / 2 + 3.5, p->letter - 1, p->width,
                  pale ? MIDDLE PALE : dark ? MIDDLE " fill=\"#fff\"" : MIDDLE,
                  cell_text(table, f->words, i, label));
 }
@@ -5613,43 +5592,36 @@ static void svg_scale(Figure *f, const Table *table, double x, double limit)
         fputs("/>\n", f->out);
     }
     svg_ticks(f, x, f->y + 22, least, limit, STEPS * STEP);
-    svg_text(f, end, f->y + 9, 11, 0, "", table->quantity);
+    svg_text(f, end, f->y + 10, 12, 0, "", table->quantity);
     snprintf(pale, sizeof pale, "grey: within %.3g standard errors of 0", table->critical);
     if (table->error)
-        svg_text(f, end, f->y + 23, 10, 0, PALE, pale);
-    f->right = fmax(f->right, end + fmax(columns_in(table->quantity) * 11,
-                                         table->error ? columns_in(pale) * 10 : 0) * EM);
+        svg_text(f, end, f->y + 25, 11, 0, PALE, pale);
+    f->right = fmax(f->right, end + fmax(columns_in(table->quantity) * 12,
+                                         table->error ? columns_in(pale) * 11 : 0) * EM);
     f->y += 28;
 }
 
-/* The size of the cells of n maps, `across` of them side by side, or of one map in panels of
- * last - first columns. Where there are very many cells, only their colours are left. */
+/* The size of cells and labels. Several maps, and those of very many cells, are small, and where
+ * numbers do not fit, only their colours are left; others are cut into panels of last columns. */
 static Panel svg_layout(const Figure *f, const Table *table, int n, int *across)
 {
-    int    cols = table->n_cols, widest = 5, dense = cols > 96 || (cols > 24 && table->n_rows > 24);
-    Panel  p = { .last = cols, .letter = n > 1 ? 9 : 11 };
+    int    cols = table->n_cols, widest = 3, many = cols > 96 || (cols > 24 && table->n_rows > 24);
+    Panel  p = { .last = cols, .letter = n > 1 || many ? 10 : 12, .height = 22, .values = 1 };
     Label  text;
     p.x = 34 + min_int(widest_of(table->row, table->n_rows), 20) * p.letter * EM;
     double room = FIGURE_WIDTH - p.x - 40;
-    for (int i = 0; table->token && i < cells_of(table); i++)
-        widest = min_int(13, max_int(widest, columns_in(cell_text(table, f->words, i, text))));
-    *across = min_int(n, 4);
-    if (n > 1) {
-        while (*across > 1 && room / *across - 10 < 2 * cols) --*across;
-        p.width = fmin(26, (room / *across - 10) / cols);
-        p.height = fmax(fmin(p.width, 20), 2);
+    for (*across = min_int(n, 4); *across > 1 && room / *across - 14 < 2 * cols;) --*across;
+    for (int i = 0; i < cells_of(table); i++)
+        widest = min_int(10, max_int(widest, columns_in(cell_text(table, f->words, i, text))));
+    if (n > 1 || many) {
+        p.width = fmin(26, (room / *across - 14) / cols);
+        p.height = n == 1 && table->n_rows <= 24 ? 16 : fmax(2, fmin(p.width, 20));
         p.values = p.width >= 25;
-    } else if (dense) {
-        p.width = fmin(16, room / cols);
-        p.height = table->n_rows > 24 ? fmax(p.width, 2) : 16;
-        p.letter = 9;
     } else {
-        int fit = max_int(1, min_int(cols, (int)(room / fmax(34, 6.2 * widest))));
-        int panels = (cols + fit - 1) / fit;
+        double least = widest * (p.letter - 1) * EM + 4;
+        int    fit = max_int(1, (int)(room / least)), panels = (cols + fit - 1) / fit;
         p.last = (cols + panels - 1) / panels;
-        p.width = fmin(fmax(44, 7 * widest), room / p.last);
-        p.height = 22;
-        p.values = 1;
+        p.width = fmin(least + 8, room / p.last);
     }
     p.header = min_int(widest_of(table->col, cols), 16) * p.letter * EM;
     p.above = p.letter + (p.header < p.width ? 6 : 0.7 * p.header);
@@ -5666,28 +5638,27 @@ static void svg_maps(Figure *f, const Table *table, int n, double limit)
     double left = p.x, top = f->y + 14, end = 0;
     char   style[100];
     p.limit = limit;
+    if (*table->col_axis) f->y += 18;
     for (int i = 0; i < blocks; i++) {
         const Table *shown = n > 1 ? &table[i] : table;
         p.rows = i % across == 0;
         p.cols = i < across || n == 1;
-        if (i == 0 && *table->col_axis) f->y += 18;
-        if (p.rows) p.y = f->y += (n > 1 ? 20 : 0) + (p.cols ? p.above : 0);
+        if (p.rows) p.y = f->y += (n > 1 ? 8 : 0) + (p.cols ? p.above : 0);
         p.first = n > 1 ? 0 : i * per_panel;
         p.last = min_int(p.first + per_panel, cols);
         p.x = left + i % across * (p.width * cols + 14);
         if (n > 1)
-            svg_text(f, p.x, p.cols ? p.y - p.above - 4 : p.y - 5, 11,
-                     p.width * cols, "", shown->name);
+            svg_text(f, p.x, p.cols ? p.y - p.above - 4 : p.y - 5, 11, p.width * cols, "",
+                     shown->name);
         end = fmax(end, svg_panel(f, shown, &p));
         if (i == 0) {
-            svg_text(f, left + per_panel * p.width / 2, top, 11, 0, MIDDLE GREY, table->col_axis);
+            svg_text(f, left + per_panel * p.width / 2, top, 12, 0, MIDDLE GREY, table->col_axis);
             snprintf(style, sizeof style, MIDDLE GREY " transform=\"rotate(-90 20 %.5g)\"",
                      (p.y + end) / 2);
-            svg_text(f, 20, (p.y + end) / 2, 11, 0, style, table->row_axis);
+            svg_text(f, 20, (p.y + end) / 2, 12, 0, style, table->row_axis);
         }
-        if ((i + 1) % across == 0 || i + 1 == blocks) f->y = end + (n > 1 ? 0 : 14);
+        if ((i + 1) % across == 0 || i + 1 == blocks) f->y = end + 14;
     }
-    if (n > 1) f->y += 14;
     svg_scale(f, table, left, limit);
 }
 
@@ -5710,9 +5681,9 @@ static void svg_bar(Figure *f, const Table *table, int i, double zero, double sc
 static void svg_bars(Figure *f, const Table *table)
 {
     enum { LENGTH = 360 };
-    int    n = table->n_cols, thick = n > 1 ? 11 : 14, step = n * thick + 8;
+    int    n = table->n_cols, thick = n > 1 ? 12 : 14, step = n * thick + 8;
     double lo = 0, hi = 0, top = f->y + 10, limit = table->limit;
-    double x = 34 + min_int(widest_of(table->row, table->n_rows), 24) * 11 * EM, end = x + LENGTH;
+    double x = 34 + min_int(widest_of(table->row, table->n_rows), 24) * 12 * EM, end = x + LENGTH;
     char   text[80];
     for (int i = 0; i < cells_of(table); i++) {
         double error = table->error && isfinite(table->error[i]) ? table->error[i] : 0;
@@ -5726,25 +5697,25 @@ static void svg_bars(Figure *f, const Table *table)
     for (int i = 0; i < cells_of(table); i++) {
         double y = top + i / n * step + i % n * thick, base = y + thick / 2.0 + 3;
         if (i % n == 0)
-            svg_text(f, x - 8, top + i / n * step + n * thick / 2.0 + 3, 11, 24 * 11 * EM,
+            svg_text(f, x - 8, top + i / n * step + n * thick / 2.0 + 3, 12, 24 * 12 * EM,
                      " text-anchor=\"end\"", table->row[i / n]);
         if (!exists(table, i)) continue;
         svg_bar(f, table, i, zero, scale, y, thick);
         snprintf(text, sizeof text, table->is_signed ? "%+.*f" : "%.*f", digits, table->value[i]);
         if (table->error && isfinite(table->error[i]))
             append(text, sizeof text, " ± %.2g", table->error[i]);
-        svg_text(f, end + 12, base, 10, 0, "", text);
+        svg_text(f, end + 12, base, 11, 0, "", text);
     }
     f->y = top + table->n_rows * step;
     fprintf(f->out, "<path d=\"M%.5g %.5gV%.5g\" stroke=\"#222\"/>\n", zero, top - 4, f->y);
     svg_ticks(f, x, f->y + 12, lo, hi, LENGTH);
-    svg_text(f, x + LENGTH / 2, f->y + 28, 11, 0, MIDDLE, table->quantity);
+    svg_text(f, x + LENGTH / 2, f->y + 29, 12, 0, MIDDLE, table->quantity);
     for (int c = 0; c < n && n > 1; c++) {
         svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[ink_of(table->col[c])].color);
         fputs("/>\n", f->out);
-        svg_text(f, end + 46, f->y + 15 + 14 * c, 10, 0, "", table->col[c]);
+        svg_text(f, end + 46, f->y + 15 + 14 * c, 11, 0, "", table->col[c]);
     }
-    f->right = fmax(f->right, end + 12 + 16 * 10 * EM);
+    f->right = fmax(f->right, end + 12 + 16 * 11 * EM);
     f->y += max_int(34, n > 1 ? 14 * n + 8 : 0);
 }
 
@@ -5788,7 +5759,7 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
         else svg_maps(&f, table, n, limit);
         f.y += 16;
     }
-    svg_lines(&f, 11, f.right - 12, GREY, caption);
+    svg_lines(&f, 12, f.right - 12, GREY, caption);
     must_close(f.out);
     fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" "
             "viewBox=\"0 0 %.0f %.0f\" font-family=\"Helvetica,Arial,sans-serif\" fill=\"#222\">\n"
@@ -5908,7 +5879,7 @@ static const Option OPTIONS[] = {
     OPTION(CHOICE, 0, "kind", "resid|mlp|attn", kind, "what --trace restores (resid)"),
     WITH_NUMBER(INTEGER, 0, "window", "N", window, 1, 1000,
                 "layers at a time, for mlp and attn (10)"),
-    WITH_NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "average over N draws of noise (10)"),
+    WITH_NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "draws of noise to average over (10)"),
     WITH_NUMBER(INTEGER, 0, "seed", "N", seed, 0, INT_MAX, "of noise and sampling (0)"),
 
     TITLE("Readouts", "mi \"Once upon a time\" -n 20"),
@@ -5922,7 +5893,7 @@ static const Option OPTIONS[] = {
     TITLE("Output", "mi --attn L5H3 --svg pattern.svg"),
     OPTION(FLAG, 0, "json", NULL, json, "one JSON object instead of text"),
     OPTION(FLAG, 0, "tsv", NULL, tsv, "one line per number, with tabs, instead of text"),
-    OPTION(FLAG, 0, "per-prompt", NULL, per_prompt, "--tsv: also the numbers of each row of --data"),
+    OPTION(FLAG, 0, "per-prompt", NULL, per_prompt, "--tsv: also the numbers of each prompt"),
     OPTION(TEXT, 0, "svg", "FILE", svg, "the pictures as SVG"),
     OPTION(TEXT, 0, "title", "TEXT", title, "above the pictures (none)"),
     OPTION(CHOICE, 0, "color", "auto|always|never", color, "auto: on a terminal"),
@@ -5978,9 +5949,9 @@ static void print_help(FILE *out)
     fprintf(out,
             "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
             "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
-            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows of a group\n"
-            "are not independent: standard errors know it), label; any other names a position by\n"
-            "its text or index: --ablate L5H3@S2. A flag holds for all rows instead of a column.\n"
+            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are\n"
+            "not independent, which standard errors take into account); any other names a position\n"
+            "by its text or index: --ablate L5H3@S2. A flag holds for all rows instead.\n"
             "In pictures: 0 exactly, · below .005, ~ what may well be 0 (within its error).\n"
             "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
@@ -5998,7 +5969,7 @@ static void print_sites(FILE *out)
     }
 }
 
-/* --NAME, --NAME=VALUE, -k, -k5 -> its row of the menu; *value is what is typed in the same word. */
+/* --NAME, --NAME=VALUE, -k, -k5 -> its row of the menu; *value is what the word has of it. */
 static const Option *find_option(const Menu *menu, const char *word, const char **value)
 {
     size_t n = strcspn(word, "=");
@@ -6358,7 +6329,7 @@ typedef struct {
     Array          file;                /* the shape that --set expects */
 } Step;
 
-/* What the model says at the position of interest in one run, averaged over its samples of noise. */
+/* What the model says at the position of interest in one run, a mean over its samples of noise. */
 typedef struct {
     const char   *name;                 /* base, edited or held, source */
     const MiRun  *run;
@@ -6370,7 +6341,9 @@ typedef struct {
 } Outcome;
 
 /* What was typed for one prompt: on the command line, or in a row of --data. */
-typedef struct { const char *prompt, *tokens, *source, *source_tokens, *answer, *versus, *at; } Input;
+typedef struct {
+    const char *prompt, *tokens, *source, *source_tokens, *answer, *versus, *at;
+} Input;
 
 struct Case {
     Study         *study;
@@ -6509,7 +6482,8 @@ static void parse_ids(Case *c, const char *flag, const char *text, Prompt *promp
 }
 
 /* Only the only prompt and its source can be "-", for standard input. */
-static void read_prompt(Case *c, const char *flag, const char *text, const char *ids, Prompt *prompt)
+static void read_prompt(Case *c, const char *flag, const char *text, const char *ids,
+                        Prompt *prompt)
 {
     size_t n = text ? strlen(text) : 0;
     if (text && !strcmp(text, "-") && !is_study(c)) text = own(c, read_standard_input(&n));
@@ -6682,12 +6656,12 @@ static void read_answers(Case *c)
     read_position(c);
 }
 
-/* The metric that was asked for, or the one that goes with what is known. It is one for all rows. */
+/* The metric that was asked for, or the one that goes with what is known; one for all rows. */
 static void choose_metric(Case *c)
 {
     const char *asked = c->command->metric;
     Question   *q = &c->question;
-    int neurons = 0;                                    /* one alone moves a probability too little */
+    int neurons = 0;                    /* one alone moves a probability too little */
     if (c->command->swept >= 0) {
         const MiEdits *cells = &c->step[c->command->swept].edits;
         for (int i = 0; i < cells->n; i++) neurons |= SITES[cells->at[i].site].width == MI_D_MLP;
@@ -6702,8 +6676,8 @@ static void choose_metric(Case *c)
     if (q->metric == LOSS && c->prompt.n < 2)
         resolving(c, mi_fail("--metric: loss needs a prompt of at least two tokens"));
     if (c->row > 0 && q->metric != c->study->metric)
-        resolving(c, mi_fail("row 1 asks for %s and this one, by its answer and versus, for %s; the "
-                             "metric is one for all rows", METRICS[c->study->metric].name,
+        resolving(c, mi_fail("row 1 asks for %s and this one, by its answer and versus, for %s; "
+                             "the metric is one for all rows", METRICS[c->study->metric].name,
                              METRICS[q->metric].name));
     if (c->row == 0) c->study->metric = q->metric;
 }
@@ -7253,7 +7227,8 @@ static void prepare(Case *c)
     MiModel  *model = c->study->model;
     MiOptions options = { .keep = sites_shown(c), .threads = command->threads };
     options.keep |= sites_of_steps(c, FROM_BASE);
-    if (command->swept >= 0) options.keep |= sites_of(&c->step[command->swept].edits, FROM_ANYWHERE);
+    if (command->swept >= 0)
+        options.keep |= sites_of(&c->step[command->swept].edits, FROM_ANYWHERE);
     if (!command->n_requests) options.keep |= MI_KEEP_CACHE;
     bind_means(c);
     bind_partner(c);
@@ -7396,8 +7371,10 @@ static void add_outcome(Case *c, Outcome what)
             o->logits[i] += c->logits[i] / S;
             o->prob[i] += (float)exp(c->logits[i] - log_sum) / S;
         }
-        o->metric += (c->question.metric == LOSS ? mean_loss(c, what.run, what.lane + s, what.prompt)
-                      : metric_of(&c->question, c->logits, c->outcome[0].logits, V)) / S;
+        double metric = c->question.metric == LOSS
+                      ? mean_loss(c, what.run, what.lane + s, what.prompt)
+                      : metric_of(&c->question, c->logits, c->outcome[0].logits, V);
+        o->metric += metric / S;
         if (!isfinite(log_sum) && !*o->ends)
             where_numbers_end(what.run, what.lane + s, o->ends, sizeof o->ends);
     }
@@ -7673,7 +7650,8 @@ static void read_push(Case *c, const Asked *asked, Tables *out)
     for (int i = 0; i < c->command->n_requests; i++) n += c->command->request[i].what->op == MI_ADD;
     if (!n) return;
     Table *table = titled(add_table(out, "push", SILENT, n, 1), "|C v| / |h|", "step", "");
-    snprintf(table->title, sizeof table->title, "length of what is added, in units of what is there");
+    snprintf(table->title, sizeof table->title,
+             "length of what is added, relative to what is there");
     strcpy(table->col[0], "push");
     n = 0;
     for (const Step *step = c->step; step < c->step + c->command->n_requests; step++) {
@@ -7728,8 +7706,8 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
     int    by_depth = q->answer.n && q->metric <= RANK;
     float *end = must(malloc(V * sizeof *end));
     if (!T && !by_depth)
-        running(c, mi_fail("--lens over rows of different length needs --answer, and no --metric kl "
-                           "or loss"));
+        running(c, mi_fail("--lens over rows of different length needs --answer, and no --metric "
+                           "kl or loss"));
     for (int i = 0, n = 0; i < N_TABLES; i++) {
         has[i] = -1;
         if (i == DEPTH ? !by_depth : !T || (i < KLS && i > LENS && !q->answer.n)) continue;
@@ -7742,8 +7720,8 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
         lens->token = must(malloc((cells_of(lens) + 1) * sizeof *lens->token));
         lens->limit = 1;
         strcpy(lens->quantity, "probability");
-        snprintf(lens->title, sizeof lens->title, "logit lens%s%s: the likeliest next token at each "
-                 "depth", final ? ", final statistics" : "", edited_or_not(c));
+        snprintf(lens->title, sizeof lens->title,
+                 "logit lens%s%s: the likeliest next token at each depth", final ? ", final statistics" : "", edited_or_not(c));
     }
     if (by_depth) {
         Table *depth = &out->at[has[DEPTH]];
@@ -7773,7 +7751,8 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
                 out->at[has[RANKS]].value[at] = rank_of(&q->answer, logits, V);
                 out->at[has[PROBS]].value[at] = exp(set_logit(&q->answer, logits) - log_sum);
             }
-            if (by_depth && t == q->at) out->at[has[DEPTH]].value[i] = metric_of(q, logits, NULL, V);
+            if (by_depth && t == q->at)
+                out->at[has[DEPTH]].value[i] = metric_of(q, logits, NULL, V);
         }
     }
     free(end);
@@ -7856,7 +7835,8 @@ static void read_heads(Case *c, const Asked *asked, Tables *out)
     for (int i = 0; i < n; i++)
         tokens[i] = tokens[i + n] =
             (int)(mix_bits(mix_bits(c->command->seed) ^ (uint64_t)i << 8) % s->n_vocab);
-    MiOptions options = { .keep = MI_KEEP(pattern) | MI_KEEP_CACHE, .threads = c->command->threads };
+    MiOptions options = { .keep = MI_KEEP(pattern) | MI_KEEP_CACHE,
+                          .threads = c->command->threads };
     MiRun    *run = mi_run(c->study->model, tokens, 2 * n, NULL, &options);
     if (!run) running(c, -1);
     for (int kind = 0; kind < 3; kind++) {
@@ -7893,7 +7873,7 @@ static void resolve_loss(Case *c, Asked *asked)
 /* How surprising each token is after those before it: -log p, in nats. */
 static void read_loss(Case *c, const Asked *asked, Tables *out)
 {
-    int    T = c->prompt.n, n = 1 + (c->edited != NULL), aligned = !is_study(c) || c->study->aligned;
+    int T = c->prompt.n, n = 1 + (c->edited != NULL);
     (void)asked;
     Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "");
     snprintf(means->title, sizeof means->title, "mean loss over the prompt, in nats");
@@ -7903,7 +7883,7 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
         strcpy(means->row[i], o->name);
         means->value[i] = mean_loss(c, o->run, o->lane, o->prompt);
     }
-    if (!aligned) return;
+    if (is_study(c) && !c->study->aligned) return;
     Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run");
     snprintf(table->title, sizeof table->title,
              "loss of each token: -log p after the tokens before it, in nats");
@@ -8313,8 +8293,8 @@ static void print_heading(const Report *report, const Screen *screen)
     note_answer(c, screen, 1);
     int spaces = n_ending_with_space(report);
     if (spaces && !is_study(c))
-        print_note(screen, "the prompt ends with a space, which belongs to the next token: leave it "
-                   "out");
+        print_note(screen, "the prompt ends with a space, which belongs to the next token: leave "
+                   "it out");
     else if (spaces)
         print_note(screen, "%d prompts end with a space, which belongs to the next token: leave it "
                    "out", spaces);
@@ -8415,8 +8395,8 @@ static void note_share(const Report *report, const Screen *screen, const Table *
         fprintf(screen->out, "  The source's metric is that of the run it is patched into: nothing "
                 "to restore.\n\n");
     else if (report->n > 1 && may_be_zero(e))
-        print_note(screen, "source and %s differ by %.3g ± %.2g, which may be 0: shares of it mean "
-                   "little\n", metric->row[held], e.mean, e.error);
+        print_note(screen, "source and %s differ by %.3g ± %.2g, which may be 0: shares of it "
+                   "mean little\n", metric->row[held], e.mean, e.error);
     else if (fabs(b - a) < 0.1 * fmax(fabs(a), fabs(b)) || largest > 5)
         print_note(screen, "source and %s differ by only %.3g: 1 stands for little\n",
                    metric->row[held], b - a);
@@ -8447,8 +8427,8 @@ static void print_report(const Report *report, const Screen *screen)
         if (!strcmp(t->name, "metric") && t->look != SILENT) print_conclusions(report, out);
     }
     if (maps && report->tables.at[0].critical > 0)
-        fprintf(out, "  ~ cannot be told from 0: it is within %.3g standard errors (Student's t, %d "
-                "groups);\n  about 5 %% of the cells that are 0 pass by chance.\n\n",
+        fprintf(out, "  ~ cannot be told from 0: it is within %.3g standard errors (Student's t, "
+                "%d groups);\n  about 5 %% of the cells that are 0 pass by chance.\n\n",
                 report->tables.at[0].critical, report->n_groups);
     for (const Saved *s = report->tables.saved; s < report->tables.saved + report->tables.n_saved;
          s++) {
@@ -8571,7 +8551,8 @@ static void print_json(const Report *report, FILE *out, int argc, char **argv)
 /* Generated text is a table without numbers: its words stand where tokens do. */
 static void print_tsv(const Report *report, FILE *out)
 {
-    tsv_tables(out, &report->tables, report->study->words, report->study->command->per_prompt);
+    tsv_tables(out, &report->tables, report->study->words, report->study->command->per_prompt,
+               report->from + 1);
     for (int i = 0; i < 2; i++) {
         if (!report->text[i]) continue;
         fprintf(out, "text\t\t%s\t\t\t\t", i ? "edited" : "base");
@@ -8583,28 +8564,85 @@ static void print_tsv(const Report *report, FILE *out)
 
 /* ---- --explain ---- */
 
-/* Everything that is known before the first run: the tokens, the edits as they were understood, and
- * what they recompute. */
-static void print_plan(const Case *c, FILE *out)
+/* The tokens, and the edits as they were understood. */
+static void read_plan(Case *c, Tables *out)
+{
+    static const char *const cols[] = { "first position", "last position", "first column",
+                                        "last column", "head" };
+    int    T = c->prompt.n, n = 0;
+    Table *tokens = titled(add_table(out, "tokens", SILENT, T, 1), "GPT-2 id", "position", "");
+    tokens->token = must(malloc(T * sizeof *tokens->token));
+    strcpy(tokens->col[0], "id");
+    for (int t = 0; t < T; t++) {
+        snprintf(tokens->row[t], sizeof(Label), "%d", t);
+        tokens->token[t] = c->prompt.tokens[t];
+        tokens->value[t] = mi_id_of_row(c->study->words, c->prompt.tokens[t]);
+    }
+    for (int i = 0; i < c->command->n_requests; i++)
+        if (i != c->command->swept) n += c->step[i].edits.n;
+    if (n == 0) return;
+    Table *edits = titled(add_table(out, "edits", SILENT, n, 5), "", "site", "");
+    for (int k = 0; k < 5; k++) strcpy(edits->col[k], cols[k]);
+    n = 0;
+    for (int i = 0; i < c->command->n_requests; i++)
+        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++, n++) {
+            const MiEdit *edit = &c->step[i].edits.at[j];
+            const int values[] = { edit->pos, last_pos(c, edit), edit->first, last_column(c, edit),
+                                   edit->head };
+            site_name(edit->site, edit->layer, edits->row[n]);
+            for (int k = 0; k < 5 - (edit->head < 0); k++) edits->value[n * 5 + k] = values[k];
+        }
+}
+
+/* How much of the prompt runs again, and in which cells. */
+static void print_cost(const Case *c, FILE *out)
+{
+    int T = c->prompt.n, t0 = T, half = 2 * c->study->model->shape.n_layer, cells = 0;
+    const char *samples = c->samples > 1 ? ", for each sample" : "";
+    for (int i = 0; i < c->command->n_requests; i++)
+        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
+            const MiEdit *edit = &c->step[i].edits.at[j];
+            t0 = min_int(t0, edit->pos);
+            half = min_int(half, half_of(c->study->model, edit->site, edit->layer));
+        }
+    if (t0 < T)
+        fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
+                T - t0, T, half, 2 * c->study->model->shape.n_layer, samples);
+    if (c->command->swept < 0) return;
+    const MiEdit *edits = c->step[c->command->swept].edits.at;
+    int    end = c->question.metric == LOSS ? T : c->question.at + 1;
+    double rows = 0;
+    for (; cells < cells_of(&c->form.at[0]); cells++) {
+        int first = end;
+        for (int j = c->first_cell[cells]; j < c->first_cell[cells + 1]; j++)
+            first = min_int(first, edits[j].pos);
+        rows += end - first;
+    }
+    fprintf(out, "swept   %d cells recompute %.0f rows%s\n", cells, rows, samples);
+}
+
+/* Everything that is known before the first run. */
+static void print_plan(const Case *c, const Tables *plan, FILE *out)
 {
     const MiShape *s = &c->study->model->shape;
     const char *name = c->study->model->file, *slash = strrchr(name, '/');
-    char  file[256] = "";
-    int   T = c->prompt.n, t0 = T, half = 2 * s->n_layer, end = c->question.at + 1, cells = 0;
+    const Table *tokens = &plan->at[0];
+    char file[256] = "";
     if (slash && !c->command->model) name = slash + 1;
     append_visible(file, sizeof file, name, strlen(name));
+    if (is_study(c))
+        fprintf(out, "data    %s: %d rows, of which this is the first\n", c->study->rows.file,
+                c->study->n_rows);
     fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n"
             "tokens\n", file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
-    for (int t = 0; t < T; t++) {
+    for (int t = 0; t < tokens->n_rows; t++) {
         Label label;
-        fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(c->study->words, c->prompt.tokens[t]),
-                token_label(c->study->words, c->prompt.tokens[t], label, sizeof label));
+        fprintf(out, "  %4d  %6.0f  %s\n", t, tokens->value[t],
+                token_label(c->study->words, tokens->token[t], label, sizeof label));
     }
     for (int i = 0; i < c->command->n_requests; i++) {
         const Request *request = &c->command->request[i];
-        char flag[32];
-        snprintf(flag, sizeof flag, "--%s", request->what->name);
-        print_typed(out, flag, request->argument, "");
+        print_typed(out, request->flag, request->argument, "");
         fputs(i == c->command->swept ? " --each\n" : "\n", out);
         print_direction(out, "  ", request);
         for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
@@ -8616,25 +8654,9 @@ static void print_plan(const Case *c, FILE *out)
                     edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
             if (edit->head >= 0) fprintf(out, " of head %d", edit->head);
             fputc('\n', out);
-            t0 = min_int(t0, edit->pos);
-            half = min_int(half, half_of(c->study->model, edit->site, edit->layer));
         }
     }
-    const char *samples = c->samples > 1 ? ", for each sample" : "";
-    if (t0 < T)
-        fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
-                T - t0, T, half, 2 * s->n_layer, samples);
-    if (c->command->swept < 0) return;
-    double rows = 0;
-    const MiEdit *edits = c->step[c->command->swept].edits.at;
-    if (c->question.metric == LOSS) end = T;
-    for (; cells < cells_of(&c->form.at[0]); cells++) {
-        int first = end;
-        for (int j = c->first_cell[cells]; j < c->first_cell[cells + 1]; j++)
-            first = min_int(first, edits[j].pos);
-        rows += end - first;
-    }
-    fprintf(out, "swept   %d cells recompute %.0f rows%s\n", cells, rows, samples);
+    print_cost(c, out);
 }
 
 /* ============================================================================================= */
@@ -8785,8 +8807,8 @@ static void add_to_means(Study *study, Case *c)
         study->count = must(calloc(n + 1, sizeof *study->count));
     }
     if (n != study->n_sums)
-        resolving(c, mi_fail("its cells are not those of row 1: =mean over rows of different length "
-                             "needs positions by name or from the end"));
+        resolving(c, mi_fail("its cells are not those of row 1: =mean over rows of different "
+                             "length needs positions by name or from the end"));
     if (!prompt->n) resolving(c, mi_fail("--mean-from source needs a column source"));
     MiRun *run = mi_run(study->model, prompt->tokens, prompt->n, NULL, &options);
     if (!run) running(c, -1);
@@ -9026,12 +9048,11 @@ static void run_command(const Command *command, int argc, char **argv)
     }
     open_model(&study, argv[0]);
     if (command->explain) {
-        Case *c = open_case(&study, 0);
-        if (command->data)
-            printf("data    %s: %d rows, of which this is the first\n", study.rows.file,
-                   study.n_rows);
-        print_plan(c, stdout);
-        close_case(c);
+        report.first = open_case(&study, 0);
+        read_plan(report.first, &report.tables);
+        if (command->json) print_json(&report, stdout, argc, argv);
+        else if (command->tsv) print_tsv(&report, stdout);
+        else print_plan(report.first, &report.tables, stdout);
     } else {
         if (command->data) survey(&study);
         run_study(&study, &report);
