@@ -6108,7 +6108,7 @@ static int set_option(Command *command, const Option *o, const char *value)
 {
     char *field = (char *)command + o->field;
     if (value && !*value && is_choice("model|tokenizer|svg|data|direction", o->name))
-        return mi_fail("--%s: the name of the file is empty", o->name);
+        return mi_fail("--%s: the name of a file is empty", o->name);
     switch (o->kind) {
     case FLAG:         return *(int *)field = 1, 0;
     case INTEGER:
