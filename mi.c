@@ -3561,7 +3561,8 @@ static int parse_site(Parser *p, Address *address)
     char meant[64];
     if (*p->at == 'l' && n > 1 && (isdigit((unsigned char)p->at[1]) || p->at[1] == '*'))
         return fail_at(p, p->at, "addresses are written with capital letters: L5H3, L5N12");
-    if (n > 11 && !strncmp(p->at + n - 11, "hook_result", 11))
+    const char *result = strstr(p->at, "hook_result");
+    if (result && result < p->end)
         return fail_at(p, p->at, "a head's result is its z times W_O; edit or read its z: L5H3.z");
     return fail_at(p, p->at, "expected an address such as L5H3, L5.resid_pre, L5N12, heads or "
                    "embed%s mi --sites lists the sites", *suggest_site(p, 0, meant) ? meant : ";");
@@ -4121,8 +4122,12 @@ void mi_edits_free(MiEdits *edits)
 
 enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
 
+/* Memory that is out is nobody's command line. */
 _Noreturn static void leave(int status)
 {
+    const char *memory = strstr(mi_error(), "out of memory");
+    if (memory && (memory == mi_error() || !strncmp(memory - 2, ": ", 2)))
+        status = FAULT_OF_RUN;
     fprintf(stderr, "mi: %s\n", mi_error());
     exit(status);
 }
@@ -6007,7 +6012,7 @@ static int fail_option(const Menu *menu, const char *word)
     while (*name == '-') name++;
     while (is_typographic_dash(name)) name += 3;
     size_t n = strcspn(name, "=");
-    int    least = n > 5 ? 3 : 2;
+    int    least = n > 3 ? 3 : 2;
     for (const Option *o = menu->at; n > 2 && n < 38 && o < menu->at + menu->n; o++) {
         int d = o->kind == HEADING ? least : distance(o->name, name, n);
         if (d < least) least = d, nearest = o;
