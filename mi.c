@@ -6367,8 +6367,10 @@ struct Case {
     Step          *step;                /* [requests] */
     Tables         form;                /* of the sweep: a table without numbers */
     int           *first_cell;          /* [cells + 1] cell i has the edits first_cell[i] .. */
-    int            samples, n_held;
-    MiEdit        *held;                /* [samples, n_held] the edits that hold in all cells */
+    MiEdit       **edit;                /* [n_edits] of all steps: first n_held that hold in all */
+    int            n_edits, n_held;     /* cells, in order, then those of the cells of a sweep */
+    MiEdit        *held;                /* [samples, n_held] */
+    int            samples;
     Asked         *asked;
     int            n_asked;
     MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
@@ -6671,11 +6673,8 @@ static void choose_metric(Case *c)
 {
     const char *asked = c->command->metric;
     Question   *q = &c->question;
-    int neurons = 0;                    /* one alone moves a probability too little */
-    if (c->command->swept >= 0) {
-        const MiEdits *cells = &c->step[c->command->swept].edits;
-        for (int i = 0; i < cells->n; i++) neurons |= SITES[cells->at[i].site].width == MI_D_MLP;
-    }
+    int neurons = c->n_edits > c->n_held && SITES[c->edit[c->n_held]->site].width == MI_D_MLP;
+    /* one neuron moves a probability too little to be seen */
     q->metric = q->versus.n ? LOGIT_DIFF : !q->answer.n ? KL : neurons ? LOGIT : PROB;
     for (Metric m = 0; asked && m < N_METRICS; m++)
         if (!strcmp(asked, METRICS[m].name)) q->metric = m;
@@ -6747,35 +6746,27 @@ static void name_unit(const Address *a, const Range now[4], Label label)
         append(label, sizeof(Label), "%s%s", in_block ? "." : "", SITES[a->site].name);
 }
 
-/* The address of a cell: what can be typed after any flag. A position that is one of many is its
- * number; another stays as it was typed. */
-static void name_address(const Case *c, const Address *a, const Range now[4], Label label)
+/* "@S2:3" to the end of a label: positions and keys as they were typed, but where there are many
+ * the cell's own number, or with 0 nothing. */
+static void add_places(const Case *c, const Address *a, const Range now[4], int numbers,
+                       Label label)
 {
-    name_unit(a, now, label);
-    if (!a->has_pos) return;
     int from_end = is_study(c) && !c->study->aligned && a->pos.at_end ? c->prompt.n : 0;
-    if (!a->pos.many)
-        append(label, sizeof(Label), "%.*s", (int)(a->key_text - a->pos_text), a->pos_text);
-    else append(label, sizeof(Label), "@%d", now[2].lo - from_end);
-    if (!a->has_key) return;
-    if (!a->key.many)
-        append(label, sizeof(Label), "%.*s", (int)(a->end - a->key_text), a->key_text);
-    else append(label, sizeof(Label), ":%d", now[3].lo);
+    if (a->has_pos && !a->pos.many)
+        label_append(label, sizeof(Label), a->pos_text, a->key_text - a->pos_text);
+    else if (a->has_pos && numbers) append(label, sizeof(Label), "@%d", now[2].lo - from_end);
+    if (a->has_key && !a->key.many)
+        label_append(label, sizeof(Label), a->key_text, a->end - a->key_text);
+    else if (a->has_key && numbers) append(label, sizeof(Label), ":%d", now[3].lo);
 }
 
 /* The labels of a cell's row and column: "L5" and "H3", "L5H3" and "12 ·John". Elements of a list
- * have their full names in the row, with the position as it was typed. */
+ * have their full names in the row. */
 static void name_cell(const Case *c, const Address *a, const Range now[4], int list, int column,
                       Label row, Label col)
 {
     *row = *col = 0;
-    if (list) {
-        name_unit(a, now, row);
-        if (a->has_pos && !a->pos.many)
-            label_append(row, sizeof(Label), a->pos_text, a->key_text - a->pos_text);
-        if (a->has_key && !a->key.many)
-            label_append(row, sizeof(Label), a->key_text, a->end - a->key_text);
-    }
+    if (list) name_unit(a, now, row), add_places(c, a, now, 0, row);
     for (int axis = list ? 2 : 0; axis < 4; axis++) {
         char *label = axis == column ? col : row;
         Label text;
@@ -6813,7 +6804,8 @@ static void add_cells(Case *c, const Parser *p, const Address *a, const MiEdit *
                                  min_int(n_layer, l + (window + 1) / 2) - 1, 0, 0 };
         if (one.key.lo <= one.pos.hi) {
             resolving(c, expand(&step->edits, p, &one, *edit));
-            name_address(c, a, now, form->address[cell]);
+            name_unit(a, now, form->address[cell]);
+            add_places(c, a, now, 1, form->address[cell]);
         }
         c->first_cell[cell + 1] = step->edits.n;
     }
@@ -6988,6 +6980,20 @@ static void read_asked(Case *c)
     }
 }
 
+/* The edits of all steps in one list, those of a sweep last. */
+static void list_edits(Case *c)
+{
+    int n = 0;
+    for (int i = 0; i < c->command->n_requests; i++) n += c->step[i].edits.n;
+    c->edit = room(c, n, sizeof *c->edit);
+    for (int swept = 0; swept < 2; swept++)
+        for (int i = 0; i < c->command->n_requests; i++)
+            for (int j = 0; j < c->step[i].edits.n && (i == c->command->swept) == swept; j++) {
+                c->edit[c->n_edits++] = &c->step[i].edits.at[j];
+                c->n_held += !swept;
+            }
+}
+
 /* One prompt, read and resolved but not run: all that can be wrong with what was typed. */
 static Case *open_case(Study *study, int row)
 {
@@ -7011,6 +7017,7 @@ static Case *open_case(Study *study, int row)
     c->samples = uses(command, MI_NOISE, 0) ? command->samples : 1;
     c->step = room(c, command->n_requests, sizeof *c->step);
     for (int i = 0; i < command->n_requests; i++) read_step(c, i);
+    list_edits(c);
     choose_metric(c);
     read_asked(c);
     return c;
@@ -7045,20 +7052,23 @@ enum {                                  /* sets of MiFrom */
     FROM_ANYWHERE = ~0
 };
 
-/* The sites of the edits whose values come from there. */
+static uint64_t site_of(const MiEdit *edit, int from)
+{
+    return from & 1 << edit->from ? (uint64_t)1 << edit->site : 0;
+}
+
+/* The sites of edits whose values come from there: of a list, or of all steps of a case. */
 static uint64_t sites_of(const MiEdits *edits, int from)
 {
     uint64_t keep = MI_KEEP_NONE;
-    for (int i = 0; i < edits->n; i++)
-        if (from & 1 << edits->at[i].from) keep |= (uint64_t)1 << edits->at[i].site;
+    for (int i = 0; i < edits->n; i++) keep |= site_of(&edits->at[i], from);
     return keep;
 }
 
-/* The same for all steps. */
 static uint64_t sites_of_steps(const Case *c, int from)
 {
     uint64_t keep = MI_KEEP_NONE;
-    for (int i = 0; i < c->command->n_requests; i++) keep |= sites_of(&c->step[i].edits, from);
+    for (int i = 0; i < c->n_edits; i++) keep |= site_of(c->edit[i], from);
     return keep;
 }
 
@@ -7122,7 +7132,7 @@ static double push(const Case *c, const MiEdit *edit)
 /* One edit's direction: a row, or with --align front one for each of the first positions. */
 static void bind_direction(Case *c, Step *step, MiEdit *edit, MiRun *const runs[2], int rows)
 {
-    int    swept = step == &c->step[max_int(c->command->swept, 0)] && c->command->swept >= 0;
+    int    swept = step - c->step == c->command->swept;
     float *v = room(c, (size_t)rows * edit->count, sizeof *v);
     for (int row = 0; row < rows; row++)
         direction_row(c, step, edit, runs, row, v + (size_t)row * edit->count);
@@ -7184,49 +7194,35 @@ static void bind_file(Case *c, Step *step)
 }
 
 /* =mean over --data: what the study summed up, over its rows or over rows and positions. */
-static void bind_means(Case *c)
+static void bind_mean(Case *c, int which)
 {
     const Study *study = c->study;
-    int which = 0;
-    for (int i = 0; i < c->command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n; j++, which++) {
-            MiEdit *edit = &c->step[i].edits.at[j];
-            if (edit->from != MI_FROM_MEAN || !study->sum) continue;
-            int    n = study->aligned ? study->longest * edit->count : edit->count;
-            float *mean = room(c, n, sizeof *mean);
-            for (int k = 0; k < n; k++)
-                mean[k] = (float)(study->sum[which][k] / study->count[which]);
-            edit->value = mean + (study->aligned ? (size_t)edit->pos * edit->count : 0);
-            edit->value_stride = study->aligned ? edit->count : 0;
-            edit->pos_end = min_int(edit->pos_end, c->prompt.n);
-            edit->from = MI_FROM_CALLER;
-        }
+    MiEdit *edit = c->edit[which];
+    int     n = study->aligned ? study->longest * edit->count : edit->count;
+    float  *mean = room(c, n, sizeof *mean);
+    for (int i = 0; i < n; i++) mean[i] = (float)(study->sum[which][i] / study->count[which]);
+    edit->value = mean + (study->aligned ? (size_t)edit->pos * edit->count : 0);
+    edit->value_stride = study->aligned ? edit->count : 0;
+    edit->pos_end = min_int(edit->pos_end, c->prompt.n);
+    edit->from = MI_FROM_CALLER;
 }
 
 /* =resample: the values of the partner's run. */
-static void bind_partner(Case *c)
+static void bind_partner(Case *c, MiEdit *edit)
 {
     Study *study = c->study;
-    for (int i = 0; i < c->command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n; j++) {
-            MiEdit *edit = &c->step[i].edits.at[j];
-            if (edit->from != MI_FROM_CALLER || edit->value ||
-                c->step[i].typed->what->value != KIND)
-                continue;
-            if (!study->aligned || study->n_rows < 2)
-                leave((mi_fail("%s: =resample needs at least two rows, all of the same number of "
-                               "tokens", study->rows.file), FAULT_OF_RUN));
-            if (!c->other) {
-                Case     *other = open_case(study, study->partner[c->row]);
-                MiOptions options = { .threads = c->command->threads };
-                c->other = mi_run(study->model, other->prompt.tokens, other->prompt.n, NULL,
-                                  &options);
-                if (!c->other) running(c, -1);
-                close_case(other);
-            }
-            edit->value = row_at(c->other, 0, edit, edit->pos);
-            edit->value_stride = width_of(study->model, edit->site, 0);
-        }
+    if (!study->aligned || study->n_rows < 2)
+        leave((mi_fail("%s: =resample needs at least two rows, all of the same number of tokens",
+                       study->rows.file), FAULT_OF_RUN));
+    if (!c->other) {
+        Case     *other = open_case(study, study->partner[c->row]);
+        MiOptions options = { .threads = c->command->threads };
+        c->other = mi_run(study->model, other->prompt.tokens, other->prompt.n, NULL, &options);
+        if (!c->other) running(c, -1);
+        close_case(other);
+    }
+    edit->value = row_at(c->other, 0, edit, edit->pos);
+    edit->value_stride = width_of(study->model, edit->site, 0);
 }
 
 /* The unedited runs, and what the edits take from them. The base keeps what a sweep edits: so it is
@@ -7237,31 +7233,31 @@ static void prepare(Case *c)
     MiModel  *model = c->study->model;
     MiOptions options = { .keep = sites_shown(c), .threads = command->threads };
     options.keep |= sites_of_steps(c, FROM_BASE);
-    if (command->swept >= 0)
-        options.keep |= sites_of(&c->step[command->swept].edits, FROM_ANYWHERE);
+    for (int i = 0; i < c->n_edits; i++) {
+        MiEdit *edit = c->edit[i];
+        if (i >= c->n_held) options.keep |= site_of(edit, FROM_ANYWHERE);
+        if (edit->from == MI_FROM_MEAN && c->study->sum) bind_mean(c, i);
+        if (edit->from == MI_FROM_CALLER && !edit->value &&
+            c->step[edit->order].typed->what->value == KIND)
+            bind_partner(c, edit);
+    }
     if (!command->n_requests) options.keep |= MI_KEEP_CACHE;
-    bind_means(c);
-    bind_partner(c);
     c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
     if (!c->base) running(c, -1);
     options.keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
     if (c->donor.n && uses(command, 0, NEEDS_SOURCE) &&
         !(c->source = mi_run(model, c->donor.tokens, c->donor.n, NULL, &options)))
         running(c, -1);
-    for (int i = 0; i < command->n_requests; i++) {
-        Step *step = &c->step[i];
+    for (Step *step = c->step; step < c->step + command->n_requests; step++) {
         if (step->typed->what->value == FILE_NAME) bind_file(c, step);
         if (needs_direction(step->typed)) bind_directions(c, step);
         running(c, mi_edits_bind(&step->edits, c->base, c->source));
-        if (i != command->swept) c->n_held += step->edits.n;
     }
-    MiEdit *held = c->held = room(c, (size_t)c->samples * c->n_held, sizeof *c->held);
-    for (int s = 0; s < c->samples; s++)
-        for (int i = 0; i < command->n_requests; i++)
-            for (int j = 0; i != command->swept && j < c->step[i].edits.n; j++) {
-                *held = c->step[i].edits.at[j];
-                held++->sample = (uint64_t)c->row << 32 | (uint32_t)s;
-            }
+    c->held = room(c, (size_t)c->samples * c->n_held, sizeof *c->held);
+    for (int i = 0; i < c->samples * c->n_held; i++) {
+        c->held[i] = *c->edit[i % c->n_held];
+        c->held[i].sample = (uint64_t)c->row << 32 | (uint32_t)(i / c->n_held);
+    }
 }
 
 /* The edited runs of n cases in one fork: a lane for each, or for each sample of its noise. */
@@ -8480,22 +8476,20 @@ static void tl_name(const MiEdit *edit, char tl[64])
 
 static void json_edits(FILE *out, const Case *c)
 {
-    int n = 0;
     json(out, ",\n 'edits':[");
-    for (int i = 0; i < c->command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            int  last = last_pos(c, edit);
-            char name[64], tl[64];
-            site_name(edit->site, edit->layer, name), tl_name(edit, tl);
-            json(out, n++ ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
-                 c->command->request[i].what->name, name);
-            json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
-            json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
-                 edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
-            if (edit->head >= 0) json(out, ",'head':%d", edit->head);
-            json(out, ",'hits':%d}", last - edit->pos + 1);
-        }
+    for (int i = 0; i < c->n_held; i++) {
+        const MiEdit *edit = c->edit[i];
+        int  last = last_pos(c, edit);
+        char name[64], tl[64];
+        site_name(edit->site, edit->layer, name), tl_name(edit, tl);
+        json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
+             c->command->request[edit->order].what->name, name);
+        json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
+        json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
+             edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
+        if (edit->head >= 0) json(out, ",'head':%d", edit->head);
+        json(out, ",'hits':%d}", last - edit->pos + 1);
+    }
     json(out, "]");
 }
 
@@ -8579,7 +8573,7 @@ static void read_plan(Case *c, Tables *out)
 {
     static const char *const cols[] = { "first position", "last position", "first column",
                                         "last column", "head" };
-    int    T = c->prompt.n, n = 0;
+    int    T = c->prompt.n;
     Table *tokens = titled(add_table(out, "tokens", SILENT, T, 1), "GPT-2 id", "position", "");
     tokens->token = must(malloc(T * sizeof *tokens->token));
     strcpy(tokens->col[0], "id");
@@ -8588,20 +8582,16 @@ static void read_plan(Case *c, Tables *out)
         tokens->token[t] = c->prompt.tokens[t];
         tokens->value[t] = mi_id_of_row(c->study->words, c->prompt.tokens[t]);
     }
-    for (int i = 0; i < c->command->n_requests; i++)
-        if (i != c->command->swept) n += c->step[i].edits.n;
-    if (n == 0) return;
-    Table *edits = titled(add_table(out, "edits", SILENT, n, 5), "", "site", "");
+    if (!c->n_held) return;
+    Table *edits = titled(add_table(out, "edits", SILENT, c->n_held, 5), "", "site", "");
     for (int k = 0; k < 5; k++) strcpy(edits->col[k], cols[k]);
-    n = 0;
-    for (int i = 0; i < c->command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++, n++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            const int values[] = { edit->pos, last_pos(c, edit), edit->first, last_column(c, edit),
-                                   edit->head };
-            site_name(edit->site, edit->layer, edits->row[n]);
-            for (int k = 0; k < 5 - (edit->head < 0); k++) edits->value[n * 5 + k] = values[k];
-        }
+    for (int i = 0; i < c->n_held; i++) {
+        const MiEdit *edit = c->edit[i];
+        const int values[] = { edit->pos, last_pos(c, edit), edit->first, last_column(c, edit),
+                               edit->head };
+        site_name(edit->site, edit->layer, edits->row[i]);
+        for (int k = 0; k < 5 - (edit->head < 0); k++) edits->value[i * 5 + k] = values[k];
+    }
 }
 
 /* How much of the prompt runs again, and in which cells. */
@@ -8609,12 +8599,10 @@ static void print_cost(const Case *c, FILE *out)
 {
     int T = c->prompt.n, t0 = T, half = 2 * c->study->model->shape.n_layer, cells = 0;
     const char *samples = c->samples > 1 ? ", for each sample" : "";
-    for (int i = 0; i < c->command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            t0 = min_int(t0, edit->pos);
-            half = min_int(half, half_of(c->study->model, edit->site, edit->layer));
-        }
+    for (int i = 0; i < c->n_held; i++) {
+        t0 = min_int(t0, c->edit[i]->pos);
+        half = min_int(half, half_of(c->study->model, c->edit[i]->site, c->edit[i]->layer));
+    }
     if (t0 < T)
         fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
                 T - t0, T, half, 2 * c->study->model->shape.n_layer, samples);
@@ -8805,38 +8793,35 @@ static void stream_texts(const Report *report, const Screen *screen)
 static void add_to_means(Study *study, Case *c)
 {
     const Command *command = study->command;
-    int from_source = command->mean_from && !strcmp(command->mean_from, "source"), n = 0, which = 0;
+    int from_source = command->mean_from && !strcmp(command->mean_from, "source");
     const Prompt *prompt = from_source ? &c->donor : &c->prompt;
     MiOptions options = { .threads = command->threads, .keep = sites_of_steps(c, FROM_MEAN) };
     if (options.keep == MI_KEEP_NONE) return;
     options.keep |= MI_KEEP_CACHE;
-    for (int i = 0; i < command->n_requests; i++) n += c->step[i].edits.n;
     if (!study->sum) {
-        study->n_sums = n;
-        study->sum = must(calloc(n + 1, sizeof *study->sum));
-        study->count = must(calloc(n + 1, sizeof *study->count));
+        study->n_sums = c->n_edits;
+        study->sum = must(calloc(c->n_edits, sizeof *study->sum));
+        study->count = must(calloc(c->n_edits, sizeof *study->count));
     }
-    if (n != study->n_sums)
+    if (c->n_edits != study->n_sums)
         resolving(c, mi_fail("its cells are not those of row 1: =mean over rows of different "
                              "length needs positions by name or from the end"));
     if (!prompt->n) resolving(c, mi_fail("--mean-from source needs a column source"));
     MiRun *run = mi_run(study->model, prompt->tokens, prompt->n, NULL, &options);
     if (!run) running(c, -1);
-    for (int i = 0; i < command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n; j++, which++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            if (edit->from != MI_FROM_MEAN) continue;
-            if (!study->sum[which])
-                study->sum[which] = must(calloc((size_t)study->longest * edit->count,
-                                                sizeof(double)));
-            for (int t = 0; t < prompt->n; t++) {
-                const float *row = row_at(run, 0, edit, t);
-                double *sum = study->sum[which] + (study->aligned ? (size_t)t * edit->count : 0);
-                if (!row) running(c, -1);
-                for (int k = 0; k < edit->count; k++) sum[k] += row[k];
-            }
-            study->count[which] += study->aligned ? 1 : prompt->n;
+    for (int i = 0; i < c->n_edits; i++) {
+        const MiEdit *edit = c->edit[i];
+        if (edit->from != MI_FROM_MEAN) continue;
+        if (!study->sum[i])
+            study->sum[i] = must(calloc((size_t)study->longest * edit->count, sizeof(double)));
+        for (int t = 0; t < prompt->n; t++) {
+            const float *row = row_at(run, 0, edit, t);
+            double *sum = study->sum[i] + (study->aligned ? (size_t)t * edit->count : 0);
+            if (!row) running(c, -1);
+            for (int k = 0; k < edit->count; k++) sum[k] += row[k];
         }
+        study->count[i] += study->aligned ? 1 : prompt->n;
+    }
     mi_free(run);
 }
 
