@@ -1249,8 +1249,8 @@ text_has "the caption of an SVG" "ABCDEF"
 text_has "the caption of an SVG" "--ablate L0H2"
 
 # What is no number is neither no effect nor the best
-json ".edited.metric" $P --answer A --scale L0.resid_pre=3e38 --metric kl; is "the KL of a run of no numbers" null
-json ".edited.metric" $P --answer A --scale L0.resid_pre=3e38 --metric rank; is "the rank in a run of no numbers" null
+json "$edited" $P --answer A --scale L0.resid_pre=3e38 --metric kl; is "the KL of a run of no numbers" null
+json "$edited" $P --answer A --scale L0.resid_pre=3e38 --metric rank; is "the rank in a run of no numbers" null
 run $P --scale 'L*.resid_pre@4-5=3e38' --each
 text_has "a sweep of no numbers" "Not a number in any cell"
 run $P --scale 'L*.resid_pre=3e38' --each
