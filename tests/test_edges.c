@@ -103,7 +103,8 @@ static void absurd_numbers_are_refused(void)
         int status = mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, "scale", addresses[i]);
         char text[64];
         snprintf(text, sizeof text, "%s=2", addresses[i]);
-        if (status < 0) status = mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, "scale", text);
+        if (status < 0)
+            status = mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, "scale", text);
         CHECK(status == -1 && edits.n == 0, "%s is taken for an address", addresses[i]);
         mi_edits_free(&edits);
     }
@@ -211,7 +212,7 @@ static void noise_in_standard_deviations(void)
     free(file.at);
 }
 
-/* A half as its bits say: sign, 5 bits of exponent, 10 of fraction; or the upper half of a float. */
+/* A half by its bits: sign, 5 bits of exponent, 10 of fraction; or the upper half of a float. */
 static float half_value(unsigned bits, int bfloat)
 {
     unsigned exponent = bits >> 10 & 31, fraction = bits & 1023;

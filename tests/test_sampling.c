@@ -1,4 +1,4 @@
-/* test_sampling.c - what --temp, --top-p and --seed draw, against the probabilities that mi.h gives.
+/* test_sampling.c - what --temp, --top-p and --seed draw: the probabilities that mi.h gives.
  *
  * Runs $MI (./mi) with tests/golden/odd7.safetensors, whose tokens 0-52 are the characters ! to U,
  * and reads the text it makes from its JSON. */
@@ -137,7 +137,7 @@ static void test_one_step(void)
         Ranks other = ranks_of(logits, i ? 3 : 0.4);
         check_draws("a temperature", &other, V, 100, i ? "--temp 3" : "--temp 0.4");
     }
-    double mass = 0;                    /* --top-p just below and just above the mass of the first k */
+    double mass = 0;            /* --top-p just below and just above the mass of the first k */
     for (int k = 1; k <= 3; k++) {
         mass += ranks.p[k - 1];
         for (int above = 0; above < 2; above++) {
@@ -147,7 +147,7 @@ static void test_one_step(void)
     }
 }
 
-/* Cold, a token is the likeliest, or as likely; hot, any may come, and another rank at each step. */
+/* Cold, a token is the likeliest or as likely; hot, any may come, at each step another rank. */
 static void test_text(void)
 {
     enum { N = 12, SEEDS = 10 };
