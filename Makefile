@@ -16,7 +16,10 @@ OPENMP  ?= $(shell printf '\043include <omp.h>\nint main(void){return 0;}\n' | \
 BUILD   ?= build
 FLAGS    = $(CFLAGS) $(ARCH) $(OPENMP) -Wall -Wextra -std=gnu11 $(if $(OPENMP),,-Wno-unknown-pragmas)
 
-TESTS    = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
+# What the others rest on comes first: then the first message is where to begin.
+FIRST    = $(BUILD)/test_kernels $(BUILD)/test_tokens
+TESTS    = $(FIRST) $(filter-out $(FIRST),$(patsubst tests/%.c,$(BUILD)/%,\
+             $(wildcard tests/test_*.c)))
 WHITEBOX = $(shell grep -l 'include "../mi.c"' tests/test_*.c)
 
 mi: mi.c mi.h
