@@ -1343,8 +1343,10 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 /* ============================================================================================= */
 
 /* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
- * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Only if no
- * held edit comes after at the same place, which would have changed what the trunk shows. */
+ * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Each number
+ * is tried, for x + amount (v - x) is not always x where v is x: -0 becomes 0, infinity not a
+ * number. Only if no held edit comes after at the same place, which would have changed what the
+ * trunk shows. */
 static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n_pos)
 {
     const Lane *held = &trunk->lanes[0];
@@ -1362,8 +1364,11 @@ static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n
             if (edit->value) v = edit->value + (t - edit->pos) * edit->value_stride;
             int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
             if (keys) x += (size_t)edit->head * trunk->key_stride;
-            for (int c = 0; c < count; c++)
-                if (memcmp(&x[c], v ? &v[c] : &edit->amount, sizeof *x)) return 0;
+            for (int c = 0; c < count; c++) {
+                float written = x[c];
+                apply_edit(trunk, edit, &written, v ? &v[c] : NULL, 1, t);
+                if (memcmp(&written, &x[c], sizeof written)) return 0;
+            }
         }
     }
     return 1;
