@@ -701,8 +701,8 @@ static float normal_at(const MiEdit *edit, int pos, int element)
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
 }
 
-/* x [n] <- edited x. v: the edit's value for this row; `first`: the column of x[0].
- * Zeroing assigns: 0 times infinity would not be 0. */
+/* x [n] <- edited x: the part of a row at position pos that the edit is about. v [n]: its value for
+ * this row, or NULL. Zeroing assigns: 0 times infinity would not be 0. */
 static void apply_edit(const MiRun *run, const MiEdit *edit, float *x, const float *v, int n,
                        int pos)
 {
@@ -786,13 +786,16 @@ static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
 /* ============================================================================================= */
 /* The forward pass                                                                              */
 /*                                                                                               */
-/* Rows from <= r < to of a run, half-layer by half-layer. Every function computes one site (or  */
-/* the two of a LayerNorm) and calls hook() on it; what it reads is finished.                     */
+/* Rows from <= r < to of a run, half-layer by half-layer: first the parts, in the order in which */
+/* they are used; attention(), mlp() and mi_forward() put them together. Each part computes one   */
+/* site or two and calls hook() on it; what it reads is finished.                                 */
 /* ============================================================================================= */
 
 enum { GROUP = 4 };     /* rows whose attention one thread computes together */
 
-/* embed = wte[token], pos_embed = wpe[position]    -> [rows,D] each */
+/* embed = wte[token], pos_embed = wpe[position]    -> [rows,D] each
+ * A token begins as a row of one table: the vector that was learned for it, wherever it stands. The
+ * other table says where it stands; without it, attention could not tell first from last. */
 static void embed(MiRun *run, int from, int to)
 {
     const MiModel *model = run->model;
@@ -807,8 +810,9 @@ static void embed(MiRun *run, int from, int to)
     hook(run, MI_pos_embed, 0, from, to);
 }
 
-/* y = a + b    rows of finished sites a, b [rows,D] -> site y [rows,D]: the residual stream only
- * ever changes by addition. b = NONE copies. */
+/* y = a + b    sites a, b [rows,D] -> site y [rows,D]
+ * The residual stream only ever changes by addition: so the model's last vector is a sum, and one
+ * can ask who wrote which part of it. b = NONE copies. */
 enum { NONE = MI_N_SITES };
 static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, int from, int to)
 {
@@ -824,8 +828,9 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
     hook(run, y, layer, from, to);
 }
 
-/* sigma = sqrt(variance(x) + epsilon)    x [D] -> scalar. A row too large to be squared has none:
- * divided by infinity it would be beta, a number like any other. */
+/* sigma = sqrt(sum_i (x_i - mean)^2 / D + epsilon)    x [D] -> scalar. The sum is divided by D, not
+ * D - 1. A row too large to be squared has none: divided by infinity it would be beta, a number like
+ * any other. */
 static float sigma_of(const MiRun *run, const float *x, float mean)
 {
     const MiShape *shape = &run->model->shape;
@@ -834,9 +839,11 @@ static float sigma_of(const MiRun *run, const float *x, float mean)
     return isinf(sigma) ? NAN : sigma;
 }
 
-/* sigma = sqrt(variance(x) + epsilon);  y = (x - mean) / sigma * gamma + beta
- * x [rows,D] -> site scale [rows,1], site y [rows,D]. Sigma is a site of its own: freezing it makes
- * LayerNorm linear. */
+/* mean = sum_i x_i / D,  sigma as above,  y_i = (x_i - mean) / sigma * gamma_i + beta_i
+ * x [rows,D] -> site scale [rows,1], y [rows,D]
+ * A half-layer sees the direction of the stream, not its length, which grows from layer to layer.
+ * Sigma is a site of its own: with a frozen sigma, LayerNorm is linear. (The final one reads the
+ * last layer's resid_post, hence x_layer.) */
 static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
                       const weight *gamma, const weight *beta, int from, int to)
 {
@@ -860,7 +867,8 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     hook(run, y, layer, from, to);
 }
 
-/* y = x W + b    site x [rows,in] -> site y [rows,out] */
+/* y = x W + b    site x [rows,in], W [in,out], b [out] -> site y [rows,out]
+ * Nearly all weights, and nearly all time, are here. Each row by itself: positions do not meet. */
 static void linear(MiRun *run, MiSite x, MiSite y, int layer, const weight *W, int stride,
                    const weight *b, int from, int to)
 {
@@ -902,14 +910,16 @@ static void score_piece(MiRun *run, int l, int head, int row, int n_rows)
         for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
 }
 
-/* Whom does each position look at? */
+/* Whom does each position look at? Its q is what it looks for, each earlier position's k what that
+ * one offers; their product is the score of the pair. */
 static void attention_scores(MiRun *run, int l, int from, int to)
 {
     each_piece(run, l, from, to, score_piece);
     hook(run, MI_scores, l, from, to);
 }
 
-/* pattern = softmax(scores)    [rows,H,keys] -> [rows,H,keys] */
+/* pattern = softmax(scores)    [rows,H,keys] -> [rows,H,keys]
+ * Each head's scores become shares of its attention, which add up to 1. */
 static void attention_pattern(MiRun *run, int l, int from, int to)
 {
     int H = run->model->shape.n_head;
@@ -935,7 +945,7 @@ static void mix_piece(MiRun *run, int l, int head, int row, int n_rows)
                      &values, head * d, run->row_pos[row] + 1, d);
 }
 
-/* What each head carries from where it looks. */
+/* What each head carries from where it looks: a mean of the values v there. */
 static void attention_z(MiRun *run, int l, int from, int to)
 {
     each_piece(run, l, from, to, mix_piece);
@@ -948,7 +958,8 @@ static int first_needed(const MiRun *run, int l, int from)
     return l + 1 == run->model->shape.n_layer ? max_int(from, run->first_read) : from;
 }
 
-/* Half-layer 2l: move information between positions. */
+/* Half-layer 2l: move information between positions. W_QKV [D,3D] holds W_Q, W_K and W_V side by
+ * side, so that D columns further the next begins. */
 static void attention(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
@@ -980,7 +991,8 @@ static void activate(MiRun *run, int l, int from, int to)
     hook(run, MI_mlp_post, l, from, to);
 }
 
-/* Half-layer 2l+1: think about each position by itself. */
+/* Half-layer 2l+1: think about each position by itself. mlp_post has F numbers, the neurons: each
+ * is active when its column of W_in matches what is there, and then adds its row of W_out. */
 static void mlp(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
@@ -1088,7 +1100,8 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
     return at(run, site, layer, row) + (size_t)head * stride;
 }
 
-/* logits = ln_f W_U^T    -> [V] at one position: only what is asked for is computed */
+/* logits = ln_f W_U^T    ln_f [D], W_U [V,D] -> [V] at one position: only what is asked for is
+ * computed, for W_U is a third of GPT-2's weights. */
 int mi_logits(const MiRun *run, int lane, int pos, float *logits)
 {
     const MiModel *model = run->model;
@@ -1111,9 +1124,10 @@ int mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n, 
     return 0;
 }
 
-/* logits of the logit lens: W_U LN_f(x) of any site of width D    -> [V] at one position
- * LayerNorm's mean and sigma are those of x, or with `final` those of the end of the same run, so
- * that the contributions of the layers between add up. */
+/* logits = LN_f(x) W_U^T    x [D], a site of that width at one position -> [V]
+ * The logit lens: what the model would say if x were the end of the residual stream. LayerNorm's
+ * mean and sigma are those of x, or with `final` those of the end of the same run: then all is
+ * linear, and the contributions of the layers between add up. */
 int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
 {
     const MiModel *model = run->model;
@@ -1172,13 +1186,14 @@ double mi_log_sum_exp(const float *logits, int n)
 /* Making runs: trunks and forks                                                                 */
 /* ============================================================================================= */
 
-/* The kernels use all cores unless told otherwise. */
-static int default_threads(int wanted)
+/* How many threads a run uses if it is told `wanted`: 0 means all cores. A compiler without OpenMP
+ * makes programs of one thread. */
+static int threads_for(int wanted)
 {
 #ifdef _OPENMP
     return wanted > 0 ? wanted : omp_get_max_threads();
 #else
-    return wanted > 0 ? 1 : 1;
+    return (void)wanted, 1;
 #endif
 }
 
@@ -1344,7 +1359,7 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
         keep = options->keep | MI_KEEP(k) | MI_KEEP(v);
     MiRun *run = new_run(model, 1, capacity, capacity, keep, n_edits);
     if (!run) return NULL;
-    run->threads = default_threads(options->threads);
+    run->threads = threads_for(options->threads);
     run->kernel = options->naive ? &naive_kernels : &fast_kernels;
     if (lane_edits(run, &run->lanes[0], run->edit_table, edits ? edits->at : NULL, n_edits) < 0 ||
         allocate_sites(run, NULL) < 0 || mi_append(run, tokens, n) < 0) {
@@ -1410,7 +1425,7 @@ static int positions_of(const MiLane *lane)
     return lane->read > 0 ? lane->read : lane->trunk->n_rows;
 }
 
-/* The cone of a lane's own edits: its first half-layer and its first row. */
+/* The cone of a lane's own edits: its first half-layer, *half, and its first position, *t0. */
 static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
 {
     int n_pos = positions_of(lane);
@@ -1524,8 +1539,10 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 /* ============================================================================================= */
 
 /* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
- * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Only if no
- * held edit comes after at the same place, which would have changed what the trunk shows. */
+ * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Each number
+ * is tried, for x + amount (v - x) is not always x where v is x: -0 becomes 0, infinity not a
+ * number. Only if no held edit comes after at the same place, which would have changed what the
+ * trunk shows. */
 static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n_pos)
 {
     const Lane *held = &trunk->lanes[0];
@@ -1543,8 +1560,11 @@ static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n
             if (edit->value) v = edit->value + (t - edit->pos) * edit->value_stride;
             int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
             if (keys) x += (size_t)edit->head * trunk->key_stride;
-            for (int c = 0; c < count; c++)
-                if (memcmp(&x[c], v ? &v[c] : &edit->amount, sizeof *x)) return 0;
+            for (int c = 0; c < count; c++) {
+                float written = x[c];
+                apply_edit(trunk, edit, &written, v ? &v[c] : NULL, 1, t);
+                if (memcmp(&written, &x[c], sizeof written)) return 0;
+            }
         }
     }
     return 1;
@@ -2527,7 +2547,7 @@ static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
     return values;
 }
 
-/* What a letter of the shapes stands for. */
+/* What a letter of the shapes in MI_MODEL_TENSORS and MI_BLOCK_TENSORS stands for. */
 static int64_t dimension(const MiShape *shape, char letter)
 {
     switch (letter) {
@@ -7955,7 +7975,7 @@ static const Readout READOUTS[] = {
       RESID, NULL, read_lens, NULL },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn, NULL },
-    { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens twice (50)", 0,
+    { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
       A_NUMBER, 2, 100000, 0, resolve_heads, read_heads,
       "--heads looks at random tokens, not at the prompts of a table" },
     { "loss", NULL, "how surprising each token of the prompt is", 0, NOTHING, 0, 0, 0, resolve_loss,

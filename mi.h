@@ -200,22 +200,25 @@ void mi_edits_free(MiEdits *edits);
 
 /* ---- Runs: the activations of one prompt (a trunk), or of many edited cones (a fork) ---- */
 
+/* Which sites of the blocks are kept for all layers, and so can be read after the run: a set of
+ * bits. Of the others there is one layer at a time. */
 #define MI_KEEP(site)  ((uint64_t)1 << (MI_##site))
-#define MI_KEEP_NONE   ((uint64_t)1 << 63)
-#define MI_KEEP_CACHE  ((uint64_t)1 << 62)     /* a run that can grow and be read, but not forked */
+#define MI_KEEP_NONE   ((uint64_t)1 << 63)     /* no site: the empty set, since 0 means all */
+#define MI_KEEP_CACHE  ((uint64_t)1 << 62)     /* k and v: a run can grow, but not be forked */
 #define MI_KEEP_ALL    (MI_KEEP_CACHE - 1)
 
 typedef struct {
-    uint64_t keep;      /* sites kept for all layers, MI_KEEP(z) | ...; 0 means MI_KEEP_ALL.
-                         * A trunk always keeps k, v, resid_pre, attn_out and resid_post, or with
-                         * MI_KEEP_CACHE only k and v; sites outside the blocks (embed, ln_f ...)
+    uint64_t keep;      /* MI_KEEP(z) | ...; 0 means MI_KEEP_ALL. A trunk always keeps k, v,
+                         * resid_pre, attn_out and resid_post too, which its forks read; with
+                         * MI_KEEP_CACHE only k and v. Sites outside the blocks (embed, ln_f ...)
                          * are always there */
     int      capacity;  /* the most positions this run can grow to; 0: as many as tokens */
     int      threads;   /* 0: as many as the machine has */
     int      naive;     /* 1: the kernels to read instead of the fast ones; the bits are equal */
 } MiOptions;
 
-/* A trunk: all layers of all positions. edits may be NULL; their list must outlive the run. */
+/* A trunk: all layers of all positions. edits may be NULL. The list of edits and their values
+ * must outlive the run (and its forks, which apply them too), the run its forks, the model both. */
 MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edits,
               const MiOptions *options);
 int    mi_append(MiRun *trunk, const int *tokens, int n);   /* grow by n tokens: decoding */
@@ -223,9 +226,10 @@ int    mi_forward(MiRun *run, int from, int to);            /* compute rows from
 void   mi_free(MiRun *run);
 
 /* A lane is one experiment: the trunk's run with further edits, recomputed from position t0 on.
- * It inherits the trunk's edits. Lanes of a fork may have different trunks and lengths. */
+ * It inherits the trunk's edits. Lanes of a fork may have different trunks and lengths. The trunk,
+ * the edits and their values must outlive the fork; the array of lanes need not. */
 typedef struct {
-    const MiRun  *trunk;
+    const MiRun  *trunk;        /* a run of mi_run(), not a fork */
     const MiEdit *edits;
     int           n_edits;
     int           t0;           /* -1: the lowest row that the edits touch */
@@ -233,7 +237,8 @@ typedef struct {
                                  * is read, and the last layer leaves the others out */
 } MiLane;
 
-/* Recompute the light cones of all lanes, from half-layer `half` up (-1: the lowest edited). */
+/* Recompute the light cones of all lanes, from half-layer `half` up (-1: the lowest edited). keep
+ * as in MiOptions: 0 means MI_KEEP_ALL, MI_KEEP_NONE is enough for logits. */
 MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep);
 
 /* Reading. A lane reads like a whole run: what its cone leaves out comes from its trunk.
