@@ -1133,12 +1133,13 @@ int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int fin
     const MiModel *model = run->model;
     const Kernels *kernel = run->kernel;
     int D = model->shape.d_model;
-    if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *x = mi_site(run, lane, site, layer, pos);
+    if (!x) return -1;
+    if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *end = mi_site(run, lane, MI_resid_post, model->shape.n_layer - 1, pos);
     const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, pos);
     float       *out = malloc(D * sizeof *out);
-    if (!x || !end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
+    if (!end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
     float mean = kernel->sum(final ? end : x, D) / D;
     float sigma = final ? *scale : sigma_of(run, x, mean);
     for (int i = 0; i < D; i++)
@@ -1307,9 +1308,14 @@ static int check_edit(const MiModel *model, const MiEdit *edit)
         return mi_fail("%s has no layer %d", info->name, edit->layer);
     if (keys && (edit->head < 0 || edit->head >= shape->n_head))
         return mi_fail("%s has no head %d", info->name, edit->head);
+    if (!keys && edit->head != -1 && edit->head != 0)
+        return mi_fail("an edit of %s cannot choose head %d: its columns say which", info->name,
+                       edit->head);
+    if ((int)edit->op < 0 || edit->op > MI_NOISE)
+        return mi_fail("there is no operation %d", (int)edit->op);
     if (edit->first < 0 || edit->count < 1 || edit->count > width - edit->first)
-        return mi_fail("%s has no columns %d to %d", info->name, edit->first,
-                       edit->first + edit->count - 1);
+        return mi_fail("%s has no columns %d to %lld", info->name, edit->first,
+                       (long long)edit->first + edit->count - 1);
     if (edit->pos < 0 || edit->pos_end <= edit->pos)
         return mi_fail("an edit of %s touches no position", info->name);
     if (!edit->value && (edit->op == MI_MIX || edit->op == MI_ADD || edit->op == MI_PROJECT))
@@ -1507,14 +1513,19 @@ static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep,
     if (!t0) return mi_fail("out of memory"), NULL;
     if (plan_fork(lanes, n_lanes, &half, t0) < 0) return free(t0), NULL;
 
-    int rows = 0, keys = 0, n_edits = 0;
+    int     keys = 0;
+    int64_t rows = 0, n_edits = 0;
     for (int i = 0; i < n_lanes; i++) {
         rows += positions_of(&lanes[i]) - t0[i];
         keys = max_int(keys, positions_of(&lanes[i]));
         n_edits += lanes[i].trunk->lanes[0].n_edits + lanes[i].n_edits;
     }
     const MiRun *first = lanes[0].trunk;
-    MiRun *fork = new_run(first->model, n_lanes, rows, keys, keep ? keep : MI_KEEP_ALL, n_edits);
+    if (rows > INT_MAX / first->model->shape.n_head || n_edits > INT_MAX - 1)
+        return free(t0), mi_fail("a fork of %lld rows and %lld edits is too large",
+                                 (long long)rows, (long long)n_edits), NULL;
+    MiRun *fork = new_run(first->model, n_lanes, (int)rows, keys, keep ? keep : MI_KEEP_ALL,
+                          (int)n_edits);
     if (!fork) return free(t0), NULL;
     fork->threads = first->threads;
     fork->kernel = first->kernel;
@@ -1522,9 +1533,11 @@ static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep,
     lay_out_rows(fork, lanes, t0);
     free(t0);
     const MiEdit **table = fork->edit_table;
-    for (int i = 0; i < n_lanes; i++)
-        table += lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
-    if (allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0) return fork;
+    int n = 0;
+    for (int i = 0; i < n_lanes && n >= 0; i++, table += n)
+        n = lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
+    if (n >= 0 && allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0)
+        return fork;
     mi_free(fork);
     return NULL;
 }
@@ -1589,13 +1602,24 @@ static int plan_sweep(const MiSweep *sweep, Job *jobs)
         MiLane  lane = { sweep->trunk, sweep->edits + first, sweep->first[cell + 1] - first, -1,
                          sweep->read };
         int     n_pos = positions_of(&lane), touched = 0;
-        for (int i = 0; i < lane.n_edits; i++) touched |= lane.edits[i].pos < n_pos;
+        for (int i = 0; i < lane.n_edits; i++) {
+            if (check_edit(sweep->trunk->model, &lane.edits[i]) < 0) return -1;
+            touched |= lane.edits[i].pos < n_pos;
+        }
         if (!touched || changes_nothing(sweep->trunk, lane.edits, lane.n_edits, n_pos)) continue;
         if (cone(sweep->trunk->model, &lane, &half, &t0) < 0) return -1;
         jobs[n++] = (Job){ cell, half, n_pos - t0 };
     }
     qsort(jobs, n, sizeof *jobs, by_half);
     return n;
+}
+
+/* A metric's value: an error if it is not a number because a reading in it failed. */
+static int measure(const MiSweep *sweep, const MiRun *run, int lane, double *value)
+{
+    error_text[0] = 0;
+    *value = sweep->metric(sweep->context, run, lane);
+    return isnan(*value) && error_text[0] ? -1 : 0;
 }
 
 /* Run every cell as a lane, a few hundred rows to a fork, and measure each: values [n_cells].
@@ -1606,8 +1630,8 @@ int mi_sweep(const MiSweep *sweep, double *values)
     MiLane *lanes = malloc(SWEEP_ROWS * sizeof *lanes);
     Memory  spare = {0};
     int     n = jobs && lanes ? plan_sweep(sweep, jobs) : mi_fail("out of memory");
-    int     status = n < 0 ? -1 : 0;
-    double  unchanged = status == 0 ? sweep->metric(sweep->context, sweep->trunk, 0) : 0;
+    double  unchanged = 0;
+    int     status = n < 0 ? -1 : measure(sweep, sweep->trunk, 0, &unchanged);
     for (int i = 0; i < sweep->n_cells; i++) values[i] = unchanged;
     for (int done = 0; done < n && status == 0;) {
         int n_lanes = 0, rows = 0;
@@ -1622,13 +1646,13 @@ int mi_sweep(const MiSweep *sweep, double *values)
         }
         MiRun *fork = fork_in(lanes, n_lanes, -1, MI_KEEP_NONE, &spare);
         if (!fork) status = -1;
-        for (int i = 0; i < n_lanes && fork; i++)
-            values[jobs[done + i].cell] = sweep->metric(sweep->context, fork, i);
+        for (int i = 0; i < n_lanes && status == 0; i++)
+            status = measure(sweep, fork, i, &values[jobs[done + i].cell]);
         release(&spare);                                /* it was too small, if it is still there */
         if (fork) spare = fork->memory, fork->memory = (Memory){0};
         mi_free(fork);
         done += n_lanes;
-        if (sweep->progress) sweep->progress(sweep->context, done, n);
+        if (sweep->progress && status == 0) sweep->progress(sweep->context, done, n);
     }
     release(&spare);
     free(jobs);
@@ -2809,6 +2833,8 @@ static int find_heads(MiModel *model, const Header *header, int of_config, int g
                        "beside it, or give --n-head N", D);
     if (heads < 1 || heads > D || D % heads)
         return mi_fail("n_head %d does not divide its %d dimensions", heads, D);
+    if (heads > INT_MAX / round_up(shape->n_ctx, 16))
+        return mi_fail("%d heads and a context of %d are too large", heads, shape->n_ctx);
     shape->n_head = heads;
     shape->d_head = D / heads;
     return 0;

@@ -171,7 +171,7 @@ typedef struct {
     MiOp         op;
     MiSite       site;
     int          layer;         /* 0 for ENTRY and FINAL sites */
-    int          head;          /* scores and pattern: the head; -1 elsewhere */
+    int          head;          /* scores and pattern: the head; elsewhere -1 or 0: see `first` */
     int          first, count;  /* columns of the row; for scores and pattern: keys */
     int          pos, pos_end;  /* rows pos <= t < pos_end (scores and pattern: queries) */
     float        amount;
@@ -271,7 +271,8 @@ typedef struct {
     int           n_cells;
     int           read;         /* as in MiLane: how many positions; the last is read. 0: all.
                                  * A cell whose edits all come after it changes nothing */
-    double      (*metric)(void *context, const MiRun *run, int lane);
+    double      (*metric)(void *context, const MiRun *run, int lane);   /* NAN after a call that
+                                 * failed ends the sweep with that call's mi_error() */
     void        (*progress)(void *context, int done, int n);    /* or NULL */
     void         *context;
 } MiSweep;
