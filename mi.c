@@ -338,6 +338,7 @@ struct MiModel {
     const weight *ln_f_gamma, *ln_f_beta;               /* [D] */
     const weight *W_U;                                  /* [V,D]: wte, or the file's own */
     int          *vocab_ids;                            /* [V] GPT-2 ids of the rows, or NULL */
+    int           has_text;                             /* its tokens are GPT-2's */
     char         *file;                                 /* its name, for messages */
     void         *map;                                  /* the mapped file */
     size_t        map_size;
@@ -2392,7 +2393,7 @@ typedef struct {
     Tensor     *tensors;
     int         n_tensors;
     int         has_metadata;
-    const char *n_head;                                 /* of __metadata__, or NULL */
+    const char *n_head, *vocab;                         /* of __metadata__, or NULL */
 } Header;
 
 static int element_size(const char *dtype)
@@ -2480,7 +2481,7 @@ static int check_tensors(Tensor *tensors, int n)
     return 0;
 }
 
-/* {"n_head":"4", ...}: strings by name */
+/* {"n_head":"4", "vocab":"gpt2", ...}: strings by name */
 static int read_metadata(Json *json, Header *header)
 {
     if (header->has_metadata++) return json_fail(json, "__metadata__ appears twice");
@@ -2492,9 +2493,11 @@ static int read_metadata(Json *json, Header *header)
         if (!json_take(json, ':')) return json_fail(json, "malformed __metadata__");
         const char *value = json_string(json);
         if (!value) return -1;
-        if (strcmp(key, "n_head")) continue;
-        if (header->n_head) return json_fail(json, "n_head appears twice");
-        header->n_head = value;
+        const char **known = !strcmp(key, "n_head") ? &header->n_head
+                           : !strcmp(key, "vocab") ? &header->vocab : NULL;
+        if (!known) continue;
+        if (*known) return json_fail(json, "a key of __metadata__ appears twice");
+        *known = value;
     } while (json_take(json, ','));
     return json_take(json, '}') ? 0 : json_fail(json, "malformed __metadata__");
 }
@@ -2840,11 +2843,16 @@ static int find_heads(MiModel *model, const Header *header, int of_config, int g
     return 0;
 }
 
-/* vocab_ids: the GPT-2 ids of the rows of a model with a smaller vocabulary. */
+/* vocab_ids: the GPT-2 ids of the rows of a model with a smaller vocabulary. Without them row i is
+ * id i, and GPT-2's token i if the metadata say so or there are as many; in some models rows that
+ * stand for nothing follow, up to a round number. The tokens of other vocabularies are not known. */
 static int take_vocab_ids(MiModel *model, const Header *header)
 {
+    enum { ALL = 50257, PADDED = 50304 };
     const Tensor *tensor = find_tensor(header, "vocab_ids");
     int V = model->shape.n_vocab;
+    model->has_text = tensor || (header->vocab ? !strcmp(header->vocab, "gpt2")
+                                               : V >= ALL && V <= PADDED);
     if (!tensor) return 0;
     if (strcmp(tensor->dtype, "I32") || tensor->n_dims != 1 || tensor->shape[0] != V)
         return mi_fail("vocab_ids should be %d numbers of type I32", V);
@@ -2991,7 +2999,9 @@ struct MiTokenizer {
     uint32_t place_of[N_IDS];           /* where in the file the token's length byte is */
     int32_t  slots[N_SLOTS];            /* hash table, bytes -> 1 + id; 0 is empty */
     int      id_of_byte[256];
-    int      n_rows;                    /* of the model that have an id */
+    int      n_rows;                    /* of the model */
+    int      has_text;                  /* they are GPT-2's tokens */
+    int      is_chosen;                 /* by vocab_ids; else row i is id i */
     int      row_of_id[N_IDS];          /* -1: the model does not have it */
     int      id_of_row[N_IDS];
 };
@@ -3236,9 +3246,11 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
 {
     if (n_vocab < 1 || (vocab_ids && (n_vocab < 257 || n_vocab > N_IDS)))
         return mi_fail("a vocabulary cannot have %d tokens", n_vocab);
-    tokenizer->n_rows = n_vocab < N_IDS ? n_vocab : N_IDS;
+    tokenizer->n_rows = n_vocab;
+    tokenizer->has_text = 1;
+    tokenizer->is_chosen = vocab_ids != NULL;
     for (int id = 0; id < N_IDS; id++) tokenizer->row_of_id[id] = -1;
-    for (int row = 0, lowest = 0; row < tokenizer->n_rows; row++) {
+    for (int row = 0, lowest = 0; row < min_int(n_vocab, N_IDS); row++) {
         int id = vocab_ids ? vocab_ids[row] : row;
         if (id < lowest || id >= N_IDS)
             return mi_fail("vocab_ids: entry %d is %d: not ascending, or no id", row, id);
@@ -3253,22 +3265,30 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
     return check_closed(tokenizer, vocab_ids, n_vocab);
 }
 
+int mi_has_text(const MiTokenizer *tokenizer)
+{
+    return tokenizer->has_text;
+}
+
 int mi_row_of_id(const MiTokenizer *tokenizer, int id)
 {
-    return id < 0 || id >= N_IDS ? -1 : tokenizer->row_of_id[id];
+    if (id < 0 || id >= (tokenizer->is_chosen ? N_IDS : tokenizer->n_rows)) return -1;
+    return tokenizer->is_chosen ? tokenizer->row_of_id[id] : id;
 }
 
 int mi_id_of_row(const MiTokenizer *tokenizer, int row)
 {
-    return row < 0 || row >= tokenizer->n_rows ? -1 : tokenizer->id_of_row[row];
+    if (row < 0 || row >= tokenizer->n_rows) return -1;
+    return tokenizer->is_chosen ? tokenizer->id_of_row[row] : row;
 }
 
-/* row -> its n bytes, which may contain 0 and are not ended by it; none if the row has no id. */
+/* row -> its n bytes, which may contain 0 and are not ended by it; none if they are not known. */
 const char *mi_token_bytes(const MiTokenizer *tokenizer, int row, int *n)
 {
     int id = mi_id_of_row(tokenizer, row);
     *n = 0;
-    return id < 0 ? "" : (const char *)bytes_of_id(tokenizer, id, n);
+    if (id < 0 || id >= N_IDS || !tokenizer->has_text) return "";
+    return (const char *)bytes_of_id(tokenizer, id, n);
 }
 
 void mi_tokenizer_close(MiTokenizer *tokenizer)
@@ -3333,6 +3353,9 @@ int64_t mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int 
 {
     const uint8_t *bytes = (const uint8_t *)text;
     Encoding e = {.row_of_id = tokenizer->row_of_id, .below = N_IDS, .rows = tokens, .cap = cap};
+    if (!tokenizer->has_text)
+        return mi_fail("this model's %d tokens are not GPT-2's, and their text is not known: give "
+                       "them by number, --tokens \"1 2 3\" and #4", tokenizer->n_rows);
     if (n > INT32_MAX) return mi_fail("a text of %zu bytes is too long", n);
     size_t at = 0, stop = find_end_of_text(tokenizer, bytes, n, 0);
     int length, status = 0;
@@ -3357,8 +3380,10 @@ MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model)
 {
     MiTokenizer *tokenizer = tokenizer_open(path);
     if (!tokenizer || !model) return tokenizer;
-    if (tokenizer_use_vocab(tokenizer, model->vocab_ids, model->shape.n_vocab) == 0)
+    if (tokenizer_use_vocab(tokenizer, model->vocab_ids, model->shape.n_vocab) == 0) {
+        tokenizer->has_text = model->has_text;
         return tokenizer;
+    }
     mi_fail_in(model->file);
     mi_tokenizer_close(tokenizer);
     return NULL;

@@ -140,6 +140,12 @@ typedef struct MiTokenizer MiTokenizer;
 MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model);   /* model's vocabulary */
 void         mi_tokenizer_close(MiTokenizer *tokenizer);
 
+/* Does it know the text of this model's tokens? It does where the model has vocab_ids, or as many
+ * tokens as GPT-2 (50257, or up to 50304 with rows that stand for nothing), or "vocab": "gpt2" in
+ * its __metadata__. Of another vocabulary it knows nothing: mi_encode() fails, tokens have no
+ * bytes, and ids are rows. */
+int          mi_has_text(const MiTokenizer *tokenizer);
+
 /* Any bytes -> tokens. Returns how many there are, also when that is more than cap. */
 int64_t      mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int *tokens,
                        int64_t cap);

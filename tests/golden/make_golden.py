@@ -77,7 +77,8 @@ MODELS = {
     # buffers: the dtype of the causal masks that some published files carry
     # full: how much of the list of interventions is replayed on it
     "odd7":    dict(L=3, H=3, d=7, V=53, n_ctx=24, dtype="F32", heads="metadata", prefix=True,
-                    untied=False, buffers="F32", odd_start=True, seed=11, n=9, full=1.0),
+                    untied=False, buffers="F32", odd_start=True, seed=11, n=9, full=1.0,
+                    vocab="gpt2"),          # its 53 tokens are GPT-2's first: ! to U
     "beside5": dict(L=2, H=7, d=5, V=61, n_ctx=27, dtype="F32", heads="config", prefix=False,
                     untied=True, buffers=None, odd_start=False, seed=12, n=8, full=0.35),
     "half12":  dict(L=2, H=4, d=12, V=67, n_ctx=22, dtype="F16", heads="metadata", prefix=True,
@@ -134,6 +135,8 @@ def write_model(name, spec):
     header, blobs, offset = {}, [], 0
     if spec["heads"] == "metadata":
         header["__metadata__"] = {"format": "pt", "n_head": str(spec["H"])}
+        if "vocab" in spec:
+            header["__metadata__"]["vocab"] = spec["vocab"]
     for key, array, dtype in tensors:
         if spec["prefix"] and key != "lm_head.weight":
             key = "transformer." + key
