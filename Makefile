@@ -1,6 +1,7 @@
 # make              the program ./mi
 # make test         every test; needs only a C compiler and make
 # make check-docs   the commands of README.md and walkthrough.md print what stands there
+# make fuzz         search for inputs that break it (clang); FUZZ_SECONDS=60 each, FUZZ="weights"
 # make bench        how fast it is, as a share of what this machine can do
 # make gpt2         download the real GPT-2 (124M), 548 MB
 # make clean
@@ -47,6 +48,31 @@ $(BUILD)/bench: tests/bench.c tests/random_model.h mi.c mi.h
 bench: $(BUILD)/bench
 	@GOMP_SPINCOUNT=1000 $(BUILD)/bench	# as mi itself
 
+# Fuzzing, with clang: each harness of tests/fuzz for FUZZ_SECONDS, sanitizers on.
+FUZZ         ?= weights tokenizer text edits npy table command
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS    = -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
+                $(ARCH) -std=gnu11 -Wall -Wextra -Wno-unknown-pragmas -I.
+FUZZ_PROGRAM  = npy table command
+
+$(BUILD)/fuzz/library.o: mi.c mi.h
+	@mkdir -p $(BUILD)/fuzz
+	clang $(FUZZ_FLAGS) -DMI_NO_MAIN -c mi.c -o $@
+
+$(BUILD)/fuzz/program.o: mi.c mi.h tests/fuzz/program.c $(wildcard tests/fuzz/*.h tests/*.h)
+	@mkdir -p $(BUILD)/fuzz
+	clang $(FUZZ_FLAGS) -DFUZZ_REDIRECT -include tests/fuzz/redirect.h -c mi.c -o $(BUILD)/fuzz/mi.o
+	clang $(FUZZ_FLAGS) -c tests/fuzz/program.c -o $(BUILD)/fuzz/calls.o
+	clang -r $(BUILD)/fuzz/mi.o $(BUILD)/fuzz/calls.o -o $@
+
+$(BUILD)/fuzz/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h tests/*.h) $(BUILD)/fuzz/library.o \
+                      $(BUILD)/fuzz/program.o
+	clang $(FUZZ_FLAGS) -fsanitize=fuzzer $< \
+	    $(BUILD)/fuzz/$(if $(filter $*,$(FUZZ_PROGRAM)),program,library).o -o $@ -lm
+
+fuzz: $(FUZZ:%=$(BUILD)/fuzz/fuzz_%)
+	@sh tests/fuzz/run.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZ)
+
 check-docs: $(BUILD)/mi
 	@MI=$(BUILD)/mi sh tests/test_docs.sh
 
@@ -66,4 +92,4 @@ gpt2.safetensors:
 clean:
 	rm -rf mi build build-*
 
-.PHONY: test bench check-docs gpt2 clean
+.PHONY: test bench fuzz check-docs gpt2 clean

@@ -31,7 +31,7 @@ SWAPS = [("<=", "<"), (">=", ">"), ("==", "!="), ("!=", "=="), ("&&", "||"), ("|
          ("&", "|"), ("|", "&"), ("^", "&"), ("?", "? 0 :")]
 KINDS = ["early", "drop", "swap", "number", "negate"]
 # quick ones first; white-box tests compile mi.c themselves
-TESTS = ["edges", "kernels", "tokens", "files", "golden", "promises", "sweeps", "gpt2", "tiny",
+TESTS = ["edges", "files", "golden", "kernels", "tokens", "gpt2", "promises", "sweeps", "tiny",
          "sampling"]
 WHITEBOX = {"kernels", "tokens"}
 SCRIPTS = ["test_cli.sh", "test_sweeps.sh", "test_files.sh"]
@@ -113,8 +113,9 @@ class Lab:
         if subprocess.run([compiler, "-fopenmp", "-x", "c", "-", "-o", os.devnull], capture_output=True,
                           input=b"#include <omp.h>\nint main(void){return 0;}").returncode == 0:
             self.flags.append("-fopenmp")
-        os.makedirs(folder + "/tree", exist_ok=True)
-        for name in ("mi.h", "tests", "tokenizer.bin", "tiny.safetensors"):
+        os.makedirs(folder + "/tree/tests", exist_ok=True)  # no link: "../mi.c" is to be ours
+        for name in ["mi.h", "tokenizer.bin", "tiny.safetensors"] + \
+                ["tests/" + name for name in os.listdir("tests")]:
             link = folder + "/tree/" + name
             if not os.path.lexists(link):
                 os.symlink(os.path.abspath(name), link)
@@ -162,8 +163,7 @@ class Lab:
         """The first test that goes red, or None."""
         first = [t for t in TESTS if t in WHITEBOX and
                  (t == "tokens" if "Tokens" in section else "ernels" in section)]
-        order = first + [t for t in TESTS if t not in WHITEBOX] + \
-            [t for t in TESTS if t in WHITEBOX and t not in first]
+        order = first + [t for t in TESTS if t not in first]
         program = False
         for test in order:
             if test in WHITEBOX:
