@@ -8350,10 +8350,9 @@ static void print_heading(const Report *report, const Screen *screen)
         append_visible(file, sizeof file, study->rows.file, strlen(study->rows.file));
         fprintf(out, "  %s%d prompt%s%s of %s", color_of(screen, "bold"), report->n,
                 report->n > 1 ? "s" : "", color_of(screen, "off"), file);
+        if (c->command->rows) fprintf(out, " (rows %s of %d)", c->command->rows, study->n_rows);
         if (report->n_groups < report->n - report->n_dropped)
-            fprintf(out, ", in %d groups (column group): standard errors are those of groups",
-                    report->n_groups);
-        if (c->command->rows) fprintf(out, ", rows %s of %d", c->command->rows, study->n_rows);
+            fprintf(out, "; standard errors over its %d groups", report->n_groups);
     } else {
         fprintf(out, "  %s", color_of(screen, "bold"));
         print_prompt(c, screen, &c->prompt);
