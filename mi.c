@@ -1477,7 +1477,13 @@ static inline vec load(const weight *p) { return *(const vec_any *)p; }
 static inline void store(float *p, vec v) { *(vec_any *)p = v; }
 static inline vec all(float x) { return x - (vec){0}; }
 
-/* Start to read a line of memory into the second-level cache. Any address will do. */
+/* The address n floats behind p, where there may be nothing: p + n must not even be formed then. */
+static inline const weight *beyond(const weight *p, size_t n)
+{
+    return (const weight *)((uintptr_t)p + n * sizeof *p);
+}
+
+/* Start to read a line of memory into the second-level cache. The processor takes any address. */
 static inline void fetch(const weight *p) { __builtin_prefetch(p, 0, 2); }
 
 /* a*b + c, one instruction where there is one: the same choice as fma1. */
@@ -1568,7 +1574,7 @@ void products(Lanes *sum, const float *a, size_t stride, const weight *const *b,
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) s[r][c] = (Lanes){0};
     for (int i = 0; i < n; i += 16) {
-        for (int c = 0; c < C && ahead; c++) fetch(b[c] + i + ahead);
+        for (int c = 0; c < C && ahead; c++) fetch(beyond(b[c], i + ahead));
         #pragma GCC unroll 4                            /* or the sums do not stay in registers */
         for (int p = 0; p < PARTS; p++) {
             vec of_a[4], of_b[4];
@@ -1728,13 +1734,14 @@ void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, 
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < TILE_VECS; v++)
             sum[r][v] = slab->begins ? (vec){0} : load(y + r * y_stride + v * VEC);
-    for (int i = 0; i < slab->depth; i++, W += slab->stride, ahead += slab->ahead_stride) {
+    for (int i = 0; i < slab->depth; i++, W += slab->stride) {
         vec w[TILE_VECS];
         for (int v = 0; v < TILE_VECS; v++) {
             w[v] = load(W + v * VEC);
             if (pack) store(pack + i * PANEL + v * VEC, w[v]);
         }
-        for (int line = 0; line < lines; line++) fetch(ahead + line * LINE);
+        for (int line = 0; line < lines; line++) fetch(beyond(ahead, line * LINE));
+        ahead = beyond(ahead, slab->ahead_stride);
         for (int r = 0; r < rows; r++) {
             vec xi = all(x[r * x_stride + i]);
             for (int v = 0; v < TILE_VECS; v++) sum[r][v] = fma_vec(xi, w[v], sum[r][v]);
@@ -1780,7 +1787,7 @@ static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride
         slab.W = pack;
         slab.stride = PANEL;
         fetched += lines;
-        if (fetched < LINES) slab.ahead += lines * LINE;
+        if (fetched < LINES) slab.ahead = beyond(slab.ahead, lines * LINE);
         y += TILE_ROWS * y_stride;
         x += TILE_ROWS * x_stride;
     }
@@ -1817,7 +1824,7 @@ static void panel(float *y, const float *x, int rows, int in, int out, const wei
         int  depth = min_int(DEPTH, in - i), ends = i + depth == in;
         Slab slab = { .W = W + i * stride, .stride = stride, .depth = depth, .begins = i == 0,
                       .bias = ends ? b : NULL, .ahead_stride = stride,
-                      .ahead = ends ? W + PANEL : W + (i + depth) * stride };
+                      .ahead = ends ? beyond(W, PANEL) : W + (i + depth) * stride };
         if (columns == PANEL) slab_rows(y, out, x + i, in, rows, slab, pack);
         else edge_rows(y, out, x + i, in, rows, slab, pack, columns);
     }
@@ -1834,7 +1841,7 @@ static void one_row(float *y, const float *x, int in, const weight *W, size_t st
         for (int c = 0; c < whole; c += VEC) {
             vec sum = load(y + c);
             for (int k = 0; k < 4; k++) {
-                if (c % LINE == 0) fetch(W + (16 + k) * stride + c);
+                if (c % LINE == 0) fetch(beyond(W, (16 + k) * stride + c));
                 sum = fma_vec(all(x[i + k]), load(W + k * stride + c), sum);
             }
             store(y + c, sum);
