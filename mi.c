@@ -222,7 +222,8 @@ const MiSiteInfo *mi_site_info(int site)
 }
 
 /* The weights of one block, by the names of the papers. Matrices are [in, out] as in the file:
- * y = x W + b. W_QKV is W_Q, W_K, W_V side by side, each with its H heads side by side. */
+ * y = x W + b. W_QKV is W_Q, W_K, W_V side by side, each with its H heads side by side. Gamma and
+ * beta are the gain and the offset that end a LayerNorm. */
 typedef struct {
     const weight *ln1_gamma, *ln1_beta;                 /* [D] */
     const weight *W_QKV, *b_QKV;                        /* [D,3D] [3D] */
@@ -234,7 +235,7 @@ typedef struct {
 
 struct MiModel {
     MiShape       shape;
-    const weight *wte, *wpe;                            /* [V,D] [n_ctx,D] */
+    const weight *wte, *wpe;                            /* [V,D] of tokens, [n_ctx,D] of places */
     Block        *block;                                /* [L] */
     const weight *ln_f_gamma, *ln_f_beta;               /* [D] */
     const weight *W_U;                                  /* [V,D]: wte, or the file's own */
@@ -251,12 +252,14 @@ MiShape mi_shape(const MiModel *model)
     return model->shape;
 }
 
+/* How many arrays a site has: one for each layer, or one around the blocks. */
 static int n_layers_of(const MiModel *model, MiSite site)
 {
     return SITES[site].place == MI_BLOCK ? model->shape.n_layer : 1;
 }
 
-/* The half-layer that computes a site: 2l attention, 2l+1 MLP, 2L the final LayerNorm. */
+/* The half-layer that computes a site: 2l attention, 2l+1 MLP, 2L the final LayerNorm. The unit in
+ * which runs begin, since information only flows up. */
 static int half_of(const MiModel *model, MiSite site, int layer)
 {
     switch (SITES[site].place) {
@@ -567,11 +570,14 @@ static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 
 /* ============================================================================================= */
 /* Edits: the one place where activations are changed                                            */
+/*                                                                                               */
+/* Ablate, patch, steer, freeze, add noise, cut an edge: to the model they are one thing: some   */
+/* numbers of a site that become others before anyone reads them. mi.h lists the six operations. */
+/* An edit looks at nothing but its own row and constants that were fixed before the run. So it  */
+/* gives the same number in the whole pass, in a cone, and beside other lanes.                   */
 /* ============================================================================================= */
 
-/* A standard normal number that depends on its address alone, not on how many were drawn before:
- * so a cone that starts late sees the noise that the whole pass saw. Counter in, bits out
- * (splitmix64's mixer), then Box and Muller's sqrt(-2 ln u) cos(2 pi v). */
+/* Counter in, random bits out: splitmix64's mixer. */
 static uint64_t mix_bits(uint64_t x)
 {
     x += 0x9E3779B97F4A7C15u;
@@ -580,6 +586,9 @@ static uint64_t mix_bits(uint64_t x)
     return x ^ x >> 31;
 }
 
+/* g ~ N(0, 1) = sqrt(-2 ln u) cos(2 pi v)    Box and Muller: u in (0,1], v in [0,1) are uniform
+ * It depends on (seed, sample, site, layer, pos, element) alone, not on how many were drawn before:
+ * so a cone that starts late sees the noise that the whole pass saw. */
 static float normal_at(const MiEdit *edit, int pos, int element)
 {
     uint64_t key = mix_bits(mix_bits(mix_bits(edit->seed) ^ edit->sample) ^
@@ -884,8 +893,12 @@ int mi_forward(MiRun *run, int from, int to)
 
 /* ============================================================================================= */
 /* Reading                                                                                       */
+/*                                                                                               */
+/* After a run all kept sites lie in their buffers. A lane of a fork reads like a whole run:     */
+/* what its cone leaves out is its trunk's.                                                      */
 /* ============================================================================================= */
 
+/* A token is an index into wte: one that is not in it must not get so far. */
 static int check_tokens(const MiModel *model, const int *tokens, int n)
 {
     for (int i = 0; i < n; i++)
@@ -915,7 +928,8 @@ static int kept(const MiRun *run, MiSite site)
     return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
 }
 
-/* Which run holds a site of a lane at a position, and in which row. NULL: nobody kept it. */
+/* Which run holds a site of a lane at a position, the lane's own or its trunk, and in which row.
+ * NULL: there is no such value, or nobody kept it. */
 static const MiRun *holder(const MiRun *run, int lane, MiSite site, int layer, int pos, int *row)
 {
     if (lane < 0 || lane >= run->n_lanes || (int)site < 0 || site >= MI_N_SITES || layer < 0 ||
@@ -1019,7 +1033,8 @@ int mi_top(const float *logits, int n, int k, int *top)
     return found;
 }
 
-/* log sum_i e^logit_i: what is subtracted from a logit to get a log probability. */
+/* log sum_i e^logit_i, in double: what is subtracted from a logit to get a log probability, since
+ * p_i = e^logit_i / sum. As in softmax, the largest is taken out first. */
 double mi_log_sum_exp(const float *logits, int n)
 {
     double max = -INFINITY, sum = 0;
@@ -1032,6 +1047,10 @@ double mi_log_sum_exp(const float *logits, int n)
 
 /* ============================================================================================= */
 /* Making runs: trunks and forks                                                                 */
+/*                                                                                               */
+/* Everything is checked before the first number is computed, so that the forward pass has       */
+/* nothing to check: edits that fit their sites, tokens that exist, cones that contain their     */
+/* edits.                                                                                        */
 /* ============================================================================================= */
 
 /* How many threads a run uses if it is told `wanted`: 0 means all cores. A compiler without OpenMP
@@ -1144,6 +1163,7 @@ static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys,
 
 /* ---- Trunks ---- */
 
+/* Does an edit fit its site? Columns beyond the row would be another row's numbers. */
 static int check_edit(const MiModel *model, const MiEdit *edit)
 {
     const MiShape *shape = &model->shape;
@@ -1237,7 +1257,8 @@ int mi_append(MiRun *run, const int *tokens, int n)
 
 /* ---- Forks ---- */
 
-/* The positions of a lane: nothing that comes after the one that is read can change it. */
+/* The positions of a lane, 0 .. n-1. Nothing that comes after the one that is read can change it:
+ * so nothing after it is computed. */
 static int positions_of(const MiLane *lane)
 {
     return lane->read > 0 ? lane->read : lane->trunk->n_rows;
@@ -1318,7 +1339,8 @@ static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
     fork->n_rows = fork->capacity;
 }
 
-/* A fork, in the memory of another one that is gone (or NULL). */
+/* A fork, in the memory of another one that is gone (or NULL): plan it, give every lane its rows
+ * and its edits, then compute. All is counted first, so that nothing has to grow. */
 static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
@@ -1354,6 +1376,9 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 
 /* ============================================================================================= */
 /* Sweeps: one experiment per cell                                                               */
+/*                                                                                               */
+/* "Which head matters?" is one run per head. Each cell of the answer is a lane; lanes of        */
+/* similar cones share a fork, and so read the weights once for all of them.                     */
 /* ============================================================================================= */
 
 /* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
@@ -1398,7 +1423,8 @@ static int by_half(const void *a, const void *b)
     return x->half != y->half ? x->half - y->half : x->cell - y->cell;
 }
 
-/* The cells of a sweep in the order of their cones, without those that change nothing. */
+/* The cells of a sweep that have to be computed -> jobs, in the order in which their cones begin.
+ * Left out are those that touch no position that is read, and those that change nothing. */
 static int plan_sweep(const MiSweep *sweep, Job *jobs)
 {
     int n = 0;
@@ -1417,7 +1443,9 @@ static int plan_sweep(const MiSweep *sweep, Job *jobs)
 }
 
 /* Run every cell as a lane, a few hundred rows to a fork, and measure each: values [n_cells].
- * The rows of a fork go through each matrix product together; weights are read once for all. */
+ * The more rows in a product, the better it uses what it reads of the weights, until activations
+ * leave the cache. A fork begins at its lowest half-layer for all its lanes, so once it has some
+ * rows, a cell that begins higher up waits for the next one. */
 int mi_sweep(const MiSweep *sweep, double *values)
 {
     Job    *jobs = malloc(max_int(sweep->n_cells, 1) * sizeof *jobs);
