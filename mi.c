@@ -192,7 +192,8 @@ static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 static int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-/* Make room for one more element. Doubling keeps n appends at O(n); NULL when memory is out. */
+/* Make room for one more element of an array that has n. Doubling keeps n appends at O(n). NULL
+ * when memory is out. */
 static void *grow(void *array, int n, size_t element)
 {
     if (n & (n - 1)) return array;                      /* full only when n is a power of two */
@@ -545,7 +546,8 @@ static inline float *at(const MiRun *run, MiSite site, int layer, int row)
 }
 
 /* The finished value of a site for one of our rows: ours, or below our first half-layer the
- * trunk's. With it the forward pass needs to know nothing about forks. */
+ * trunk's. What a half-layer reads from below it reads with finished(), what it made itself with
+ * at(); so it needs to know nothing about forks. */
 static inline const float *finished(const MiRun *run, MiSite site, int layer, int row)
 {
     if (half_of(run->model, site, layer) >= run->half) return at(run, site, layer, row);
@@ -817,7 +819,8 @@ static void attention_z(MiRun *run, int l, int from, int to)
     hook(run, MI_z, l, from, to);
 }
 
-/* In the last layer, rows that nobody reads are needed only for their keys and values. */
+/* In the last layer, rows that nobody reads are needed only for their keys and values: the rows
+ * that are read look at those, and at nothing else of their neighbours. */
 static int first_needed(const MiRun *run, int l, int from)
 {
     return l + 1 == run->model->shape.n_layer ? max_int(from, run->first_read) : from;
@@ -929,7 +932,7 @@ static int kept(const MiRun *run, MiSite site)
 }
 
 /* Which run holds a site of a lane at a position, the lane's own or its trunk, and in which row.
- * NULL: there is no such value, or nobody kept it. */
+ * NULL: there is no such value, nobody kept it, or the last layer left its row out. */
 static const MiRun *holder(const MiRun *run, int lane, MiSite site, int layer, int pos, int *row)
 {
     if (lane < 0 || lane >= run->n_lanes || (int)site < 0 || site >= MI_N_SITES || layer < 0 ||
@@ -1064,6 +1067,7 @@ static int threads_for(int wanted)
 #endif
 }
 
+/* Back to the system; not with free(), since it came from mmap (see take_memory). */
 static void release(Memory *memory)
 {
     if (memory->at) munmap(memory->at, memory->size);
@@ -1136,7 +1140,8 @@ static int allocate_sites(MiRun *run, Memory *spare)
     return 0;
 }
 
-/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. */
+/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. Rows of
+ * scores are padded to 16 keys, so that kernels read whole vectors. */
 static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys, uint64_t keep,
                       int n_edits)
 {
@@ -1283,7 +1288,8 @@ static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
     return 0;
 }
 
-/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. */
+/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. A caller
+ * may ask for more than the cones (to read what did not change in the fork itself), never less. */
 static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
 {
     if (n_lanes < 1) return mi_fail("a fork needs at least one lane");
