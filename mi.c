@@ -265,7 +265,8 @@ static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 static int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-/* Make room for one more element. Doubling keeps n appends at O(n); NULL when memory is out. */
+/* Make room for one more element of an array that has n. Doubling keeps n appends at O(n). NULL
+ * when memory is out. */
 static void *grow(void *array, int n, size_t element)
 {
     if (n & (n - 1)) return array;                      /* full only when n is a power of two */
@@ -320,7 +321,8 @@ const MiSiteInfo *mi_site_info(int site)
 }
 
 /* The weights of one block, by the names of the papers. Matrices are [in, out] as in the file:
- * y = x W + b. W_QKV is W_Q, W_K, W_V side by side, each with its H heads side by side. */
+ * y = x W + b. W_QKV is W_Q, W_K, W_V side by side, each with its H heads side by side. Gamma and
+ * beta are the gain and the offset that end a LayerNorm. */
 typedef struct {
     const weight *ln1_gamma, *ln1_beta;                 /* [D] */
     const weight *W_QKV, *b_QKV;                        /* [D,3D] [3D] */
@@ -333,7 +335,7 @@ typedef struct {
 
 struct MiModel {
     MiShape       shape;
-    const weight *wte, *wpe;                            /* [V,D] [n_ctx,D] */
+    const weight *wte, *wpe;                            /* [V,D] of tokens, [n_ctx,D] of places */
     Block        *block;                                /* [L] */
     const weight *ln_f_gamma, *ln_f_beta;               /* [D] */
     const weight *W_U;                                  /* [V,D]: wte, or the file's own */
@@ -351,12 +353,14 @@ MiShape mi_shape(const MiModel *model)
     return model->shape;
 }
 
+/* How many arrays a site has: one for each layer, or one around the blocks. */
 static int n_layers_of(const MiModel *model, MiSite site)
 {
     return SITES[site].place == MI_BLOCK ? model->shape.n_layer : 1;
 }
 
-/* The half-layer that computes a site: 2l attention, 2l+1 MLP, 2L the final LayerNorm. */
+/* The half-layer that computes a site: 2l attention, 2l+1 MLP, 2L the final LayerNorm. The unit in
+ * which runs begin, since information only flows up. */
 static int half_of(const MiModel *model, MiSite site, int layer)
 {
     switch (SITES[site].place) {
@@ -654,7 +658,8 @@ static inline float *at(const MiRun *run, MiSite site, int layer, int row)
 }
 
 /* The finished value of a site for one of our rows: ours, or below our first half-layer the
- * trunk's. With it the forward pass needs to know nothing about forks. */
+ * trunk's. What a half-layer reads from below it reads with finished(), what it made itself with
+ * at(); so it needs to know nothing about forks. */
 static inline const float *finished(const MiRun *run, MiSite site, int layer, int row)
 {
     if (half_of(run->model, site, layer) >= run->half) return at(run, site, layer, row);
@@ -680,11 +685,14 @@ static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 
 /* ============================================================================================= */
 /* Edits: the one place where activations are changed                                            */
+/*                                                                                               */
+/* Ablate, patch, steer, freeze, add noise, cut an edge: to the model they are one thing: some   */
+/* numbers of a site that become others before anyone reads them. mi.h lists the six operations. */
+/* An edit looks at nothing but its own row and constants that were fixed before the run. So it  */
+/* gives the same number in the whole pass, in a cone, and beside other lanes.                   */
 /* ============================================================================================= */
 
-/* A standard normal number that depends on its address alone, not on how many were drawn before:
- * so a cone that starts late sees the noise that the whole pass saw. Counter in, bits out
- * (splitmix64's mixer), then Box and Muller's sqrt(-2 ln u) cos(2 pi v). */
+/* Counter in, random bits out: splitmix64's mixer. */
 static uint64_t mix_bits(uint64_t x)
 {
     x += 0x9E3779B97F4A7C15u;
@@ -693,6 +701,9 @@ static uint64_t mix_bits(uint64_t x)
     return x ^ x >> 31;
 }
 
+/* g ~ N(0, 1) = sqrt(-2 ln u) cos(2 pi v)    Box and Muller: u in (0,1], v in [0,1) are uniform
+ * It depends on (seed, sample, site, layer, pos, element) alone, not on how many were drawn before:
+ * so a cone that starts late sees the noise that the whole pass saw. */
 static float normal_at(const MiEdit *edit, int pos, int element)
 {
     uint64_t key = mix_bits(mix_bits(mix_bits(edit->seed) ^ edit->sample) ^
@@ -953,7 +964,8 @@ static void attention_z(MiRun *run, int l, int from, int to)
     hook(run, MI_z, l, from, to);
 }
 
-/* In the last layer, rows that nobody reads are needed only for their keys and values. */
+/* In the last layer, rows that nobody reads are needed only for their keys and values: the rows
+ * that are read look at those, and at nothing else of their neighbours. */
 static int first_needed(const MiRun *run, int l, int from)
 {
     return l + 1 == run->model->shape.n_layer ? max_int(from, run->first_read) : from;
@@ -1029,8 +1041,12 @@ int mi_forward(MiRun *run, int from, int to)
 
 /* ============================================================================================= */
 /* Reading                                                                                       */
+/*                                                                                               */
+/* After a run all kept sites lie in their buffers. A lane of a fork reads like a whole run:     */
+/* what its cone leaves out is its trunk's.                                                      */
 /* ============================================================================================= */
 
+/* A token is an index into wte: one that is not in it must not get so far. */
 static int check_tokens(const MiModel *model, const int *tokens, int n)
 {
     for (int i = 0; i < n; i++)
@@ -1060,7 +1076,8 @@ static int kept(const MiRun *run, MiSite site)
     return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
 }
 
-/* Which run holds a site of a lane at a position, and in which row. NULL: nobody kept it. */
+/* Which run holds a site of a lane at a position, the lane's own or its trunk, and in which row.
+ * NULL: there is no such value, nobody kept it, or the last layer left its row out. */
 static const MiRun *holder(const MiRun *run, int lane, MiSite site, int layer, int pos, int *row)
 {
     if (lane < 0 || lane >= run->n_lanes || (int)site < 0 || site >= MI_N_SITES || layer < 0 ||
@@ -1171,7 +1188,8 @@ int mi_top(const float *logits, int n, int k, int *top)
     return found;
 }
 
-/* log sum_i e^logit_i: what is subtracted from a logit to get a log probability. */
+/* log sum_i e^logit_i, in double: what is subtracted from a logit to get a log probability, since
+ * p_i = e^logit_i / sum. As in softmax, the largest is taken out first. */
 double mi_log_sum_exp(const float *logits, int n)
 {
     double max = -INFINITY, sum = 0;
@@ -1186,6 +1204,10 @@ double mi_log_sum_exp(const float *logits, int n)
 
 /* ============================================================================================= */
 /* Making runs: trunks and forks                                                                 */
+/*                                                                                               */
+/* Everything is checked before the first number is computed, so that the forward pass has       */
+/* nothing to check: edits that fit their sites, tokens that exist, cones that contain their     */
+/* edits.                                                                                        */
 /* ============================================================================================= */
 
 /* How many threads a run uses if it is told `wanted`: 0 means all cores. A compiler without OpenMP
@@ -1199,6 +1221,7 @@ static int threads_for(int wanted)
 #endif
 }
 
+/* Back to the system; not with free(), since it came from mmap (see take_memory). */
 static void release(Memory *memory)
 {
     if (memory->at) munmap(memory->at, memory->size);
@@ -1271,7 +1294,8 @@ static int allocate_sites(MiRun *run, Memory *spare)
     return 0;
 }
 
-/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. */
+/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. Rows of
+ * scores are padded to 16 keys, so that kernels read whole vectors. */
 static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys, uint64_t keep,
                       int n_edits)
 {
@@ -1298,6 +1322,7 @@ static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys,
 
 /* ---- Trunks ---- */
 
+/* Does an edit fit its site? Columns beyond the row would be another row's numbers. */
 static int check_edit(const MiModel *model, const MiEdit *edit)
 {
     const MiShape *shape = &model->shape;
@@ -1426,7 +1451,8 @@ int mi_append(MiRun *run, const int *tokens, int n)
 
 /* ---- Forks ---- */
 
-/* The positions of a lane: nothing that comes after the one that is read can change it. */
+/* The positions of a lane, 0 .. n-1. Nothing that comes after the one that is read can change it:
+ * so nothing after it is computed. */
 static int positions_of(const MiLane *lane)
 {
     return lane->read > 0 ? lane->read : lane->trunk->n_rows;
@@ -1451,7 +1477,8 @@ static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
     return 0;
 }
 
-/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. */
+/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. A caller
+ * may ask for more than the cones (to read what did not change in the fork itself), never less. */
 static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
 {
     if (n_lanes < 1) return mi_fail("a fork needs at least one lane");
@@ -1507,7 +1534,8 @@ static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
     fork->n_rows = fork->capacity;
 }
 
-/* A fork, in the memory of another one that is gone (or NULL). */
+/* A fork, in the memory of another one that is gone (or NULL): plan it, give every lane its rows
+ * and its edits, then compute. All is counted first, so that nothing has to grow. */
 static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
@@ -1550,6 +1578,9 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 
 /* ============================================================================================= */
 /* Sweeps: one experiment per cell                                                               */
+/*                                                                                               */
+/* "Which head matters?" is one run per head. Each cell of the answer is a lane; lanes of        */
+/* similar cones share a fork, and so read the weights once for all of them.                     */
 /* ============================================================================================= */
 
 /* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
@@ -1594,7 +1625,8 @@ static int by_half(const void *a, const void *b)
     return x->half != y->half ? x->half - y->half : x->cell - y->cell;
 }
 
-/* The cells of a sweep in the order of their cones, without those that change nothing. */
+/* The cells of a sweep that have to be computed -> jobs, in the order in which their cones begin.
+ * Left out are those that touch no position that is read, and those that change nothing. */
 static int plan_sweep(const MiSweep *sweep, Job *jobs)
 {
     int n = 0;
@@ -1624,7 +1656,9 @@ static int measure(const MiSweep *sweep, const MiRun *run, int lane, double *val
 }
 
 /* Run every cell as a lane, a few hundred rows to a fork, and measure each: values [n_cells].
- * The rows of a fork go through each matrix product together; weights are read once for all. */
+ * The more rows in a product, the better it uses what it reads of the weights, until activations
+ * leave the cache. A fork begins at its lowest half-layer for all its lanes, so once it has some
+ * rows, a cell that begins higher up waits for the next one. */
 int mi_sweep(const MiSweep *sweep, double *values)
 {
     Job    *jobs = malloc(max_int(sweep->n_cells, 1) * sizeof *jobs);
@@ -1684,7 +1718,13 @@ static inline vec load(const weight *p) { return *(const vec_any *)p; }
 static inline void store(float *p, vec v) { *(vec_any *)p = v; }
 static inline vec all(float x) { return x - (vec){0}; }
 
-/* Start to read a line of memory into the second-level cache. Any address will do. */
+/* The address n floats behind p, where there may be nothing: p + n must not even be formed then. */
+static inline const weight *beyond(const weight *p, size_t n)
+{
+    return (const weight *)((uintptr_t)p + n * sizeof *p);
+}
+
+/* Start to read a line of memory into the second-level cache. The processor takes any address. */
 static inline void fetch(const weight *p) { __builtin_prefetch(p, 0, 2); }
 
 /* a*b + c, one instruction where there is one: the same choice as fma1. */
@@ -1775,7 +1815,7 @@ void products(Lanes *sum, const float *a, size_t stride, const weight *const *b,
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) s[r][c] = (Lanes){0};
     for (int i = 0; i < n; i += 16) {
-        for (int c = 0; c < C && ahead; c++) fetch(b[c] + i + ahead);
+        for (int c = 0; c < C && ahead; c++) fetch(beyond(b[c], i + ahead));
         #pragma GCC unroll 4                            /* or the sums do not stay in registers */
         for (int p = 0; p < PARTS; p++) {
             vec of_a[4], of_b[4];
@@ -1935,13 +1975,14 @@ void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, 
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < TILE_VECS; v++)
             sum[r][v] = slab->begins ? (vec){0} : load(y + r * y_stride + v * VEC);
-    for (int i = 0; i < slab->depth; i++, W += slab->stride, ahead += slab->ahead_stride) {
+    for (int i = 0; i < slab->depth; i++, W += slab->stride) {
         vec w[TILE_VECS];
         for (int v = 0; v < TILE_VECS; v++) {
             w[v] = load(W + v * VEC);
             if (pack) store(pack + i * PANEL + v * VEC, w[v]);
         }
-        for (int line = 0; line < lines; line++) fetch(ahead + line * LINE);
+        for (int line = 0; line < lines; line++) fetch(beyond(ahead, line * LINE));
+        ahead = beyond(ahead, slab->ahead_stride);
         for (int r = 0; r < rows; r++) {
             vec xi = all(x[r * x_stride + i]);
             for (int v = 0; v < TILE_VECS; v++) sum[r][v] = fma_vec(xi, w[v], sum[r][v]);
@@ -1987,7 +2028,7 @@ static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride
         slab.W = pack;
         slab.stride = PANEL;
         fetched += lines;
-        if (fetched < LINES) slab.ahead += lines * LINE;
+        if (fetched < LINES) slab.ahead = beyond(slab.ahead, lines * LINE);
         y += TILE_ROWS * y_stride;
         x += TILE_ROWS * x_stride;
     }
@@ -2024,7 +2065,7 @@ static void panel(float *y, const float *x, int rows, int in, int out, const wei
         int  depth = min_int(DEPTH, in - i), ends = i + depth == in;
         Slab slab = { .W = W + i * stride, .stride = stride, .depth = depth, .begins = i == 0,
                       .bias = ends ? b : NULL, .ahead_stride = stride,
-                      .ahead = ends ? W + PANEL : W + (i + depth) * stride };
+                      .ahead = ends ? beyond(W, PANEL) : W + (i + depth) * stride };
         if (columns == PANEL) slab_rows(y, out, x + i, in, rows, slab, pack);
         else edge_rows(y, out, x + i, in, rows, slab, pack, columns);
     }
@@ -2041,7 +2082,7 @@ static void one_row(float *y, const float *x, int in, const weight *W, size_t st
         for (int c = 0; c < whole; c += VEC) {
             vec sum = load(y + c);
             for (int k = 0; k < 4; k++) {
-                if (c % LINE == 0) fetch(W + (16 + k) * stride + c);
+                if (c % LINE == 0) fetch(beyond(W, (16 + k) * stride + c));
                 sum = fma_vec(all(x[i + k]), load(W + k * stride + c), sum);
             }
             store(y + c, sum);
