@@ -60,6 +60,10 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "mi promises the same bits always, and tells NaN from numbers: no -Ofast, no -ffast-math"
+#endif
+
 /* a*b + c must round twice unless we write fma: compilers fuse some sums of a loop and not others,
  * and then the same sum has other bits in the tail of a loop than in its body. */
 #ifdef __clang__
