@@ -108,8 +108,8 @@
 #include <arm_neon.h>
 #endif
 
-#ifdef __FAST_MATH__
-#error "mi.c compares experiments bit for bit: -ffast-math and -Ofast would change every number"
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "mi promises the same bits always, and tells NaN from numbers: no -Ofast, no -ffast-math"
 #endif
 
 /* a*b + c must round twice unless we write fma: compilers fuse some sums of a loop and not others,
@@ -702,12 +702,13 @@ static uint64_t mix_bits(uint64_t x)
 }
 
 /* g ~ N(0, 1) = sqrt(-2 ln u) cos(2 pi v)    Box and Muller: u in (0,1], v in [0,1) are uniform
- * It depends on (seed, sample, site, layer, pos, element) alone, not on how many were drawn before:
- * so a cone that starts late sees the noise that the whole pass saw. */
+ * It depends on (seed, sample, site, layer, head of a row of keys, pos, element) alone, not on how
+ * many were drawn before: so a cone that starts late sees the noise that the whole pass saw. */
 static float normal_at(const MiEdit *edit, int pos, int element)
 {
     uint64_t key = mix_bits(mix_bits(mix_bits(edit->seed) ^ edit->sample) ^
-                            ((uint64_t)edit->site << 32 | (uint32_t)edit->layer));
+                            ((uint64_t)(edit->head + 1) << 48 | (uint64_t)edit->site << 32 |
+                             (uint32_t)edit->layer));
     uint64_t bits = mix_bits(key ^ ((uint64_t)pos << 32 | (uint32_t)element));
     double u = ((bits >> 32) + 1) / 4294967296.0, v = (uint32_t)bits / 4294967296.0;
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
@@ -2636,7 +2637,9 @@ static const weight *take_tensor(MiModel *model, const Header *header, const cha
     int       n_dims = (int)strlen(shape);
     long long rows = dimension(&model->shape, shape[0]);
     long long columns = n_dims == 2 ? dimension(&model->shape, shape[1]) : 1;
-    if (!tensor) return mi_fail("tensor %s is missing", name), NULL;
+    if (!tensor)
+        return mi_fail("tensor %s is missing%s", name, n_dims > 1 || !strstr(name, ".bias") ? ""
+                       : ": if this is a model without biases, save zeros in their place"), NULL;
     if (tensor->n_dims != n_dims || tensor->shape[0] != rows ||
         (n_dims == 2 && tensor->shape[1] != columns)) {
         char want[48];
@@ -2683,11 +2686,31 @@ static int take_fields(MiModel *model, const Header *header, void *owner, const 
     return 0;
 }
 
+/* Models that are GPT-2s, but not as Hugging Face writes them: say so. */
+static int check_layout(const Header *header)
+{
+    for (int i = 0; i < header->n_tensors && !find_tensor(header, "wte.weight"); i++) {
+        const char *name = header->tensors[i].name, *known = strstr(name, "wte.weight");
+        if (known && !known[sizeof "wte.weight" - 1])
+            return mi_fail("wte.weight is called %.80s here: save it with the names that Hugging "
+                           "Face uses", name);
+    }
+    const Tensor *W_QKV = find_tensor(header, "h.0.attn.c_attn.weight");
+    if (!W_QKV || W_QKV->n_dims != 2 || W_QKV->shape[0] / 3 != W_QKV->shape[1] ||
+        W_QKV->shape[0] % 3)
+        return 0;
+    return mi_fail("its matrices are [out,in] as in nanoGPT, not [in,out] as Hugging Face has "
+                   "them: transpose attn.c_attn, attn.c_proj, mlp.c_fc and mlp.c_proj in a copy%s",
+                   find_tensor(header, "h.0.attn.c_attn.bias") ? ""
+                   : ", and add zeros for the biases that it lacks");
+}
+
 /* L, D, F, V and n_ctx follow from the tensors that are there. */
 static int find_shape(MiModel *model, const Header *header)
 {
     enum { MOST = 1 << 24 };
     const Tensor *wte = find_tensor(header, "wte.weight"), *wpe = find_tensor(header, "wpe.weight");
+    if (check_layout(header) < 0) return -1;
     if (!wte || !wpe)
         return mi_fail("tensor %s is missing: not a GPT-2", wte ? "wpe.weight" : "wte.weight");
     if (wte->n_dims != 2 || wpe->n_dims != 2)
@@ -2886,7 +2909,7 @@ static int find_heads(MiModel *model, const Header *header, int of_config, int g
 
 /* vocab_ids: the GPT-2 ids of the rows of a model with a smaller vocabulary. Without them row i is
  * id i, and GPT-2's token i if the metadata say so or there are as many; in some models rows that
- * stand for nothing follow, up to a round number. The tokens of other vocabularies are not known. */
+ * stand for nothing follow, up to a round number. Of other vocabularies nothing is known. */
 static int take_vocab_ids(MiModel *model, const Header *header)
 {
     enum { ALL = 50257, PADDED = 50304 };
@@ -2936,9 +2959,62 @@ static int take_weights(MiModel *model, const Header *header, int n_head)
     return take_vocab_ids(model, header);
 }
 
+/* What Python makes of any file or folder that transformers can read. */
+#define CONVERT "convert it: python3 -c \"from transformers import GPT2LMHeadModel as G; "      \
+                "G.from_pretrained('FOLDER').save_pretrained('NEW', max_shard_size='99GB')\""
+
+/* What a file is that is no safetensors file, by how it begins. */
+static int not_safetensors(const char *bytes, size_t size, uint64_t header_size)
+{
+    static const struct { const char *magic, *what; } known[] = {
+        { "version https://git-lfs", "a Git LFS pointer: git lfs pull fetches the file itself" },
+        { "PK\3\4", "PyTorch's format: " CONVERT }, { "\200\2", "PyTorch's format: " CONVERT },
+        { "\211HDF", "TensorFlow's format: " CONVERT },
+        { "GGUF", "a GGUF file: get the same model as .safetensors" },
+        { "<", "a web page: the file itself has /resolve/ in its address, not /blob/" },
+        { "{", "a JSON file: the weights are .safetensors; if these are several files, " CONVERT },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        size_t n = strlen(known[i].magic);
+        if (size >= n && !memcmp(bytes, known[i].magic, n)) return mi_fail("%s", known[i].what);
+    }
+    if (header_size <= size - 8)
+        return mi_fail("not a safetensors file: a header of %llu bytes; at most 100 MB can be read",
+                       (unsigned long long)header_size);
+    return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
+                   (unsigned long long)header_size);
+}
+
+/* Is there such a file in a folder? */
+static int has_file(const char *folder, const char *name)
+{
+    char path[4096];
+    int  n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    return n < (int)sizeof path && access(path, F_OK) == 0;
+}
+
+/* path, or if that is a folder the model in it, as Hugging Face names it -> a copy, or NULL. */
+static char *weights_file(const char *path)
+{
+    static const char name[] = "model.safetensors";
+    struct stat info;
+    char       *file = malloc(strlen(path) + sizeof name + 1);
+    if (!file) return mi_fail("out of memory"), NULL;
+    int is_folder = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+    sprintf(file, is_folder ? "%s/%s" : "%s", path, name);
+    if (!is_folder || has_file(path, name)) return file;
+    free(file);
+    if (has_file(path, "model.safetensors.index.json"))
+        return mi_fail("a model in several files (model.safetensors.index.json): " CONVERT), NULL;
+    if (has_file(path, "pytorch_model.bin"))
+        return mi_fail("pytorch_model.bin is PyTorch's format: " CONVERT), NULL;
+    return mi_fail("%s, and without a model.safetensors", strerror(EISDIR)), NULL;
+}
+
 /* Map the file and find its header and its data. */
 static int map_file(MiModel *model, Header *header)
 {
+    enum { MOST_HEADER = 100000000 };                   /* as in the safetensors library */
     struct stat info = { 0 };
     int         descriptor = open_file(model->file, &info);
     if (descriptor < 0) return -1;
@@ -2954,9 +3030,8 @@ static int map_file(MiModel *model, Header *header)
     model->map_size = size;
     uint64_t header_size = 0;
     for (int i = 7; i >= 0; i--) header_size = header_size << 8 | bytes[i];
-    if (header_size > size - 8)
-        return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
-                       (unsigned long long)header_size);
+    if (header_size > size - 8 || header_size > MOST_HEADER)
+        return not_safetensors((const char *)bytes, size, header_size);
     header->text = malloc(header_size + 1);
     if (!header->text) return mi_fail("out of memory");
     memcpy(header->text, bytes + 8, header_size);
@@ -2972,13 +3047,13 @@ MiModel *mi_open_with(const char *path, const MiOpen *options)
     MiModel *model = calloc(1, sizeof *model);
     Header   header = { 0 };
     if (!model) return mi_fail("out of memory"), NULL;
-    model->file = strdup(path);
+    model->file = weights_file(path);
     int ok = model->file && map_file(model, &header) == 0 && read_header(&header) == 0 &&
              take_weights(model, &header, options ? options->n_head : 0) == 0;
     free(header.tensors);
     free(header.text);
     if (ok) return model;
-    mi_fail_in(path);
+    mi_fail_in(model->file ? model->file : path);
     mi_close(model);
     return NULL;
 }
