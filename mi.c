@@ -34,7 +34,7 @@
  * below the first block: embed + pos_embed; above the last: ln_f_scale, ln_f, and the unembedding.
  * The way down to attn_out is the first half-layer, attention; the rest is the second, the MLP.
  *
- * Letters:  L layers  H heads  D d_model  d = D/H  F = 4D  V vocabulary  T positions
+ * Letters:  L layers  H heads  D d_model  d = D/H  F (4D in GPT-2)  V vocabulary  T positions
  *           l layer   h head   t position (query)  j key   r row of a run
  *
  * Words:

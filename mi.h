@@ -25,7 +25,7 @@
  *
  * Every function that can fail returns NULL or a negative number, and mi_error() says why.
  * A token is a row of the model's embedding; the tokenizer knows its GPT-2 id and its text.
- * Letters:  L layers  H heads  D d_model  d = D/H  F = 4D d_mlp  V vocabulary  T positions
+ * Letters:  L layers  H heads  D d_model  d = D/H  F d_mlp (4D in GPT-2)  V vocabulary  T positions
  */
 #ifndef MI_H
 #define MI_H
@@ -260,8 +260,8 @@ int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens
 
 /* Where numbers end: the first value of a lane, in the order of a whole pass (site after site, and
  * in each the lowest position), that is infinite or not a number. A score of -infinity is a key cut
- * off, and is none. 1: here; 0: all are numbers. The lane is computed once more, whatever was
- * kept. */
+ * off, and is none. 1: here; 0: all sites are numbers (logits may still be too large). The lane is
+ * computed once more, whatever was kept. */
 int          mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos);
 
 /* The logit lens: what the model would say if the residual stream ended here. */

@@ -217,7 +217,10 @@ static void test_unusable(void)
     if (mkfifo(config_path, 0644) == 0) refused("a config.json that is a pipe", "config.json|pipe");
     remove(config_path);
     if (symlink("/is/not/there", config_path) == 0)
-        refused("a config.json that leads nowhere", "config.json");
+        refused("a config.json that leads nowhere", "config.json beside it|No such file");
+    remove(config_path);
+    if (mkdir(config_path, 0777) == 0)          /* no config at all, so nothing is known of it */
+        refused("a folder called config.json", "--n-head");
     remove(config_path);
     if (symlink("/dev/zero", config_path) == 0)
         refused("a config.json that is a device", "config.json|device");
