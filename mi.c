@@ -706,9 +706,9 @@ static uint64_t mix_bits(uint64_t x)
  * many were drawn before: so a cone that starts late sees the noise that the whole pass saw. */
 static float normal_at(const MiEdit *edit, int pos, int element)
 {
+    uint64_t head = SITES[edit->site].width == MI_KEYS ? edit->head + 1 : 0;
     uint64_t key = mix_bits(mix_bits(mix_bits(edit->seed) ^ edit->sample) ^
-                            ((uint64_t)(edit->head + 1) << 48 | (uint64_t)edit->site << 32 |
-                             (uint32_t)edit->layer));
+                            (head << 48 | (uint64_t)edit->site << 32 | (uint32_t)edit->layer));
     uint64_t bits = mix_bits(key ^ ((uint64_t)pos << 32 | (uint32_t)element));
     double u = ((bits >> 32) + 1) / 4294967296.0, v = (uint32_t)bits / 4294967296.0;
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
