@@ -108,6 +108,10 @@
 #include <arm_neon.h>
 #endif
 
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "mi promises the same bits always, and tells NaN from numbers: no -Ofast, no -ffast-math"
+#endif
+
 /* a*b + c must round twice unless we write fma: compilers fuse some sums of a loop and not others,
  * and then the same sum has other bits in the tail of a loop than in its body. */
 #ifdef __clang__
@@ -209,7 +213,7 @@ static const CodeRange TWO_COLUMNS[] = {
     {0x1F93C,0x1F945}, {0x1F947,0x1F9FF}, {0x1FA70,0x1FAFF}, {0x20000,0x3FFFD}
 };
 
-/* Columns that text [n] takes on a terminal, with a '?' for what append_visible() does not let by. */
+/* Columns that text [n] takes on a terminal, with a '?' where append_visible() puts one. */
 static int columns_of(const char *text, size_t n)
 {
     int columns = 0;
@@ -261,13 +265,39 @@ static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 static int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-/* Make room for one more element. Doubling keeps n appends at O(n); NULL when memory is out. */
+/* Make room for one more element of an array that has n. Doubling keeps n appends at O(n). NULL
+ * when memory is out. */
 static void *grow(void *array, int n, size_t element)
 {
     if (n & (n - 1)) return array;                      /* full only when n is a power of two */
     void *bigger = realloc(array, (n ? 2 * (size_t)n : 1) * element);
     if (!bigger) mi_fail("out of memory");
     return bigger;
+}
+
+/* Open a file to read; -1 where it is none: a pipe would block, and a device has no end. */
+static int open_file(const char *path, struct stat *info)
+{
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) return mi_fail("%s", strerror(errno));
+    if (fstat(descriptor, info) == 0 && S_ISREG(info->st_mode)) return descriptor;
+    close(descriptor);
+    if (S_ISDIR(info->st_mode)) return mi_fail("%s", strerror(EISDIR));
+    return mi_fail("is a %s, not a file", S_ISFIFO(info->st_mode) ? "pipe" : "device");
+}
+
+/* The first bytes of a file, at most `most` -> how many there are, or -1. */
+static int64_t read_file(const char *path, void *bytes, size_t most)
+{
+    struct stat info;
+    int     descriptor = open_file(path, &info);
+    size_t  n = 0;
+    ssize_t got = 1;
+    if (descriptor < 0) return -1;
+    while (n < most && (got = read(descriptor, (char *)bytes + n, most - n)) > 0) n += (size_t)got;
+    if (got < 0) mi_fail("%s", strerror(errno));
+    close(descriptor);
+    return got < 0 ? -1 : (int64_t)n;
 }
 
 /* A weight as it lies in the mapped file. The published GPT-2 has its tensors at odd addresses;
@@ -291,7 +321,8 @@ const MiSiteInfo *mi_site_info(int site)
 }
 
 /* The weights of one block, by the names of the papers. Matrices are [in, out] as in the file:
- * y = x W + b. W_QKV is W_Q, W_K, W_V side by side, each with its H heads side by side. */
+ * y = x W + b. W_QKV is W_Q, W_K, W_V side by side, each with its H heads side by side. Gamma and
+ * beta are the gain and the offset that end a LayerNorm. */
 typedef struct {
     const weight *ln1_gamma, *ln1_beta;                 /* [D] */
     const weight *W_QKV, *b_QKV;                        /* [D,3D] [3D] */
@@ -299,15 +330,17 @@ typedef struct {
     const weight *ln2_gamma, *ln2_beta;                 /* [D] */
     const weight *W_in, *b_in;                          /* [D,F] [F] */
     const weight *W_out, *b_out;                        /* [F,D] [D] */
+    float         score_scale;                          /* of q.k: 1/sqrt(d) in GPT-2 */
 } Block;
 
 struct MiModel {
     MiShape       shape;
-    const weight *wte, *wpe;                            /* [V,D] [n_ctx,D] */
+    const weight *wte, *wpe;                            /* [V,D] of tokens, [n_ctx,D] of places */
     Block        *block;                                /* [L] */
     const weight *ln_f_gamma, *ln_f_beta;               /* [D] */
     const weight *W_U;                                  /* [V,D]: wte, or the file's own */
     int          *vocab_ids;                            /* [V] GPT-2 ids of the rows, or NULL */
+    int           has_text;                             /* its tokens are GPT-2's */
     char         *file;                                 /* its name, for messages */
     void         *map;                                  /* the mapped file */
     size_t        map_size;
@@ -320,12 +353,14 @@ MiShape mi_shape(const MiModel *model)
     return model->shape;
 }
 
+/* How many arrays a site has: one for each layer, or one around the blocks. */
 static int n_layers_of(const MiModel *model, MiSite site)
 {
     return SITES[site].place == MI_BLOCK ? model->shape.n_layer : 1;
 }
 
-/* The half-layer that computes a site: 2l attention, 2l+1 MLP, 2L the final LayerNorm. */
+/* The half-layer that computes a site: 2l attention, 2l+1 MLP, 2L the final LayerNorm. The unit in
+ * which runs begin, since information only flows up. */
 static int half_of(const MiModel *model, MiSite site, int layer)
 {
     switch (SITES[site].place) {
@@ -436,20 +471,29 @@ static void naive_unembed(float *logits, const float *x, int rows, const weight 
  * machines and between scalar and vector code. The body stands with its fast twin, exp_vec. */
 static float naive_exp(float x);
 
+/* Is no key left to look at? NaN is not -infinity. */
+static int all_cut(const float *s, int n)
+{
+    for (int j = 0; j < n; j++)
+        if (s[j] != -INFINITY) return 0;
+    return 1;
+}
+
 /* pattern_j = e^(s_j - max) / sum_i e^(s_i - max)    s [n] -> s [n], in place
  * Scores become shares, positive and adding up to 1. The largest is subtracted, which changes no
  * share, so that nothing overflows. Without any key left (all -infinity) the head looks at
- * nothing: 0. */
+ * nothing: 0. A score of +infinity or NaN makes the whole row NaN. */
 static void naive_softmax(float *s, int n)
 {
     float max = -INFINITY;
     for (int j = 0; j < n; j++)
         if (s[j] > max) max = s[j];
+    int cut = max == -INFINITY && all_cut(s, n);
     for (int j = 0; j < n; j++)
-        s[j] = max == -INFINITY ? 0 : naive_exp(s[j] - max);
+        s[j] = cut ? 0 : naive_exp(s[j] - max);
     float total = naive_sum(s, n);
     for (int j = 0; j < n; j++)
-        if (max != -INFINITY) s[j] /= total;
+        if (!cut) s[j] /= total;
 }
 
 /* GELU(x) = x / (1 + e^(-2u)),  u = sqrt(2/pi) (x + 0.044715 x^3)    x [n] -> y [n]
@@ -470,6 +514,7 @@ static void naive_gelu(float *y, const float *x, int n)
 typedef struct {
     const float *below, *own, *last;
     int          t0, n, stride;
+    float        scale;                                 /* of their scores */
 } Keys;
 
 static inline const float *key_at(const Keys *keys, int j, int column)
@@ -480,18 +525,17 @@ static inline const float *key_at(const Keys *keys, int j, int column)
     return key + column;
 }
 
-/* scores_j = (q . k_j) * (1 / sqrt(d))    q [rows,d], keys [n,d] -> s [rows,n]
+/* scores_j = (q . k_j) * scale, which is 1 / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n]
  * How well does what the query looks for match what each key offers? A dot product of d numbers
  * grows with sqrt(d); without the factor, softmax would look at one key only. The rows are
  * neighbours in a prompt, so each sees one key more than the row before: row r sees n + r. */
 static void naive_scores(float *s, size_t stride, const float *q, int rows, const Keys *keys,
                          int column, int n, int d)
 {
-    float scale = 1 / sqrtf((float)d);
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < n + r; j++)
             s[r * stride + j] = naive_dot(q + (size_t)r * keys->stride, key_at(keys, j, column), d)
-                                * scale;
+                                * keys->scale;
 }
 
 /* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]
@@ -584,6 +628,8 @@ typedef struct {
 
 typedef struct { void *at; size_t size; } Memory;
 
+typedef struct { int found; MiSite site; int layer, pos; } NoNumber;
+
 struct MiRun {
     const MiModel *model;
     const Kernels *kernel;
@@ -601,6 +647,7 @@ struct MiRun {
     Memory         memory;                              /* where all buffers lie */
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
+    NoNumber      *no_number;                           /* where to note the first one, or NULL */
 };
 
 /* Where a row of a site lies in this run: width_of(site) floats. */
@@ -611,7 +658,8 @@ static inline float *at(const MiRun *run, MiSite site, int layer, int row)
 }
 
 /* The finished value of a site for one of our rows: ours, or below our first half-layer the
- * trunk's. With it the forward pass needs to know nothing about forks. */
+ * trunk's. What a half-layer reads from below it reads with finished(), what it made itself with
+ * at(); so it needs to know nothing about forks. */
 static inline const float *finished(const MiRun *run, MiSite site, int layer, int row)
 {
     if (half_of(run->model, site, layer) >= run->half) return at(run, site, layer, row);
@@ -628,6 +676,7 @@ static inline int row_of(const Lane *lane, int pos)
 static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 {
     Keys keys = { .t0 = lane->t0, .n = lane->n_pos, .stride = run->model->shape.d_model };
+    keys.scale = run->model->block[layer].score_scale;
     keys.own = at(run, site, layer, lane->first_row);
     keys.last = at(run, site, layer, lane->last_row);
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
@@ -636,11 +685,14 @@ static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 
 /* ============================================================================================= */
 /* Edits: the one place where activations are changed                                            */
+/*                                                                                               */
+/* Ablate, patch, steer, freeze, add noise, cut an edge: to the model they are one thing: some   */
+/* numbers of a site that become others before anyone reads them. mi.h lists the six operations. */
+/* An edit looks at nothing but its own row and constants that were fixed before the run. So it  */
+/* gives the same number in the whole pass, in a cone, and beside other lanes.                   */
 /* ============================================================================================= */
 
-/* A standard normal number that depends on its address alone, not on how many were drawn before:
- * so a cone that starts late sees the noise that the whole pass saw. Counter in, bits out
- * (splitmix64's mixer), then Box and Muller's sqrt(-2 ln u) cos(2 pi v). */
+/* Counter in, random bits out: splitmix64's mixer. */
 static uint64_t mix_bits(uint64_t x)
 {
     x += 0x9E3779B97F4A7C15u;
@@ -649,17 +701,21 @@ static uint64_t mix_bits(uint64_t x)
     return x ^ x >> 31;
 }
 
+/* g ~ N(0, 1) = sqrt(-2 ln u) cos(2 pi v)    Box and Muller: u in (0,1], v in [0,1) are uniform
+ * It depends on (seed, sample, site, layer, head of a row of keys, pos, element) alone, not on how
+ * many were drawn before: so a cone that starts late sees the noise that the whole pass saw. */
 static float normal_at(const MiEdit *edit, int pos, int element)
 {
+    uint64_t head = SITES[edit->site].width == MI_KEYS ? edit->head + 1 : 0;
     uint64_t key = mix_bits(mix_bits(mix_bits(edit->seed) ^ edit->sample) ^
-                            ((uint64_t)edit->site << 32 | (uint32_t)edit->layer));
+                            (head << 48 | (uint64_t)edit->site << 32 | (uint32_t)edit->layer));
     uint64_t bits = mix_bits(key ^ ((uint64_t)pos << 32 | (uint32_t)element));
     double u = ((bits >> 32) + 1) / 4294967296.0, v = (uint32_t)bits / 4294967296.0;
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
 }
 
-/* x [n] <- edited x. v: the edit's value for this row; `first`: the column of x[0].
- * Zeroing assigns: 0 times infinity would not be 0. */
+/* x [n] <- edited x: the part of a row at position pos that the edit is about. v [n]: its value for
+ * this row, or NULL. Zeroing assigns: 0 times infinity would not be 0. */
 static void apply_edit(const MiRun *run, const MiEdit *edit, float *x, const float *v, int n,
                        int pos)
 {
@@ -702,9 +758,8 @@ static void edit_row(const MiRun *run, const MiEdit *edit, int layer, int row)
     apply_edit(run, edit, x, v, n, pos);
 }
 
-/* Called after each site, when its rows are complete and before anyone reads them: apply every
- * lane's edits of that site to the rows from <= r < to. */
-static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+/* Apply every lane's edits of a site to the rows from <= r < to. */
+static void edit_rows(const MiRun *run, MiSite site, int layer, int from, int to)
 {
     if (!run->edited[site * run->model->shape.n_layer + layer]) return;
     for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++)
@@ -719,16 +774,41 @@ static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
         }
 }
 
+/* Are all values of a row numbers? Of scores and pattern those of keys up to the query; a score of
+ * -infinity is a key cut off. */
+static int all_numbers(const MiRun *run, MiSite site, int layer, int row)
+{
+    const float *x = at(run, site, layer, row);
+    int keys = SITES[site].width == MI_KEYS, heads = keys ? run->model->shape.n_head : 1;
+    int n = keys ? run->row_pos[row] + 1 : width_of(run->model, site, 0);
+    for (int h = 0; h < heads; h++, x += run->key_stride)
+        for (int i = 0; i < n; i++)
+            if (!isfinite(x[i]) && !(site == MI_scores && x[i] == -INFINITY)) return 0;
+    return 1;
+}
+
+/* Called after each site, when its rows are complete and before anyone reads them. */
+static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+{
+    edit_rows(run, site, layer, from, to);
+    for (int row = from; run->no_number && !run->no_number->found && row < to; row++)
+        if (!all_numbers(run, site, layer, row))
+            *run->no_number = (NoNumber){ 1, site, layer, run->row_pos[row] };
+}
+
 /* ============================================================================================= */
 /* The forward pass                                                                              */
 /*                                                                                               */
-/* Rows from <= r < to of a run, half-layer by half-layer. Every function computes one site (or  */
-/* the two of a LayerNorm) and calls hook() on it; what it reads is finished.                     */
+/* Rows from <= r < to of a run, half-layer by half-layer: first the parts, in the order in which */
+/* they are used; attention(), mlp() and mi_forward() put them together. Each part computes one   */
+/* site or two and calls hook() on it; what it reads is finished.                                 */
 /* ============================================================================================= */
 
 enum { GROUP = 4 };     /* rows whose attention one thread computes together */
 
-/* embed = wte[token], pos_embed = wpe[position]    -> [rows,D] each */
+/* embed = wte[token], pos_embed = wpe[position]    -> [rows,D] each
+ * A token begins as a row of one table: the vector that was learned for it, wherever it stands. The
+ * other table says where it stands; without it, attention could not tell first from last. */
 static void embed(MiRun *run, int from, int to)
 {
     const MiModel *model = run->model;
@@ -743,8 +823,9 @@ static void embed(MiRun *run, int from, int to)
     hook(run, MI_pos_embed, 0, from, to);
 }
 
-/* y = a + b    rows of finished sites a, b [rows,D] -> site y [rows,D]: the residual stream only
- * ever changes by addition. b = NONE copies. */
+/* y = a + b    sites a, b [rows,D] -> site y [rows,D]
+ * The residual stream only ever changes by addition: so the model's last vector is a sum, and one
+ * can ask who wrote which part of it. b = NONE copies. */
 enum { NONE = MI_N_SITES };
 static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, int from, int to)
 {
@@ -760,9 +841,22 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
     hook(run, y, layer, from, to);
 }
 
-/* sigma = sqrt(variance(x) + epsilon);  y = (x - mean) / sigma * gamma + beta
- * x [rows,D] -> site scale [rows,1], site y [rows,D]. Sigma is a site of its own: freezing it makes
- * LayerNorm linear. */
+/* sigma = sqrt(sum_i (x_i - mean)^2 / D + epsilon)    x [D] -> scalar. The sum is divided by D, not
+ * D - 1. A row too large to be squared has none: divided by infinity it would be beta, a number like
+ * any other. */
+static float sigma_of(const MiRun *run, const float *x, float mean)
+{
+    const MiShape *shape = &run->model->shape;
+    float squares = run->kernel->squares(x, mean, shape->d_model);
+    float sigma = sqrtf(squares / shape->d_model + shape->epsilon);
+    return isinf(sigma) ? NAN : sigma;
+}
+
+/* mean = sum_i x_i / D,  sigma as above,  y_i = (x_i - mean) / sigma * gamma_i + beta_i
+ * x [rows,D] -> site scale [rows,1], y [rows,D]
+ * A half-layer sees the direction of the stream, not its length, which grows from layer to layer.
+ * Sigma is a site of its own: with a frozen sigma, LayerNorm is linear. (The final one reads the
+ * last layer's resid_post, hence x_layer.) */
 static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
                       const weight *gamma, const weight *beta, int from, int to)
 {
@@ -773,7 +867,7 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     for (int r = from; r < to; r++) {
         const float *in = finished(run, x, x_layer, r);
         float mean = kernel->sum(in, D) / D;
-        *at(run, scale, layer, r) = sqrtf(kernel->squares(in, mean, D) / D + 1e-5f);
+        *at(run, scale, layer, r) = sigma_of(run, in, mean);
     }
     hook(run, scale, layer, from, to);
     #pragma omp parallel for num_threads(run->threads) if (to - from > 16)
@@ -786,7 +880,8 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     hook(run, y, layer, from, to);
 }
 
-/* y = x W + b    site x [rows,in] -> site y [rows,out] */
+/* y = x W + b    site x [rows,in], W [in,out], b [out] -> site y [rows,out]
+ * Nearly all weights, and nearly all time, are here. Each row by itself: positions do not meet. */
 static void linear(MiRun *run, MiSite x, MiSite y, int layer, const weight *W, int stride,
                    const weight *b, int from, int to)
 {
@@ -828,14 +923,16 @@ static void score_piece(MiRun *run, int l, int head, int row, int n_rows)
         for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
 }
 
-/* Whom does each position look at? */
+/* Whom does each position look at? Its q is what it looks for, each earlier position's k what that
+ * one offers; their product is the score of the pair. */
 static void attention_scores(MiRun *run, int l, int from, int to)
 {
     each_piece(run, l, from, to, score_piece);
     hook(run, MI_scores, l, from, to);
 }
 
-/* pattern = softmax(scores)    [rows,H,keys] -> [rows,H,keys] */
+/* pattern = softmax(scores)    [rows,H,keys] -> [rows,H,keys]
+ * Each head's scores become shares of its attention, which add up to 1. */
 static void attention_pattern(MiRun *run, int l, int from, int to)
 {
     int H = run->model->shape.n_head;
@@ -861,20 +958,22 @@ static void mix_piece(MiRun *run, int l, int head, int row, int n_rows)
                      &values, head * d, run->row_pos[row] + 1, d);
 }
 
-/* What each head carries from where it looks. */
+/* What each head carries from where it looks: a mean of the values v there. */
 static void attention_z(MiRun *run, int l, int from, int to)
 {
     each_piece(run, l, from, to, mix_piece);
     hook(run, MI_z, l, from, to);
 }
 
-/* In the last layer, rows that nobody reads are needed only for their keys and values. */
+/* In the last layer, rows that nobody reads are needed only for their keys and values: the rows
+ * that are read look at those, and at nothing else of their neighbours. */
 static int first_needed(const MiRun *run, int l, int from)
 {
     return l + 1 == run->model->shape.n_layer ? max_int(from, run->first_read) : from;
 }
 
-/* Half-layer 2l: move information between positions. */
+/* Half-layer 2l: move information between positions. W_QKV [D,3D] holds W_Q, W_K and W_V side by
+ * side, so that D columns further the next begins. */
 static void attention(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
@@ -906,7 +1005,8 @@ static void activate(MiRun *run, int l, int from, int to)
     hook(run, MI_mlp_post, l, from, to);
 }
 
-/* Half-layer 2l+1: think about each position by itself. */
+/* Half-layer 2l+1: think about each position by itself. mlp_post has F numbers, the neurons: each
+ * is active when its column of W_in matches what is there, and then adds its row of W_out. */
 static void mlp(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
@@ -942,8 +1042,12 @@ int mi_forward(MiRun *run, int from, int to)
 
 /* ============================================================================================= */
 /* Reading                                                                                       */
+/*                                                                                               */
+/* After a run all kept sites lie in their buffers. A lane of a fork reads like a whole run:     */
+/* what its cone leaves out is its trunk's.                                                      */
 /* ============================================================================================= */
 
+/* A token is an index into wte: one that is not in it must not get so far. */
 static int check_tokens(const MiModel *model, const int *tokens, int n)
 {
     for (int i = 0; i < n; i++)
@@ -973,7 +1077,8 @@ static int kept(const MiRun *run, MiSite site)
     return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
 }
 
-/* Which run holds a site of a lane at a position, and in which row. NULL: nobody kept it. */
+/* Which run holds a site of a lane at a position, the lane's own or its trunk, and in which row.
+ * NULL: there is no such value, nobody kept it, or the last layer left its row out. */
 static const MiRun *holder(const MiRun *run, int lane, MiSite site, int layer, int pos, int *row)
 {
     if (lane < 0 || lane >= run->n_lanes || (int)site < 0 || site >= MI_N_SITES || layer < 0 ||
@@ -1014,7 +1119,8 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
     return at(run, site, layer, row) + (size_t)head * stride;
 }
 
-/* logits = ln_f W_U^T    -> [V] at one position: only what is asked for is computed */
+/* logits = ln_f W_U^T    ln_f [D], W_U [V,D] -> [V] at one position: only what is asked for is
+ * computed, for W_U is a third of GPT-2's weights. */
 int mi_logits(const MiRun *run, int lane, int pos, float *logits)
 {
     const MiModel *model = run->model;
@@ -1037,27 +1143,35 @@ int mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n, 
     return 0;
 }
 
-/* logits of the logit lens: W_U LN_f(x) of any site of width D    -> [V] at one position
- * LayerNorm's mean and sigma are those of x, or with `final` those of the end of the same run, so
- * that the contributions of the layers between add up. */
+/* logits = LN_f(x) W_U^T    x [D], a site of that width at one position -> [V]
+ * The logit lens: what the model would say if x were the end of the residual stream. LayerNorm's
+ * mean and sigma are those of x, or with `final` those of the end of the same run: then all is
+ * linear, and the contributions of the layers between add up. */
 int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
 {
     const MiModel *model = run->model;
     const Kernels *kernel = run->kernel;
     int D = model->shape.d_model;
-    if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *x = mi_site(run, lane, site, layer, pos);
+    if (!x) return -1;
+    if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *end = mi_site(run, lane, MI_resid_post, model->shape.n_layer - 1, pos);
     const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, pos);
     float       *out = malloc(D * sizeof *out);
-    if (!x || !end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
+    if (!end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
     float mean = kernel->sum(final ? end : x, D) / D;
-    float sigma = final ? *scale : sqrtf(kernel->squares(x, mean, D) / D + 1e-5f);
+    float sigma = final ? *scale : sigma_of(run, x, mean);
     for (int i = 0; i < D; i++)
         out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
     kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
     free(out);
     return 0;
+}
+
+/* Numbers in their order, and NaN below them all. */
+static int is_above(float a, float b)
+{
+    return a > b || (isnan(b) && !isnan(a));
 }
 
 /* The k highest of n, best first; equal ones in order of their index. Returns how many (<= n). */
@@ -1066,8 +1180,8 @@ int mi_top(const float *logits, int n, int k, int *top)
     int found = 0;
     for (int i = 0; i < n; i++) {
         int place = found;
-        while (place > 0 && logits[i] > logits[top[place - 1]]) place--;
-        if (place == k) continue;
+        while (place > 0 && is_above(logits[i], logits[top[place - 1]])) place--;
+        if (place >= k) continue;
         found = min_int(found + 1, k);
         memmove(top + place + 1, top + place, (found - place - 1) * sizeof *top);
         top[place] = i;
@@ -1075,12 +1189,15 @@ int mi_top(const float *logits, int n, int k, int *top)
     return found;
 }
 
-/* log sum_i e^logit_i: what is subtracted from a logit to get a log probability. */
+/* log sum_i e^logit_i, in double: what is subtracted from a logit to get a log probability, since
+ * p_i = e^logit_i / sum. As in softmax, the largest is taken out first. */
 double mi_log_sum_exp(const float *logits, int n)
 {
     double max = -INFINITY, sum = 0;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        if (isnan(logits[i])) return NAN;
         if (logits[i] > max) max = logits[i];
+    }
     if (!isfinite(max)) return max;
     for (int i = 0; i < n; i++) sum += exp(logits[i] - max);
     return max + log(sum);
@@ -1088,18 +1205,24 @@ double mi_log_sum_exp(const float *logits, int n)
 
 /* ============================================================================================= */
 /* Making runs: trunks and forks                                                                 */
+/*                                                                                               */
+/* Everything is checked before the first number is computed, so that the forward pass has       */
+/* nothing to check: edits that fit their sites, tokens that exist, cones that contain their     */
+/* edits.                                                                                        */
 /* ============================================================================================= */
 
-/* The kernels use all cores unless told otherwise. */
-static int default_threads(int wanted)
+/* How many threads a run uses if it is told `wanted`: 0 means all cores. A compiler without OpenMP
+ * makes programs of one thread. */
+static int threads_for(int wanted)
 {
 #ifdef _OPENMP
     return wanted > 0 ? wanted : omp_get_max_threads();
 #else
-    return wanted > 0 ? 1 : 1;
+    return (void)wanted, 1;
 #endif
 }
 
+/* Back to the system; not with free(), since it came from mmap (see take_memory). */
 static void release(Memory *memory)
 {
     if (memory->at) munmap(memory->at, memory->size);
@@ -1172,7 +1295,8 @@ static int allocate_sites(MiRun *run, Memory *spare)
     return 0;
 }
 
-/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. */
+/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. Rows of
+ * scores are padded to 16 keys, so that kernels read whole vectors. */
 static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys, uint64_t keep,
                       int n_edits)
 {
@@ -1199,6 +1323,7 @@ static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys,
 
 /* ---- Trunks ---- */
 
+/* Does an edit fit its site? Columns beyond the row would be another row's numbers. */
 static int check_edit(const MiModel *model, const MiEdit *edit)
 {
     const MiShape *shape = &model->shape;
@@ -1210,9 +1335,14 @@ static int check_edit(const MiModel *model, const MiEdit *edit)
         return mi_fail("%s has no layer %d", info->name, edit->layer);
     if (keys && (edit->head < 0 || edit->head >= shape->n_head))
         return mi_fail("%s has no head %d", info->name, edit->head);
+    if (!keys && edit->head != -1 && edit->head != 0)
+        return mi_fail("an edit of %s cannot choose head %d: its columns say which", info->name,
+                       edit->head);
+    if ((int)edit->op < 0 || edit->op > MI_NOISE)
+        return mi_fail("there is no operation %d", (int)edit->op);
     if (edit->first < 0 || edit->count < 1 || edit->count > width - edit->first)
-        return mi_fail("%s has no columns %d to %d", info->name, edit->first,
-                       edit->first + edit->count - 1);
+        return mi_fail("%s has no columns %d to %lld", info->name, edit->first,
+                       (long long)edit->first + edit->count - 1);
     if (edit->pos < 0 || edit->pos_end <= edit->pos)
         return mi_fail("an edit of %s touches no position", info->name);
     if (!edit->value && (edit->op == MI_MIX || edit->op == MI_ADD || edit->op == MI_PROJECT))
@@ -1262,7 +1392,7 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
         keep = options->keep | MI_KEEP(k) | MI_KEEP(v);
     MiRun *run = new_run(model, 1, capacity, capacity, keep, n_edits);
     if (!run) return NULL;
-    run->threads = default_threads(options->threads);
+    run->threads = threads_for(options->threads);
     run->kernel = options->naive ? &naive_kernels : &fast_kernels;
     if (lane_edits(run, &run->lanes[0], run->edit_table, edits ? edits->at : NULL, n_edits) < 0 ||
         allocate_sites(run, NULL) < 0 || mi_append(run, tokens, n) < 0) {
@@ -1270,6 +1400,36 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
         return NULL;
     }
     return run;
+}
+
+/* The whole pass of the lane once more, keeping nothing, while hook() looks at each site. */
+int mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos)
+{
+    int n = mi_n_tokens(run, lane), status = -1;
+    if (n < 0) return -1;
+    const Lane *of = &run->lanes[lane];
+    NoNumber    first = { 0 };
+    int        *tokens = malloc((size_t)n * sizeof *tokens);
+    MiRun      *again = new_run(run->model, 1, n, n, MI_KEEP_CACHE | MI_KEEP(k) | MI_KEEP(v),
+                                of->n_edits);
+    if (tokens && again) {
+        for (int t = 0; t < n; t++) tokens[t] = mi_token(run, lane, t);
+        again->threads = run->threads;
+        again->kernel = run->kernel;
+        again->no_number = &first;
+        again->lanes[0].edits = memcpy(again->edit_table, of->edits,
+                                       (size_t)of->n_edits * sizeof *of->edits);
+        again->lanes[0].n_edits = of->n_edits;
+        memcpy(again->edited, run->edited, (size_t)MI_N_SITES * run->model->shape.n_layer);
+        if (allocate_sites(again, NULL) == 0) status = mi_append(again, tokens, n);
+    } else if (!tokens) {
+        mi_fail("out of memory");
+    }
+    mi_free(again);
+    free(tokens);
+    if (status < 0 || !first.found) return status;
+    *site = first.site, *layer = first.layer, *pos = first.pos;
+    return 1;
 }
 
 /* Only a trunk grows, and in place: a new row reads the keys and values of the rows before it,
@@ -1292,13 +1452,14 @@ int mi_append(MiRun *run, const int *tokens, int n)
 
 /* ---- Forks ---- */
 
-/* The positions of a lane: nothing that comes after the one that is read can change it. */
+/* The positions of a lane, 0 .. n-1. Nothing that comes after the one that is read can change it:
+ * so nothing after it is computed. */
 static int positions_of(const MiLane *lane)
 {
     return lane->read > 0 ? lane->read : lane->trunk->n_rows;
 }
 
-/* The cone of a lane's own edits: its first half-layer and its first row. */
+/* The cone of a lane's own edits: its first half-layer, *half, and its first position, *t0. */
 static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
 {
     int n_pos = positions_of(lane);
@@ -1317,7 +1478,8 @@ static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
     return 0;
 }
 
-/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. */
+/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. A caller
+ * may ask for more than the cones (to read what did not change in the fork itself), never less. */
 static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
 {
     if (n_lanes < 1) return mi_fail("a fork needs at least one lane");
@@ -1373,21 +1535,27 @@ static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
     fork->n_rows = fork->capacity;
 }
 
-/* A fork, in the memory of another one that is gone (or NULL). */
+/* A fork, in the memory of another one that is gone (or NULL): plan it, give every lane its rows
+ * and its edits, then compute. All is counted first, so that nothing has to grow. */
 static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
     if (!t0) return mi_fail("out of memory"), NULL;
     if (plan_fork(lanes, n_lanes, &half, t0) < 0) return free(t0), NULL;
 
-    int rows = 0, keys = 0, n_edits = 0;
+    int     keys = 0;
+    int64_t rows = 0, n_edits = 0;
     for (int i = 0; i < n_lanes; i++) {
         rows += positions_of(&lanes[i]) - t0[i];
         keys = max_int(keys, positions_of(&lanes[i]));
         n_edits += lanes[i].trunk->lanes[0].n_edits + lanes[i].n_edits;
     }
     const MiRun *first = lanes[0].trunk;
-    MiRun *fork = new_run(first->model, n_lanes, rows, keys, keep ? keep : MI_KEEP_ALL, n_edits);
+    if (rows > INT_MAX / first->model->shape.n_head || n_edits > INT_MAX - 1)
+        return free(t0), mi_fail("a fork of %lld rows and %lld edits is too large",
+                                 (long long)rows, (long long)n_edits), NULL;
+    MiRun *fork = new_run(first->model, n_lanes, (int)rows, keys, keep ? keep : MI_KEEP_ALL,
+                          (int)n_edits);
     if (!fork) return free(t0), NULL;
     fork->threads = first->threads;
     fork->kernel = first->kernel;
@@ -1395,9 +1563,11 @@ static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep,
     lay_out_rows(fork, lanes, t0);
     free(t0);
     const MiEdit **table = fork->edit_table;
-    for (int i = 0; i < n_lanes; i++)
-        table += lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
-    if (allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0) return fork;
+    int n = 0;
+    for (int i = 0; i < n_lanes && n >= 0; i++, table += n)
+        n = lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
+    if (n >= 0 && allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0)
+        return fork;
     mi_free(fork);
     return NULL;
 }
@@ -1409,11 +1579,16 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 
 /* ============================================================================================= */
 /* Sweeps: one experiment per cell                                                               */
+/*                                                                                               */
+/* "Which head matters?" is one run per head. Each cell of the answer is a lane; lanes of        */
+/* similar cones share a fork, and so read the weights once for all of them.                     */
 /* ============================================================================================= */
 
 /* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
- * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Only if no
- * held edit comes after at the same place, which would have changed what the trunk shows. */
+ * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Each number
+ * is tried, for x + amount (v - x) is not always x where v is x: -0 becomes 0, infinity not a
+ * number. Only if no held edit comes after at the same place, which would have changed what the
+ * trunk shows. */
 static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n_pos)
 {
     const Lane *held = &trunk->lanes[0];
@@ -1431,8 +1606,11 @@ static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n
             if (edit->value) v = edit->value + (t - edit->pos) * edit->value_stride;
             int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
             if (keys) x += (size_t)edit->head * trunk->key_stride;
-            for (int c = 0; c < count; c++)
-                if (memcmp(&x[c], v ? &v[c] : &edit->amount, sizeof *x)) return 0;
+            for (int c = 0; c < count; c++) {
+                float written = x[c];
+                apply_edit(trunk, edit, &written, v ? &v[c] : NULL, 1, t);
+                if (memcmp(&written, &x[c], sizeof written)) return 0;
+            }
         }
     }
     return 1;
@@ -1448,7 +1626,8 @@ static int by_half(const void *a, const void *b)
     return x->half != y->half ? x->half - y->half : x->cell - y->cell;
 }
 
-/* The cells of a sweep in the order of their cones, without those that change nothing. */
+/* The cells of a sweep that have to be computed -> jobs, in the order in which their cones begin.
+ * Left out are those that touch no position that is read, and those that change nothing. */
 static int plan_sweep(const MiSweep *sweep, Job *jobs)
 {
     int n = 0;
@@ -1457,7 +1636,10 @@ static int plan_sweep(const MiSweep *sweep, Job *jobs)
         MiLane  lane = { sweep->trunk, sweep->edits + first, sweep->first[cell + 1] - first, -1,
                          sweep->read };
         int     n_pos = positions_of(&lane), touched = 0;
-        for (int i = 0; i < lane.n_edits; i++) touched |= lane.edits[i].pos < n_pos;
+        for (int i = 0; i < lane.n_edits; i++) {
+            if (check_edit(sweep->trunk->model, &lane.edits[i]) < 0) return -1;
+            touched |= lane.edits[i].pos < n_pos;
+        }
         if (!touched || changes_nothing(sweep->trunk, lane.edits, lane.n_edits, n_pos)) continue;
         if (cone(sweep->trunk->model, &lane, &half, &t0) < 0) return -1;
         jobs[n++] = (Job){ cell, half, n_pos - t0 };
@@ -1466,16 +1648,26 @@ static int plan_sweep(const MiSweep *sweep, Job *jobs)
     return n;
 }
 
+/* A metric's value: an error if it is not a number because a reading in it failed. */
+static int measure(const MiSweep *sweep, const MiRun *run, int lane, double *value)
+{
+    error_text[0] = 0;
+    *value = sweep->metric(sweep->context, run, lane);
+    return isnan(*value) && error_text[0] ? -1 : 0;
+}
+
 /* Run every cell as a lane, a few hundred rows to a fork, and measure each: values [n_cells].
- * The rows of a fork go through each matrix product together; weights are read once for all. */
+ * The more rows in a product, the better it uses what it reads of the weights, until activations
+ * leave the cache. A fork begins at its lowest half-layer for all its lanes, so once it has some
+ * rows, a cell that begins higher up waits for the next one. */
 int mi_sweep(const MiSweep *sweep, double *values)
 {
     Job    *jobs = malloc(max_int(sweep->n_cells, 1) * sizeof *jobs);
     MiLane *lanes = malloc(SWEEP_ROWS * sizeof *lanes);
     Memory  spare = {0};
     int     n = jobs && lanes ? plan_sweep(sweep, jobs) : mi_fail("out of memory");
-    int     status = n < 0 ? -1 : 0;
-    double  unchanged = status == 0 ? sweep->metric(sweep->context, sweep->trunk, 0) : 0;
+    double  unchanged = 0;
+    int     status = n < 0 ? -1 : measure(sweep, sweep->trunk, 0, &unchanged);
     for (int i = 0; i < sweep->n_cells; i++) values[i] = unchanged;
     for (int done = 0; done < n && status == 0;) {
         int n_lanes = 0, rows = 0;
@@ -1490,13 +1682,13 @@ int mi_sweep(const MiSweep *sweep, double *values)
         }
         MiRun *fork = fork_in(lanes, n_lanes, -1, MI_KEEP_NONE, &spare);
         if (!fork) status = -1;
-        for (int i = 0; i < n_lanes && fork; i++)
-            values[jobs[done + i].cell] = sweep->metric(sweep->context, fork, i);
+        for (int i = 0; i < n_lanes && status == 0; i++)
+            status = measure(sweep, fork, i, &values[jobs[done + i].cell]);
         release(&spare);                                /* it was too small, if it is still there */
         if (fork) spare = fork->memory, fork->memory = (Memory){0};
         mi_free(fork);
         done += n_lanes;
-        if (sweep->progress) sweep->progress(sweep->context, done, n);
+        if (sweep->progress && status == 0) sweep->progress(sweep->context, done, n);
     }
     release(&spare);
     free(jobs);
@@ -1527,7 +1719,13 @@ static inline vec load(const weight *p) { return *(const vec_any *)p; }
 static inline void store(float *p, vec v) { *(vec_any *)p = v; }
 static inline vec all(float x) { return x - (vec){0}; }
 
-/* Start to read a line of memory into the second-level cache. Any address will do. */
+/* The address n floats behind p, where there may be nothing: p + n must not even be formed then. */
+static inline const weight *beyond(const weight *p, size_t n)
+{
+    return (const weight *)((uintptr_t)p + n * sizeof *p);
+}
+
+/* Start to read a line of memory into the second-level cache. The processor takes any address. */
 static inline void fetch(const weight *p) { __builtin_prefetch(p, 0, 2); }
 
 /* a*b + c, one instruction where there is one: the same choice as fma1. */
@@ -1618,7 +1816,7 @@ void products(Lanes *sum, const float *a, size_t stride, const weight *const *b,
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) s[r][c] = (Lanes){0};
     for (int i = 0; i < n; i += 16) {
-        for (int c = 0; c < C && ahead; c++) fetch(b[c] + i + ahead);
+        for (int c = 0; c < C && ahead; c++) fetch(beyond(b[c], i + ahead));
         #pragma GCC unroll 4                            /* or the sums do not stay in registers */
         for (int p = 0; p < PARTS; p++) {
             vec of_a[4], of_b[4];
@@ -1778,13 +1976,14 @@ void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, 
     for (int r = 0; r < rows; r++)
         for (int v = 0; v < TILE_VECS; v++)
             sum[r][v] = slab->begins ? (vec){0} : load(y + r * y_stride + v * VEC);
-    for (int i = 0; i < slab->depth; i++, W += slab->stride, ahead += slab->ahead_stride) {
+    for (int i = 0; i < slab->depth; i++, W += slab->stride) {
         vec w[TILE_VECS];
         for (int v = 0; v < TILE_VECS; v++) {
             w[v] = load(W + v * VEC);
             if (pack) store(pack + i * PANEL + v * VEC, w[v]);
         }
-        for (int line = 0; line < lines; line++) fetch(ahead + line * LINE);
+        for (int line = 0; line < lines; line++) fetch(beyond(ahead, line * LINE));
+        ahead = beyond(ahead, slab->ahead_stride);
         for (int r = 0; r < rows; r++) {
             vec xi = all(x[r * x_stride + i]);
             for (int v = 0; v < TILE_VECS; v++) sum[r][v] = fma_vec(xi, w[v], sum[r][v]);
@@ -1830,7 +2029,7 @@ static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride
         slab.W = pack;
         slab.stride = PANEL;
         fetched += lines;
-        if (fetched < LINES) slab.ahead += lines * LINE;
+        if (fetched < LINES) slab.ahead = beyond(slab.ahead, lines * LINE);
         y += TILE_ROWS * y_stride;
         x += TILE_ROWS * x_stride;
     }
@@ -1867,7 +2066,7 @@ static void panel(float *y, const float *x, int rows, int in, int out, const wei
         int  depth = min_int(DEPTH, in - i), ends = i + depth == in;
         Slab slab = { .W = W + i * stride, .stride = stride, .depth = depth, .begins = i == 0,
                       .bias = ends ? b : NULL, .ahead_stride = stride,
-                      .ahead = ends ? W + PANEL : W + (i + depth) * stride };
+                      .ahead = ends ? beyond(W, PANEL) : W + (i + depth) * stride };
         if (columns == PANEL) slab_rows(y, out, x + i, in, rows, slab, pack);
         else edge_rows(y, out, x + i, in, rows, slab, pack, columns);
     }
@@ -1884,7 +2083,7 @@ static void one_row(float *y, const float *x, int in, const weight *W, size_t st
         for (int c = 0; c < whole; c += VEC) {
             vec sum = load(y + c);
             for (int k = 0; k < 4; k++) {
-                if (c % LINE == 0) fetch(W + (16 + k) * stride + c);
+                if (c % LINE == 0) fetch(beyond(W, (16 + k) * stride + c));
                 sum = fma_vec(all(x[i + k]), load(W + k * stride + c), sum);
             }
             store(y + c, sum);
@@ -1991,7 +2190,7 @@ static void fast_softmax(float *s, int n)
     for (; j + VEC <= n; j += VEC) most = choose(load(s + j) > most, load(s + j), most);
     for (; j < n; j++) max = s[j] > max ? s[j] : max;
     for (j = 0; j < VEC; j++) max = most[j] > max ? most[j] : max;
-    if (max == -INFINITY) {
+    if (max == -INFINITY && all_cut(s, n)) {
         for (j = 0; j < n; j++) s[j] = 0;
         return;
     }
@@ -2015,7 +2214,7 @@ void score_rows(float *s, size_t stride, const float *q, int R, const Keys *keys
 {
     int   C = 16 / R;
     float out[16];
-    vec   scale = all(1 / sqrtf((float)d));
+    vec   scale = all(keys->scale);
     for (int j = 0; j < n + R - 1; j += C) {
         const weight *k[16];
         for (int i = 0; i < C; i++) k[i] = key_at(keys, min_int(j + i, n + R - 2), column);
@@ -2094,11 +2293,14 @@ static const Kernels fast_kernels = {
 /* ============================================================================================= */
 
 /* What is left of a JSON text, which ends with NUL. Strings are decoded where they stand. */
-typedef struct { char *at, *end; } Json;
+typedef struct {
+    char       *at, *end;
+    const char *broken;                                 /* what to call it if it is malformed */
+} Json;
 
-static int json_fail(const char *what)
+static int json_fail(const Json *json, const char *what)
 {
-    return mi_fail("not a safetensors file: %s", what);
+    return mi_fail("%s: %s", json->broken, what);
 }
 
 /* The next character that is not white space, without taking it; 0 at the end. */
@@ -2150,12 +2352,12 @@ static int json_unicode(Json *json, char **out)
 static const char *json_string(Json *json)
 {
     static const char names[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
-    if (!json_take(json, '"')) return json_fail("expected a string in the header"), NULL;
+    if (!json_take(json, '"')) return json_fail(json, "expected a string"), NULL;
     char *start = json->at, *out = start;
     while (*json->at != '"') {
-        if (json->at == json->end) return json_fail("unterminated string in the header"), NULL;
+        if (json->at == json->end) return json_fail(json, "unterminated string"), NULL;
         if ((unsigned char)*json->at < 0x20)
-            return json_fail("control character in a string of the header"), NULL;
+            return json_fail(json, "control character in a string"), NULL;
         if (*json->at != '\\') {
             *out++ = *json->at++;
             continue;
@@ -2163,7 +2365,7 @@ static const char *json_string(Json *json)
         const char *known = *++json->at ? strchr(names, *json->at) : NULL;
         if (known) *out++ = meaning[known - names], json->at++;
         else if (json_unicode(json, &out) < 0)
-            return json_fail("malformed escape in a string of the header"), NULL;
+            return json_fail(json, "malformed escape in a string"), NULL;
     }
     json->at++;
     *out = 0;
@@ -2174,14 +2376,14 @@ static const char *json_string(Json *json)
 static int json_integer(Json *json, int64_t *value)
 {
     if (!isdigit((unsigned char)json_peek(json)))
-        return json_fail("expected a non-negative integer in the header");
+        return json_fail(json, "expected a non-negative integer");
     if (*json->at == '0' && isdigit((unsigned char)json->at[1]))
-        return json_fail("a number of the header starts with 0");
+        return json_fail(json, "a number starts with 0");
     errno = 0;
     *value = strtoll(json->at, &json->at, 10);
-    if (errno) return json_fail("an integer of the header is too large");
+    if (errno) return json_fail(json, "an integer is too large");
     if (json->at < json->end && strchr(".eE", *json->at))
-        return json_fail("expected a whole number in the header");
+        return json_fail(json, "expected a whole number");
     return 0;
 }
 
@@ -2189,13 +2391,13 @@ static int json_integer(Json *json, int64_t *value)
 static int json_integers(Json *json, int64_t *list, int most)
 {
     int n = 0;
-    if (!json_take(json, '[')) return json_fail("expected a list in the header");
+    if (!json_take(json, '[')) return json_fail(json, "expected a list");
     if (json_take(json, ']')) return 0;
     do {
-        if (n == most) return json_fail("a list of the header is too long");
+        if (n == most) return json_fail(json, "a list is too long");
         if (json_integer(json, &list[n++]) < 0) return -1;
     } while (json_take(json, ','));
-    return json_take(json, ']') ? n : json_fail("malformed list in the header");
+    return json_take(json, ']') ? n : json_fail(json, "malformed list");
 }
 
 /* Pass over any value: what is nested deeper than `depth` is refused. */
@@ -2204,19 +2406,19 @@ static int json_skip(Json *json, int depth)
     char c = json_peek(json), *start = json->at;
     if (c == '"') return json_string(json) ? 0 : -1;
     if (c == '{' || c == '[') {
-        if (depth == 0) return json_fail("the header is nested too deeply");
+        if (depth == 0) return json_fail(json, "nested too deeply");
         char close = c == '{' ? '}' : ']';
         json->at++;
         if (json_take(json, close)) return 0;
         do {
             if (c == '{' && (!json_string(json) || !json_take(json, ':')))
-                return json_fail("malformed object in the header");
+                return json_fail(json, "malformed object");
             if (json_skip(json, depth - 1) < 0) return -1;
         } while (json_take(json, ','));
-        return json_take(json, close) ? 0 : json_fail("malformed value in the header");
+        return json_take(json, close) ? 0 : json_fail(json, "malformed value");
     }
     while (isalnum((unsigned char)*json->at) || (*json->at && strchr("+-.", *json->at))) json->at++;
-    return json->at > start ? 0 : json_fail("malformed value in the header");
+    return json->at > start ? 0 : json_fail(json, "malformed value");
 }
 
 enum { MOST_DIMS = 8 };
@@ -2233,7 +2435,7 @@ typedef struct {
     Tensor     *tensors;
     int         n_tensors;
     int         has_metadata;
-    const char *n_head;                                 /* of __metadata__, or NULL */
+    const char *n_head, *vocab;                         /* of __metadata__, or NULL */
 } Header;
 
 static int element_size(const char *dtype)
@@ -2253,24 +2455,24 @@ static int read_tensor(Json *json, Tensor *tensor)
 {
     static const char *const fields[] = { "dtype", "shape", "data_offsets" };
     int seen = 0, n = 0;
-    if (!json_take(json, '{')) return json_fail("expected a tensor in the header");
+    if (!json_take(json, '{')) return json_fail(json, "expected a tensor");
     do {
         const char *key = json_string(json);
         if (!key) return -1;
         int field = 0;
         while (field < 3 && strcmp(key, fields[field])) field++;
         if (!json_take(json, ':') || (field < 3 && seen >> field & 1))
-            return json_fail("malformed tensor in the header");
+            return json_fail(json, "malformed tensor");
         seen |= 1 << field;
         if (field == 0 && !(tensor->dtype = json_string(json))) return -1;
         if (field == 1 && (n = tensor->n_dims = json_integers(json, tensor->shape, MOST_DIMS)) < 0)
             return -1;
         if (field == 2 && (n = json_integers(json, tensor->range, 2)) != 2)
-            return n < 0 ? -1 : json_fail("data_offsets are not two numbers");
+            return n < 0 ? -1 : json_fail(json, "data_offsets are not two numbers");
         if (field == 3 && json_skip(json, 4) < 0) return -1;
     } while (json_take(json, ','));
     if (!json_take(json, '}') || (seen & 7) != 7)
-        return json_fail("a tensor needs dtype, shape and data_offsets");
+        return json_fail(json, "a tensor needs dtype, shape and data_offsets");
     return 0;
 }
 
@@ -2321,23 +2523,25 @@ static int check_tensors(Tensor *tensors, int n)
     return 0;
 }
 
-/* {"n_head":"4", ...}: strings by name */
+/* {"n_head":"4", "vocab":"gpt2", ...}: strings by name */
 static int read_metadata(Json *json, Header *header)
 {
-    if (header->has_metadata++) return json_fail("__metadata__ appears twice");
-    if (!json_take(json, '{')) return json_fail("__metadata__ is not an object");
+    if (header->has_metadata++) return json_fail(json, "__metadata__ appears twice");
+    if (!json_take(json, '{')) return json_fail(json, "__metadata__ is not an object");
     if (json_take(json, '}')) return 0;
     do {
         const char *key = json_string(json);
         if (!key) return -1;
-        if (!json_take(json, ':')) return json_fail("malformed __metadata__");
+        if (!json_take(json, ':')) return json_fail(json, "malformed __metadata__");
         const char *value = json_string(json);
         if (!value) return -1;
-        if (strcmp(key, "n_head")) continue;
-        if (header->n_head) return json_fail("n_head appears twice");
-        header->n_head = value;
+        const char **known = !strcmp(key, "n_head") ? &header->n_head
+                           : !strcmp(key, "vocab") ? &header->vocab : NULL;
+        if (!known) continue;
+        if (*known) return json_fail(json, "a key of __metadata__ appears twice");
+        *known = value;
     } while (json_take(json, ','));
-    return json_take(json, '}') ? 0 : json_fail("malformed __metadata__");
+    return json_take(json, '}') ? 0 : json_fail(json, "malformed __metadata__");
 }
 
 /* One member of the header: a tensor by its name, or __metadata__. */
@@ -2345,7 +2549,7 @@ static int read_member(Json *json, Header *header)
 {
     const char *name = json_string(json);
     if (!name) return -1;
-    if (!json_take(json, ':')) return json_fail("malformed header");
+    if (!json_take(json, ':')) return json_fail(json, "expected ':' after a name");
     if (!strcmp(name, "__metadata__")) return read_metadata(json, header);
     Tensor *list = grow(header->tensors, header->n_tensors, sizeof *list);
     if (!list) return -1;
@@ -2357,16 +2561,16 @@ static int read_member(Json *json, Header *header)
 
 static int read_header(Header *header)
 {
-    Json json = { header->text, header->text + header->text_size };
-    if (!json_take(&json, '{')) return json_fail("its header is not a JSON object");
+    Json json = { header->text, header->text + header->text_size,
+                  "not a safetensors file: its header is malformed" };
+    if (!json_take(&json, '{')) return json_fail(&json, "expected an object");
     if (!json_take(&json, '}')) {
         do {
             if (read_member(&json, header) < 0) return -1;
         } while (json_take(&json, ','));
-        if (!json_take(&json, '}')) return json_fail("malformed header");
+        if (!json_take(&json, '}')) return json_fail(&json, "expected , or }");
     }
-    if (json_peek(&json) || json.at != json.end)
-        return json_fail("text after the end of its header");
+    if (json_peek(&json) || json.at != json.end) return json_fail(&json, "text after its end");
     return check_tensors(header->tensors, header->n_tensors);
 }
 
@@ -2412,7 +2616,7 @@ static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
     return values;
 }
 
-/* What a letter of MI_TENSORS' shapes stands for. */
+/* What a letter of the shapes in MI_MODEL_TENSORS and MI_BLOCK_TENSORS stands for. */
 static int64_t dimension(const MiShape *shape, char letter)
 {
     switch (letter) {
@@ -2420,6 +2624,7 @@ static int64_t dimension(const MiShape *shape, char letter)
     case 'N': return shape->n_ctx;
     case 'A': return 3 * (int64_t)shape->d_model;
     case 'F': return shape->d_mlp;
+    case 'L': return shape->n_layer;
     default:  return shape->d_model;
     }
 }
@@ -2432,7 +2637,9 @@ static const weight *take_tensor(MiModel *model, const Header *header, const cha
     int       n_dims = (int)strlen(shape);
     long long rows = dimension(&model->shape, shape[0]);
     long long columns = n_dims == 2 ? dimension(&model->shape, shape[1]) : 1;
-    if (!tensor) return mi_fail("tensor %s is missing", name), NULL;
+    if (!tensor)
+        return mi_fail("tensor %s is missing%s", name, n_dims > 1 || !strstr(name, ".bias") ? ""
+                       : ": if this is a model without biases, save zeros in their place"), NULL;
     if (tensor->n_dims != n_dims || tensor->shape[0] != rows ||
         (n_dims == 2 && tensor->shape[1] != columns)) {
         char want[48];
@@ -2479,11 +2686,31 @@ static int take_fields(MiModel *model, const Header *header, void *owner, const 
     return 0;
 }
 
-/* L, D, V and n_ctx follow from the tensors that are there. */
+/* Models that are GPT-2s, but not as Hugging Face writes them: say so. */
+static int check_layout(const Header *header)
+{
+    for (int i = 0; i < header->n_tensors && !find_tensor(header, "wte.weight"); i++) {
+        const char *name = header->tensors[i].name, *known = strstr(name, "wte.weight");
+        if (known && !known[sizeof "wte.weight" - 1])
+            return mi_fail("wte.weight is called %.80s here: save it with the names that Hugging "
+                           "Face uses", name);
+    }
+    const Tensor *W_QKV = find_tensor(header, "h.0.attn.c_attn.weight");
+    if (!W_QKV || W_QKV->n_dims != 2 || W_QKV->shape[0] / 3 != W_QKV->shape[1] ||
+        W_QKV->shape[0] % 3)
+        return 0;
+    return mi_fail("its matrices are [out,in] as in nanoGPT, not [in,out] as Hugging Face has "
+                   "them: transpose attn.c_attn, attn.c_proj, mlp.c_fc and mlp.c_proj in a copy%s",
+                   find_tensor(header, "h.0.attn.c_attn.bias") ? ""
+                   : ", and add zeros for the biases that it lacks");
+}
+
+/* L, D, F, V and n_ctx follow from the tensors that are there. */
 static int find_shape(MiModel *model, const Header *header)
 {
     enum { MOST = 1 << 24 };
     const Tensor *wte = find_tensor(header, "wte.weight"), *wpe = find_tensor(header, "wpe.weight");
+    if (check_layout(header) < 0) return -1;
     if (!wte || !wpe)
         return mi_fail("tensor %s is missing: not a GPT-2", wte ? "wpe.weight" : "wte.weight");
     if (wte->n_dims != 2 || wpe->n_dims != 2)
@@ -2503,68 +2730,193 @@ static int find_shape(MiModel *model, const Header *header)
     if (layers < 1) return mi_fail("it has no layers (h.0.ln_1.weight ...)");
     if (layers > header->n_tensors)
         return mi_fail("layers are missing below the highest, h.%lld", layers - 1);
-    model->shape = (MiShape){ .n_layer = (int)layers, .d_model = (int)D, .d_mlp = 4 * (int)D,
-                              .n_ctx = (int)n_ctx, .n_vocab = (int)V };
+    const Tensor *W_in = find_tensor(header, "h.0.mlp.c_fc.weight");
+    long long F = W_in && W_in->n_dims == 2 ? W_in->shape[1] : 4 * D;
+    if (F < 1 || F > MOST) return mi_fail("%lld neurons in a layer are not a GPT-2", F);
+    model->shape = (MiShape){ .n_layer = (int)layers, .d_model = (int)D, .d_mlp = (int)F,
+                              .n_ctx = (int)n_ctx, .n_vocab = (int)V, .epsilon = 1e-5f };
     return 0;
 }
 
-/* Read a whole small text file; NULL if there is none. */
-static char *read_text(const char *path, size_t most)
+/* What config.json says that no tensor shows. All 0: as in GPT-2. */
+typedef struct {
+    int n_head;                                         /* 0: it does not say */
+    int unscaled, by_layer, untied;                     /* scores without 1/sqrt(d); with 1/(l+1) */
+} Config;
+
+/* The settings of transformers' GPT2Config that change numbers. A letter: the dimension that the
+ * tensors have as well, H the heads, e epsilon. Words: the values that can be computed; the number
+ * of the one that is there goes to `field`. The tanh form of GELU has five names. */
+static const struct {
+    const char *key;
+    char        letter;
+    const char *words;
+    size_t      field;
+} SETTINGS[] = {
+    { "model_type", 0, "\"gpt2\"", 0 },
+    { "activation_function", 0, "\"gelu_new\" \"gelu_pytorch_tanh\" \"gelu_fast\" "
+                                "\"gelu_accurate\" \"gelu_python_tanh\"", 0 },
+    { "add_cross_attention", 0, "false null", 0 },
+    { "is_causal", 0, "true", 0 },
+    { "scale_attn_weights", 0, "true false", offsetof(Config, unscaled) },
+    { "scale_attn_by_inverse_layer_idx", 0, "false true", offsetof(Config, by_layer) },
+    { "tie_word_embeddings", 0, "true false", offsetof(Config, untied) },
+    { "layer_norm_epsilon", 'e', NULL, 0 },
+    { "n_head", 'H', NULL, 0 },      { "num_attention_heads", 'H', NULL, 0 },
+    { "n_embd", 'D', NULL, 0 },      { "hidden_size", 'D', NULL, 0 },
+    { "n_layer", 'L', NULL, 0 },     { "num_hidden_layers", 'L', NULL, 0 },
+    { "n_positions", 'N', NULL, 0 }, { "max_position_embeddings", 'N', NULL, 0 },
+    { "n_ctx", 'N', NULL, 0 },
+    { "vocab_size", 'V', NULL, 0 },  { "n_inner", 'F', "null", 0 },
+};
+
+/* The number of a word in a list of words with blanks between them; -1 if it is not there. */
+static int word_number(const char *list, const char *word)
 {
-    FILE *file = fopen(path, "rb");
-    char *text = file ? malloc(most + 1) : NULL;
-    if (text) text[fread(text, 1, most, file)] = 0;
-    if (file) fclose(file);
-    return text;
+    size_t length = strlen(word);
+    for (int i = 0; list && *list; i++) {
+        size_t n = strcspn(list, " ");
+        if (n == length && !memcmp(list, word, n)) return i;
+        list += n + (list[n] == ' ');
+    }
+    return -1;
 }
 
-/* n_head of the config.json beside the model, as it is written there; "" if there is none. */
-static void config_n_head(const char *file, char value[32])
+/* A whole number of at most nine digits; -1 if it is none. */
+static int whole_number(const char *text)
 {
-    const char *slash = strrchr(file, '/');
-    char path[4096], raw[32];
-    snprintf(path, sizeof path, "%.*sconfig.json", slash ? (int)(slash + 1 - file) : 0, file);
-    char *text = read_text(path, 1 << 20);
-    value[0] = 0;
-    if (!text) return;
-    Json json = { text, text + strlen(text) };
-    if (json_take(&json, '{') && !json_take(&json, '}'))
+    size_t n = strspn(text, "0123456789");
+    return n == 0 || n > 9 || text[n] ? -1 : atoi(text);
+}
+
+/* One member of config.json, its value as it is written there. */
+static int take_setting(MiModel *model, Config *config, const char *key, const char *value)
+{
+    size_t i = 0, n = sizeof SETTINGS / sizeof *SETTINGS;
+    while (i < n && strcmp(key, SETTINGS[i].key)) i++;
+    if (i == n) return 0;
+    int word = word_number(SETTINGS[i].words, value), number = whole_number(value);
+    if (word >= 0 && SETTINGS[i].field) *(int *)((char *)config + SETTINGS[i].field) = word;
+    if (word >= 0) return 0;
+    char letter = SETTINGS[i].letter;
+    if (letter == 0)
+        return mi_fail("%s is %s; what can be computed is %s", key, value, SETTINGS[i].words);
+    if (letter == 'e') {
+        char *end;
+        float epsilon = strtof(value, &end);
+        if (*end || value[strspn(value, "0123456789.eE+-")] || !(epsilon >= 0) || isinf(epsilon))
+            return mi_fail("%s is %s, not a number from 0", key, value);
+        model->shape.epsilon = epsilon;
+        return 0;
+    }
+    if (number < 1) return mi_fail("%s is %s, not a whole number from 1", key, value);
+    if (letter == 'H') {
+        if (config->n_head && config->n_head != number)
+            return mi_fail("%s is %d, but it says %d heads as well", key, number, config->n_head);
+        config->n_head = number;
+        return 0;
+    }
+    long long there = dimension(&model->shape, letter);
+    return number == there ? 0 : mi_fail("%s is %d, but the tensors have %lld: another model's "
+                                         "config.json?", key, number, there);
+}
+
+/* {"n_head": 12, "activation_function": "gelu_new", ...}, maybe after a byte order mark */
+static int read_config(MiModel *model, Config *config, char *text, int64_t n)
+{
+    Json json = { text, text + n, "malformed JSON" };
+    char value[64];
+    if (n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) json.at += 3;
+    if (!json_take(&json, '{')) return json_fail(&json, "expected an object");
+    if (!json_take(&json, '}')) {
         do {
             const char *key = json_string(&json);
-            if (!key || !json_take(&json, ':')) break;
+            if (!key) return -1;
+            if (!json_take(&json, ':')) return json_fail(&json, "expected ':' after a name");
             json_peek(&json);
             const char *start = json.at;
-            snprintf(raw, sizeof raw, "%.31s", start);
-            if (json_skip(&json, 32) < 0) break;
-            if (!strcmp(key, "n_head")) snprintf(value, 32, "%.*s", (int)(json.at - start), raw);
+            snprintf(value, sizeof value, "%.63s", start);      /* before its quotes are gone */
+            if (json_skip(&json, 32) < 0) return -1;
+            if ((size_t)(json.at - start) < sizeof value) value[json.at - start] = 0;
+            if (take_setting(model, config, key, value) < 0) return -1;
         } while (json_take(&json, ','));
-    free(text);
-}
-
-/* The number of heads is in no tensor's shape: it stands in the metadata, or in config.json, or
- * is D/64 as in every published GPT-2. */
-static int find_heads(MiModel *model, const Header *header)
-{
-    MiShape *shape = &model->shape;
-    char     beside[32] = "", *end;
-    if (!header->n_head) config_n_head(model->file, beside);
-    const char *text = header->n_head ? header->n_head : beside;
-    errno = 0;
-    long heads = *text ? strtol(text, &end, 10) : shape->d_model / 64;
-    if ((*text && (*end || errno || !isdigit((unsigned char)*text))) || heads < 1 ||
-        heads > shape->d_model || shape->d_model % heads)
-        return mi_fail("n_head %.20s does not divide its %d dimensions",
-                       *text ? text : "(none given; D/64)", shape->d_model);
-    shape->n_head = (int)heads;
-    shape->d_head = shape->d_model / (int)heads;
+        if (!json_take(&json, '}')) return json_fail(&json, "expected , or }");
+    }
+    if (json_peek(&json) || json.at != json.end) return json_fail(&json, "text after its end");
     return 0;
 }
 
-/* vocab_ids: the GPT-2 ids of the rows of a model with a smaller vocabulary. */
+/* The config.json beside a file: 1, or 0 if there is none. One that is of no use is an error. */
+static int config_beside(MiModel *model, Config *config, const char *file)
+{
+    enum { MOST = 1 << 20 };
+    const char *slash = strrchr(file, '/');
+    int         folder = slash ? (int)(slash + 1 - file) : 0, status = 1;
+    size_t      size = (size_t)folder + sizeof "config.json";
+    char       *path = malloc(size), *text = malloc(MOST + 2);
+    struct stat info;
+    if (!path || !text) return free(path), free(text), mi_fail("out of memory");
+    snprintf(path, size, "%.*sconfig.json", folder, file);
+    if (lstat(path, &info) < 0 ? errno == ENOENT || errno == ENOTDIR : S_ISDIR(info.st_mode)) {
+        status = 0;
+    } else {
+        int64_t n = read_file(path, text, MOST + 1);
+        if (n >= 0) text[n] = 0;
+        if (n < 0) status = -1;
+        else if (n > MOST) status = mi_fail("larger than a megabyte");
+        else if (read_config(model, config, text, n) < 0) status = -1;
+    }
+    if (status < 0) mi_fail_in(file == model->file ? "config.json beside it" : path);
+    free(path);
+    free(text);
+    return status;
+}
+
+/* Beside the file as it was named, or else beside what that name is a link to. */
+static int find_config(MiModel *model, Config *config)
+{
+    int status = config_beside(model, config, model->file);
+    if (status) return status < 0 ? -1 : 0;
+    char *target = realpath(model->file, NULL);
+    if (target) status = config_beside(model, config, target);
+    free(target);
+    return status < 0 ? -1 : 0;
+}
+
+/* The number of heads is in no tensor's shape. It stands in the metadata or in config.json, or the
+ * caller knows it. OpenAI's four models have heads of 64 dimensions; of others nobody can tell. */
+static int find_heads(MiModel *model, const Header *header, int of_config, int given)
+{
+    MiShape *shape = &model->shape;
+    int D = shape->d_model, heads = of_config;
+    if (header->n_head && (heads = whole_number(header->n_head)) < 1)
+        return mi_fail("n_head of its metadata is %.20s", header->n_head);
+    if ((header->n_head || of_config) && given && heads != given)
+        return mi_fail("it has %d heads, not %d", heads, given);
+    if (!header->n_head && !of_config) heads = given;
+    if (!heads && (D == 768 || D == 1024 || D == 1280 || D == 1600)) heads = D / 64;
+    if (!heads)
+        return mi_fail("nothing says how many heads its %d dimensions are: put its config.json "
+                       "beside it, or give --n-head N", D);
+    if (heads < 1 || heads > D || D % heads)
+        return mi_fail("n_head %d does not divide its %d dimensions", heads, D);
+    if (heads > INT_MAX / round_up(shape->n_ctx, 16))
+        return mi_fail("%d heads and a context of %d are too large", heads, shape->n_ctx);
+    shape->n_head = heads;
+    shape->d_head = D / heads;
+    return 0;
+}
+
+/* vocab_ids: the GPT-2 ids of the rows of a model with a smaller vocabulary. Without them row i is
+ * id i, and GPT-2's token i if the metadata say so or there are as many; in some models rows that
+ * stand for nothing follow, up to a round number. Of other vocabularies nothing is known. */
 static int take_vocab_ids(MiModel *model, const Header *header)
 {
+    enum { ALL = 50257, PADDED = 50304 };
     const Tensor *tensor = find_tensor(header, "vocab_ids");
     int V = model->shape.n_vocab;
+    model->has_text = tensor || (header->vocab ? !strcmp(header->vocab, "gpt2")
+                                               : V >= ALL && V <= PADDED);
     if (!tensor) return 0;
     if (strcmp(tensor->dtype, "I32") || tensor->n_dims != 1 || tensor->shape[0] != V)
         return mi_fail("vocab_ids should be %d numbers of type I32", V);
@@ -2578,9 +2930,12 @@ static int take_vocab_ids(MiModel *model, const Header *header)
     return 0;
 }
 
-static int take_weights(MiModel *model, const Header *header)
+static int take_weights(MiModel *model, const Header *header, int n_head)
 {
-    if (find_shape(model, header) < 0 || find_heads(model, header) < 0) return -1;
+    Config config = { 0 };
+    if (find_shape(model, header) < 0 || find_config(model, &config) < 0 ||
+        find_heads(model, header, config.n_head, n_head) < 0)
+        return -1;
     MiShape *shape = &model->shape;
     model->block = calloc(shape->n_layer, sizeof *model->block);
     if (!model->block) return mi_fail("out of memory");
@@ -2589,8 +2944,12 @@ static int take_weights(MiModel *model, const Header *header)
         char prefix[16];
         snprintf(prefix, sizeof prefix, "h.%d.", l);
         if (take_fields(model, header, &model->block[l], prefix, block_tensors) < 0) return -1;
+        model->block[l].score_scale = (config.unscaled ? 1 : 1 / sqrtf((float)shape->d_head)) /
+                                      (config.by_layer ? l + 1 : 1);
     }
     model->W_U = model->wte;
+    if (config.untied && !find_tensor(header, "lm_head.weight"))
+        return mi_fail("config.json says tie_word_embeddings false; lm_head.weight is missing");
     if (find_tensor(header, "lm_head.weight")) {
         const weight *own = take_tensor(model, header, "lm_head.weight", "VD");
         if (!own) return -1;
@@ -2600,16 +2959,68 @@ static int take_weights(MiModel *model, const Header *header)
     return take_vocab_ids(model, header);
 }
 
+/* What Python makes of any file or folder that transformers can read. */
+#define CONVERT "convert it: python3 -c \"from transformers import GPT2LMHeadModel as G; "      \
+                "G.from_pretrained('FOLDER').save_pretrained('NEW', max_shard_size='99GB')\""
+
+/* What a file is that is no safetensors file, by how it begins. */
+static int not_safetensors(const char *bytes, size_t size, uint64_t header_size)
+{
+    static const struct { const char *magic, *what; } known[] = {
+        { "version https://git-lfs", "a Git LFS pointer: git lfs pull fetches the file itself" },
+        { "PK\3\4", "PyTorch's format: " CONVERT }, { "\200\2", "PyTorch's format: " CONVERT },
+        { "\211HDF", "TensorFlow's format: " CONVERT },
+        { "GGUF", "a GGUF file: get the same model as .safetensors" },
+        { "<", "a web page: the file itself has /resolve/ in its address, not /blob/" },
+        { "{", "a JSON file: the weights are .safetensors; if these are several files, " CONVERT },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        size_t n = strlen(known[i].magic);
+        if (size >= n && !memcmp(bytes, known[i].magic, n)) return mi_fail("%s", known[i].what);
+    }
+    if (header_size <= size - 8)
+        return mi_fail("not a safetensors file: a header of %llu bytes; at most 100 MB can be read",
+                       (unsigned long long)header_size);
+    return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
+                   (unsigned long long)header_size);
+}
+
+/* Is there such a file in a folder? */
+static int has_file(const char *folder, const char *name)
+{
+    char path[4096];
+    int  n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    return n < (int)sizeof path && access(path, F_OK) == 0;
+}
+
+/* path, or if that is a folder the model in it, as Hugging Face names it -> a copy, or NULL. */
+static char *weights_file(const char *path)
+{
+    static const char name[] = "model.safetensors";
+    struct stat info;
+    char       *file = malloc(strlen(path) + sizeof name + 1);
+    if (!file) return mi_fail("out of memory"), NULL;
+    int is_folder = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+    sprintf(file, is_folder ? "%s/%s" : "%s", path, name);
+    if (!is_folder || has_file(path, name)) return file;
+    free(file);
+    if (has_file(path, "model.safetensors.index.json"))
+        return mi_fail("a model in several files (model.safetensors.index.json): " CONVERT), NULL;
+    if (has_file(path, "pytorch_model.bin"))
+        return mi_fail("pytorch_model.bin is PyTorch's format: " CONVERT), NULL;
+    return mi_fail("%s, and without a model.safetensors", strerror(EISDIR)), NULL;
+}
+
 /* Map the file and find its header and its data. */
 static int map_file(MiModel *model, Header *header)
 {
-    int         descriptor = open(model->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    enum { MOST_HEADER = 100000000 };                   /* as in the safetensors library */
     struct stat info = { 0 };
-    if (descriptor < 0) return mi_fail("%s", strerror(errno));
-    if (fstat(descriptor, &info) < 0 || !S_ISREG(info.st_mode) || info.st_size < 8) {
+    int         descriptor = open_file(model->file, &info);
+    if (descriptor < 0) return -1;
+    if (info.st_size < 8) {
         close(descriptor);
-        return mi_fail(S_ISDIR(info.st_mode) ? "is a directory"
-                       : "too short for a safetensors file");
+        return mi_fail("too short for a safetensors file");
     }
     size_t size = (size_t)info.st_size;
     const unsigned char *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
@@ -2619,9 +3030,8 @@ static int map_file(MiModel *model, Header *header)
     model->map_size = size;
     uint64_t header_size = 0;
     for (int i = 7; i >= 0; i--) header_size = header_size << 8 | bytes[i];
-    if (header_size > size - 8)
-        return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
-                       (unsigned long long)header_size);
+    if (header_size > size - 8 || header_size > MOST_HEADER)
+        return not_safetensors((const char *)bytes, size, header_size);
     header->text = malloc(header_size + 1);
     if (!header->text) return mi_fail("out of memory");
     memcpy(header->text, bytes + 8, header_size);
@@ -2632,20 +3042,25 @@ static int map_file(MiModel *model, Header *header)
     return 0;
 }
 
-MiModel *mi_open(const char *path)
+MiModel *mi_open_with(const char *path, const MiOpen *options)
 {
     MiModel *model = calloc(1, sizeof *model);
     Header   header = { 0 };
     if (!model) return mi_fail("out of memory"), NULL;
-    model->file = strdup(path);
+    model->file = weights_file(path);
     int ok = model->file && map_file(model, &header) == 0 && read_header(&header) == 0 &&
-             take_weights(model, &header) == 0;
+             take_weights(model, &header, options ? options->n_head : 0) == 0;
     free(header.tensors);
     free(header.text);
     if (ok) return model;
-    mi_fail_in(path);
+    mi_fail_in(model->file ? model->file : path);
     mi_close(model);
     return NULL;
+}
+
+MiModel *mi_open(const char *path)
+{
+    return mi_open_with(path, NULL);
 }
 
 void mi_close(MiModel *model)
@@ -2700,7 +3115,9 @@ struct MiTokenizer {
     uint32_t place_of[N_IDS];           /* where in the file the token's length byte is */
     int32_t  slots[N_SLOTS];            /* hash table, bytes -> 1 + id; 0 is empty */
     int      id_of_byte[256];
-    int      n_rows;                    /* of the model that have an id */
+    int      n_rows;                    /* of the model */
+    int      has_text;                  /* they are GPT-2's tokens */
+    int      is_chosen;                 /* by vocab_ids; else row i is id i */
     int      row_of_id[N_IDS];          /* -1: the model does not have it */
     int      id_of_row[N_IDS];
 };
@@ -2945,9 +3362,11 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
 {
     if (n_vocab < 1 || (vocab_ids && (n_vocab < 257 || n_vocab > N_IDS)))
         return mi_fail("a vocabulary cannot have %d tokens", n_vocab);
-    tokenizer->n_rows = n_vocab < N_IDS ? n_vocab : N_IDS;
+    tokenizer->n_rows = n_vocab;
+    tokenizer->has_text = 1;
+    tokenizer->is_chosen = vocab_ids != NULL;
     for (int id = 0; id < N_IDS; id++) tokenizer->row_of_id[id] = -1;
-    for (int row = 0, lowest = 0; row < tokenizer->n_rows; row++) {
+    for (int row = 0, lowest = 0; row < min_int(n_vocab, N_IDS); row++) {
         int id = vocab_ids ? vocab_ids[row] : row;
         if (id < lowest || id >= N_IDS)
             return mi_fail("vocab_ids: entry %d is %d: not ascending, or no id", row, id);
@@ -2962,22 +3381,30 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
     return check_closed(tokenizer, vocab_ids, n_vocab);
 }
 
+int mi_has_text(const MiTokenizer *tokenizer)
+{
+    return tokenizer->has_text;
+}
+
 int mi_row_of_id(const MiTokenizer *tokenizer, int id)
 {
-    return id < 0 || id >= N_IDS ? -1 : tokenizer->row_of_id[id];
+    if (id < 0 || id >= (tokenizer->is_chosen ? N_IDS : tokenizer->n_rows)) return -1;
+    return tokenizer->is_chosen ? tokenizer->row_of_id[id] : id;
 }
 
 int mi_id_of_row(const MiTokenizer *tokenizer, int row)
 {
-    return row < 0 || row >= tokenizer->n_rows ? -1 : tokenizer->id_of_row[row];
+    if (row < 0 || row >= tokenizer->n_rows) return -1;
+    return tokenizer->is_chosen ? tokenizer->id_of_row[row] : row;
 }
 
-/* row -> its n bytes, which may contain 0 and are not ended by it; none if the row has no id. */
+/* row -> its n bytes, which may contain 0 and are not ended by it; none if they are not known. */
 const char *mi_token_bytes(const MiTokenizer *tokenizer, int row, int *n)
 {
     int id = mi_id_of_row(tokenizer, row);
     *n = 0;
-    return id < 0 ? "" : (const char *)bytes_of_id(tokenizer, id, n);
+    if (id < 0 || id >= N_IDS || !tokenizer->has_text) return "";
+    return (const char *)bytes_of_id(tokenizer, id, n);
 }
 
 void mi_tokenizer_close(MiTokenizer *tokenizer)
@@ -2988,16 +3415,13 @@ void mi_tokenizer_close(MiTokenizer *tokenizer)
 /* path -> the tokenizer, at first with each of GPT-2's ids as its own row. */
 static MiTokenizer *tokenizer_open(const char *path)
 {
-    FILE *file = fopen(path, "rb");
-    if (!file) return mi_fail("%s: %s", path, strerror(errno)), NULL;
     MiTokenizer *tokenizer = calloc(1, sizeof *tokenizer);
-    int status = tokenizer ? 0 : mi_fail("out of memory");
-    if (tokenizer) {
-        tokenizer->file_size = fread(tokenizer->file, 1, TOKENIZER_SIZE, file);
-        status = ferror(file) ? mi_fail("%s", strerror(errno)) : read_tokenizer(tokenizer);
-    }
-    fclose(file);
-    if (status == 0 && tokenizer_use_vocab(tokenizer, NULL, N_IDS) == 0) return tokenizer;
+    int64_t n = tokenizer ? read_file(path, tokenizer->file, TOKENIZER_SIZE)
+              : mi_fail("out of memory");
+    if (n >= 0) tokenizer->file_size = (size_t)n;
+    if (n >= 0 && read_tokenizer(tokenizer) == 0 &&
+        tokenizer_use_vocab(tokenizer, NULL, N_IDS) == 0)
+        return tokenizer;
     mi_fail_in(path);
     free(tokenizer);
     return NULL;
@@ -3045,6 +3469,9 @@ int64_t mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int 
 {
     const uint8_t *bytes = (const uint8_t *)text;
     Encoding e = {.row_of_id = tokenizer->row_of_id, .below = N_IDS, .rows = tokens, .cap = cap};
+    if (!tokenizer->has_text)
+        return mi_fail("this model's %d tokens are not GPT-2's, and their text is not known: give "
+                       "them by number, --tokens \"1 2 3\" and #4", tokenizer->n_rows);
     if (n > INT32_MAX) return mi_fail("a text of %zu bytes is too long", n);
     size_t at = 0, stop = find_end_of_text(tokenizer, bytes, n, 0);
     int length, status = 0;
@@ -3069,8 +3496,10 @@ MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model)
 {
     MiTokenizer *tokenizer = tokenizer_open(path);
     if (!tokenizer || !model) return tokenizer;
-    if (tokenizer_use_vocab(tokenizer, model->vocab_ids, model->shape.n_vocab) == 0)
+    if (tokenizer_use_vocab(tokenizer, model->vocab_ids, model->shape.n_vocab) == 0) {
+        tokenizer->has_text = model->has_text;
         return tokenizer;
+    }
     mi_fail_in(model->file);
     mi_tokenizer_close(tokenizer);
     return NULL;
@@ -3317,9 +3746,10 @@ static int parse_site(Parser *p, Address *address)
     if (tl) return tl < 0 ? -1 : 0;
     if (take(p, "L")) return parse_layered(p, address);
     char meant[64];
-    if (*p->at == 'l' && p->at + 1 < p->end && (isdigit((unsigned char)p->at[1]) || p->at[1] == '*'))
+    if (*p->at == 'l' && n > 1 && (isdigit((unsigned char)p->at[1]) || p->at[1] == '*'))
         return fail_at(p, p->at, "addresses are written with capital letters: L5H3, L5N12");
-    if (n > 11 && !strncmp(p->at + n - 11, "hook_result", 11))
+    const char *result = strstr(p->at, "hook_result");
+    if (result && result < p->end)
         return fail_at(p, p->at, "a head's result is its z times W_O; edit or read its z: L5H3.z");
     return fail_at(p, p->at, "expected an address such as L5H3, L5.resid_pre, L5N12, heads or "
                    "embed%s mi --sites lists the sites", *suggest_site(p, 0, meant) ? meant : ";");
@@ -3401,7 +3831,7 @@ static int parse_index(Parser *p, int *index, int *at_end)
     return 0;
 }
 
-/* A cell of a table is one place of the prompt, "9", "-1", "Mary" or "Mary#2", and never grammar. */
+/* A cell of a table is one place of the prompt, "9", "-1", "Mary", "Mary#2", and never grammar. */
 static int read_cell(const Parser *p, const char *where, const Column *column, Range *pos)
 {
     const char *cell = column->cell, *hash = strrchr(cell, '#'), *digits = cell + (*cell == '-');
@@ -3611,7 +4041,7 @@ static int parse_noise(const Parser *p, const char *value, float *amount)
 typedef enum { NO_VALUE, KIND, FACTOR, MAYBE_FACTOR, SIZE, FILE_NAME } Value;
 enum { NEEDS_DIRECTION = 1, NEEDS_SOURCE = 2, NEEDS_EDGE = 4 };
 
-/* One row is all that there is to say of an intervention: the parser, --help and the runs read it. */
+/* One row says all there is of an intervention: the parser, --help and the runs read it. */
 typedef struct {
     const char *name, *argument, *help;
     MiOp        op;
@@ -3865,6 +4295,11 @@ void mi_edits_free(MiEdits *edits)
 }
 
 #ifndef MI_NO_MAIN
+/* What follows waits for the library: optimizing it less halves the time that it takes to compile. */
+#ifndef __clang__
+#pragma GCC optimize("O1")
+#endif
+
 /* ============================================================================================= */
 /* Files: whole or not at all                                                                    */
 /*                                                                                               */
@@ -3874,8 +4309,12 @@ void mi_edits_free(MiEdits *edits)
 
 enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
 
+/* Memory that is out is nobody's command line. */
 _Noreturn static void leave(int status)
 {
+    const char *memory = strstr(mi_error(), "out of memory");
+    if (memory && (memory == mi_error() || !strncmp(memory - 2, ": ", 2)))
+        status = FAULT_OF_RUN;
     fprintf(stderr, "mi: %s\n", mi_error());
     exit(status);
 }
@@ -3891,26 +4330,16 @@ static void *must(void *memory)
     return memory;
 }
 
-/* A name typed after a flag. "" is an unset variable of the shell, never the default. */
-static const char *file_name(const char *flag, const char *path)
-{
-    if (path && !*path) check(mi_fail("%s: the name of a file is empty", flag), FAULT_OF_USER);
-    return path;
-}
-
-/* "SITES=FILE" -> its "=", or NULL. Addresses have none outside quotes, names of files may. */
-static const char *split_file(const char *argument)
-{
-    int quoted = 0;
-    for (; *argument && (quoted || *argument != '='); argument++) quoted ^= *argument == '"';
-    return *argument ? argument : NULL;
-}
-
 /* ---- Reading ---- */
 
 static const char *input_name(const char *path)
 {
     return !strcmp(path, "-") ? "standard input" : *path ? path : "a file without a name";
+}
+
+static void check_input(const char *path, int result)
+{
+    if (result < 0) mi_fail_in(input_name(path)), leave(FAULT_OF_RUN);
 }
 
 /* Everything up to the end -> text [n <= most], and a 0 behind it. A pipe that somebody has open
@@ -3948,10 +4377,7 @@ static char *read_all(const char *path, size_t most, size_t *n)
 {
     char *text = NULL;
     int   fd = strcmp(path, "-") ? open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : 0;
-    if (read_to_end(fd, most, &text, n) < 0) {
-        mi_fail_in(input_name(path));
-        leave(FAULT_OF_RUN);
-    }
+    check_input(path, read_to_end(fd, most, &text, n));
     if (fd) close(fd);
     return text;
 }
@@ -4029,7 +4455,8 @@ static int next_cell(char **at, char separator, int *line)
     return end;
 }
 
-/* The cells of all rows, row 0 being the header */
+/* The cells of all rows, row 0 being the header. A column without a name, as pandas writes one for
+ * its index, is nobody's and may be there. */
 static int split_rows(Rows *rows, char separator)
 {
     enum { MOST = 4096 };
@@ -4055,19 +4482,13 @@ static int split_rows(Rows *rows, char separator)
                            start, rows->n_cols, n);
         rows->n_cols = n;
         rows->n_rows = row++;
+        for (int c = 0; row == 1 && c < n; c++)
+            if (*cells[c] && column_of(rows, cells[c]) < c)
+                return mi_fail("two columns are named %s", cells[c]);
         cells += n;
     }
     rows->cells = rows->header + rows->n_cols;
     return rows->n_rows ? 0 : mi_fail("expected a header and rows");
-}
-
-/* A column without a name, as pandas writes one for its index, is nobody's, and may be there. */
-static int check_header(const Rows *rows)
-{
-    for (int c = 0; c < rows->n_cols; c++)
-        if (*rows->header[c] && column_of(rows, rows->header[c]) < c)
-            return mi_fail("two columns are named %s", rows->header[c]);
-    return 0;
 }
 
 static Rows read_rows(const char *path)
@@ -4078,12 +4499,8 @@ static Rows read_rows(const char *path)
     for (size_t i = 0; i < n; i++)
         most += rows.text[i] == separator || rows.text[i] == '\n' || rows.text[i] == '\r';
     rows.header = must(malloc(most * sizeof *rows.header));
-    int status = memchr(rows.text, 0, n) ? mi_fail("not a table: it has a zero byte")
-               : split_rows(&rows, separator);
-    if (status < 0 || check_header(&rows) < 0) {
-        mi_fail_in(input_name(path));
-        leave(FAULT_OF_RUN);
-    }
+    check_input(path, memchr(rows.text, 0, n) ? mi_fail("not a table: it has a zero byte")
+                                              : split_rows(&rows, separator));
     return rows;
 }
 
@@ -4133,7 +4550,7 @@ _Noreturn static void cannot_write(const char *path, const char *why)
     leave(FAULT_OF_RUN);
 }
 
-/* DIRECTORY/NAME without symlinks, whether it is there or not. Names of one file have one target. */
+/* DIRECTORY/NAME without symlinks, there or not. All names of one file have one target. */
 static char *target_of(const char *path)
 {
     struct stat info;
@@ -4157,6 +4574,7 @@ static int own_descriptor(const char *path)
     int  fd = -1;
     char more;
     if (!strcmp(path, "/dev/stdout")) return 1;
+    if (!strcmp(path, "/dev/stderr")) return 2;
     return sscanf(path, "/dev/fd/%d%c", &fd, &more) == 1 ? fd : -1;
 }
 
@@ -4372,10 +4790,7 @@ static Array read_npy(const char *path)
     size_t n;
     Array  array = {0};
     char  *bytes = read_all(path, (size_t)MOST_NUMBERS * 8 + (1 << 17), &n);
-    if (parse_npy((unsigned char *)bytes, n, &array) < 0) {
-        mi_fail_in(path);
-        leave(FAULT_OF_RUN);
-    }
+    check_input(path, parse_npy((unsigned char *)bytes, n, &array));
     free(bytes);
     return array;
 }
@@ -4769,22 +5184,20 @@ static int bar_ink(const Table *table, int i)
  * small ones coloured, and only from a quarter of the limit on is what is behind them. */
 static void begin_heat(const Screen *screen, double share)
 {
-    static const Color stops[2][4] = {
-        { { 70, 135, 205 }, { 95, 125, 160 }, { 45, 100, 180 }, { 0, 75, 200 } },
-        { { 215, 125, 45 }, { 165, 120, 85 }, { 185, 95, 40 }, { 205, 70, 0 } },
+    static const Color letters[2] = { { 70, 135, 205 }, { 215, 125, 45 } }, ends[2][2] = {
+        { { 95, 125, 160 }, { 0, 75, 200 } }, { { 165, 120, 85 }, { 205, 70, 0 } },
     };
     static const int nearest[2][4] = { { 68, 67, 25, 27 }, { 172, 137, 130, 166 } };
-    double s = (fmin(fabs(share), 1) - 0.25) / 0.75 * 2;
-    int    up = share > 0, stop = s < 0 ? 0 : 1 + (int)s - (s >= 2);
+    double s = (fmin(fabs(share), 1) - 0.25) / 0.75;
+    int    up = share > 0;
+    Color  c = s < 0 ? letters[up] : between(ends[up][0], ends[up][1], s);
     if (fabs(share) < 0.02) fputs(color_of(screen, "dim"), screen->out);
     else if (screen->color == 1)
         fprintf(screen->out, s < 0 ? "\033[38;5;%dm" : "\033[38;5;231;48;5;%dm",
-                nearest[up][s < 0 ? 0 : 1 + (int)lrint(s)]);
-    else {
-        Color c = between(stops[up][stop], stops[up][stop + (s > 0)], s < 0 ? 0 : s - stop + 1);
+                nearest[up][s < 0 ? 0 : 1 + (int)lrint(2 * s)]);
+    else
         fprintf(screen->out, s < 0 ? "\033[38;2;%d;%d;%dm"
                 : "\033[38;2;255;255;255;48;2;%d;%d;%dm", c.r, c.g, c.b);
-    }
 }
 
 /* ---- On a terminal ---- */
@@ -4930,7 +5343,7 @@ static void print_strongest(FILE *out, const Table *table)
 /* Of very many cells only the largest, both ways. */
 static void print_largest(const Screen *screen, const Table *table)
 {
-    int  *top = must(malloc((table->most + 1) * sizeof *top)), total = 0;
+    int  *top = must(malloc((table->most + 1) * sizeof *top));
     char  place[160];
     fprintf(screen->out, "  %s; the %d largest %sof %d\n", table->title, table->most,
             table->is_signed ? "both ways " : "", cells_of(table));
@@ -4944,10 +5357,9 @@ static void print_largest(const Screen *screen, const Table *table)
             if (table->error) fprintf(screen->out, " ± %.2g", table->error[top[i]]);
             fputc('\n', screen->out);
         }
-        total += found;
         if (found) fputc('\n', screen->out);
     }
-    if (!total) print_strongest(screen->out, table);
+    if (!strongest(table, 0, 1, top)) print_strongest(screen->out, table);
     free(top);
 }
 
@@ -5089,14 +5501,14 @@ static void tsv_number(FILE *out, double value)
     fprintf(out, isfinite(value) ? "\t%.9g" : "\tnan", value);
 }
 
-/* The cells of a table; of one prompt (from 0) or, with -1, of all. */
-static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, int prompt)
+/* The cells of a table: of one prompt (from 0), which is that row of --data, or with -1 of all. */
+static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, int prompt, int row)
 {
     size_t n = cells_of(table);
     for (size_t i = 0; i < n; i++) {
         Label label = "";
         if (!exists(table, i)) continue;
-        fprintf(out, prompt < 0 ? "%s\t" : "%s\t%d", table->name, prompt + 1);
+        fprintf(out, prompt < 0 ? "%s\t" : "%s\t%d", table->name, row);
         tsv_text(out, table->row[i / table->n_cols]);
         tsv_text(out, table->col[i % table->n_cols]);
         tsv_number(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i]);
@@ -5109,15 +5521,17 @@ static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, i
     }
 }
 
-/* Means, and for the metric, or with per_prompt for all tables, each prompt's numbers. */
-static void tsv_tables(FILE *out, const Tables *tables, const MiTokenizer *words, int per_prompt)
+/* Means, and for the metric, or with per_prompt for all tables, each prompt's numbers. The first
+ * prompt is row `first` of the table, counted from 1. */
+static void tsv_tables(FILE *out, const Tables *tables, const MiTokenizer *words, int per_prompt,
+                       int first)
 {
     fputs("table\tprompt\trow\tcol\tvalue\tse\ttoken\taddress\n", out);
     for (int k = 0; k < tables->n; k++) {
         const Table *table = &tables->at[k];
         int each = table->all && (per_prompt || !strcmp(table->name, "metric"));
         for (int prompt = -1; prompt < (each ? table->n_prompts : 0); prompt++)
-            tsv_cells(out, table, words, prompt);
+            tsv_cells(out, table, words, prompt, first + prompt);
     }
 }
 
@@ -5284,7 +5698,7 @@ static void svg_ticks(Figure *f, double x, double y, double lo, double hi, doubl
         char text[32];
         if (i != 1 && fabs(value[i]) * scale < 30) continue;
         snprintf(text, sizeof text, lo < 0 && value[i] > 0 ? "%+.3g" : "%.3g", value[i]);
-        svg_text(f, x + (value[i] - lo) * scale, y, 10, 0, MIDDLE, text);
+        svg_text(f, x + (value[i] - lo) * scale, y, 11, 0, MIDDLE, text);
     }
 }
 
@@ -5328,7 +5742,7 @@ static void svg_cell(Figure *f, const Table *table, const Panel *p, int i, int n
     if (p->width < 5) fputs("/>\n", f->out);
     else svg_hint(f, table, i);
     if (p->values)
-        svg_text(f, x + p->width / 2 - 0.5, y + p->height / 2 + 3.5, 10, p->width,
+        svg_text(f, x + p->width / 2 - 0.5, y + p->height / 2 + 3.5, p->letter - 1, p->width,
                  pale ? MIDDLE PALE : dark ? MIDDLE " fill=\"#fff\"" : MIDDLE,
                  cell_text(table, f->words, i, label));
 }
@@ -5375,43 +5789,36 @@ static void svg_scale(Figure *f, const Table *table, double x, double limit)
         fputs("/>\n", f->out);
     }
     svg_ticks(f, x, f->y + 22, least, limit, STEPS * STEP);
-    svg_text(f, end, f->y + 9, 11, 0, "", table->quantity);
+    svg_text(f, end, f->y + 10, 12, 0, "", table->quantity);
     snprintf(pale, sizeof pale, "grey: within %.3g standard errors of 0", table->critical);
     if (table->error)
-        svg_text(f, end, f->y + 23, 10, 0, PALE, pale);
-    f->right = fmax(f->right, end + fmax(columns_in(table->quantity) * 11,
-                                         table->error ? columns_in(pale) * 10 : 0) * EM);
+        svg_text(f, end, f->y + 25, 11, 0, PALE, pale);
+    f->right = fmax(f->right, end + fmax(columns_in(table->quantity) * 12,
+                                         table->error ? columns_in(pale) * 11 : 0) * EM);
     f->y += 28;
 }
 
-/* The size of the cells of n maps, `across` of them side by side, or of one map in panels of
- * last - first columns. Where there are very many cells, only their colours are left. */
+/* The size of cells and labels. Several maps, and those of very many cells, are small, and where
+ * numbers do not fit, only their colours are left; others are cut into panels of last columns. */
 static Panel svg_layout(const Figure *f, const Table *table, int n, int *across)
 {
-    int    cols = table->n_cols, widest = 5, dense = cols > 96 || (cols > 24 && table->n_rows > 24);
-    Panel  p = { .last = cols, .letter = n > 1 ? 9 : 11 };
+    int    cols = table->n_cols, widest = 3, many = cols > 96 || (cols > 24 && table->n_rows > 24);
+    Panel  p = { .last = cols, .letter = n > 1 || many ? 10 : 12, .height = 22, .values = 1 };
     Label  text;
     p.x = 34 + min_int(widest_of(table->row, table->n_rows), 20) * p.letter * EM;
     double room = FIGURE_WIDTH - p.x - 40;
-    for (int i = 0; table->token && i < cells_of(table); i++)
-        widest = min_int(13, max_int(widest, columns_in(cell_text(table, f->words, i, text))));
-    *across = min_int(n, 4);
-    if (n > 1) {
-        while (*across > 1 && room / *across - 10 < 2 * cols) --*across;
-        p.width = fmin(26, (room / *across - 10) / cols);
-        p.height = fmax(fmin(p.width, 20), 2);
+    for (*across = min_int(n, 4); *across > 1 && room / *across - 14 < 2 * cols;) --*across;
+    for (int i = 0; i < cells_of(table); i++)
+        widest = min_int(10, max_int(widest, columns_in(cell_text(table, f->words, i, text))));
+    if (n > 1 || many) {
+        p.width = fmin(26, (room / *across - 14) / cols);
+        p.height = n == 1 && table->n_rows <= 24 ? 16 : fmax(2, fmin(p.width, 20));
         p.values = p.width >= 25;
-    } else if (dense) {
-        p.width = fmin(16, room / cols);
-        p.height = table->n_rows > 24 ? fmax(p.width, 2) : 16;
-        p.letter = 9;
     } else {
-        int fit = max_int(1, min_int(cols, (int)(room / fmax(34, 6.2 * widest))));
-        int panels = (cols + fit - 1) / fit;
+        double least = widest * (p.letter - 1) * EM + 4;
+        int    fit = max_int(1, (int)(room / least)), panels = (cols + fit - 1) / fit;
         p.last = (cols + panels - 1) / panels;
-        p.width = fmin(fmax(44, 7 * widest), room / p.last);
-        p.height = 22;
-        p.values = 1;
+        p.width = fmin(least + 8, room / p.last);
     }
     p.header = min_int(widest_of(table->col, cols), 16) * p.letter * EM;
     p.above = p.letter + (p.header < p.width ? 6 : 0.7 * p.header);
@@ -5428,28 +5835,27 @@ static void svg_maps(Figure *f, const Table *table, int n, double limit)
     double left = p.x, top = f->y + 14, end = 0;
     char   style[100];
     p.limit = limit;
+    if (*table->col_axis) f->y += 18;
     for (int i = 0; i < blocks; i++) {
         const Table *shown = n > 1 ? &table[i] : table;
         p.rows = i % across == 0;
         p.cols = i < across || n == 1;
-        if (i == 0 && *table->col_axis) f->y += 18;
-        if (p.rows) p.y = f->y += (n > 1 ? 20 : 0) + (p.cols ? p.above : 0);
+        if (p.rows) p.y = f->y += (n > 1 ? 8 : 0) + (p.cols ? p.above : 0);
         p.first = n > 1 ? 0 : i * per_panel;
         p.last = min_int(p.first + per_panel, cols);
         p.x = left + i % across * (p.width * cols + 14);
         if (n > 1)
-            svg_text(f, p.x, p.cols ? p.y - p.above - 4 : p.y - 5, 11,
-                     p.width * cols, "", shown->name);
+            svg_text(f, p.x, p.cols ? p.y - p.above - 4 : p.y - 5, 11, p.width * cols, "",
+                     shown->name);
         end = fmax(end, svg_panel(f, shown, &p));
         if (i == 0) {
-            svg_text(f, left + per_panel * p.width / 2, top, 11, 0, MIDDLE GREY, table->col_axis);
+            svg_text(f, left + per_panel * p.width / 2, top, 12, 0, MIDDLE GREY, table->col_axis);
             snprintf(style, sizeof style, MIDDLE GREY " transform=\"rotate(-90 20 %.5g)\"",
                      (p.y + end) / 2);
-            svg_text(f, 20, (p.y + end) / 2, 11, 0, style, table->row_axis);
+            svg_text(f, 20, (p.y + end) / 2, 12, 0, style, table->row_axis);
         }
-        if ((i + 1) % across == 0 || i + 1 == blocks) f->y = end + (n > 1 ? 0 : 14);
+        if ((i + 1) % across == 0 || i + 1 == blocks) f->y = end + 14;
     }
-    if (n > 1) f->y += 14;
     svg_scale(f, table, left, limit);
 }
 
@@ -5472,9 +5878,9 @@ static void svg_bar(Figure *f, const Table *table, int i, double zero, double sc
 static void svg_bars(Figure *f, const Table *table)
 {
     enum { LENGTH = 360 };
-    int    n = table->n_cols, thick = n > 1 ? 11 : 14, step = n * thick + 8;
+    int    n = table->n_cols, thick = n > 1 ? 12 : 14, step = n * thick + 8;
     double lo = 0, hi = 0, top = f->y + 10, limit = table->limit;
-    double x = 34 + min_int(widest_of(table->row, table->n_rows), 24) * 11 * EM, end = x + LENGTH;
+    double x = 34 + min_int(widest_of(table->row, table->n_rows), 24) * 12 * EM, end = x + LENGTH;
     char   text[80];
     for (int i = 0; i < cells_of(table); i++) {
         double error = table->error && isfinite(table->error[i]) ? table->error[i] : 0;
@@ -5488,25 +5894,25 @@ static void svg_bars(Figure *f, const Table *table)
     for (int i = 0; i < cells_of(table); i++) {
         double y = top + i / n * step + i % n * thick, base = y + thick / 2.0 + 3;
         if (i % n == 0)
-            svg_text(f, x - 8, top + i / n * step + n * thick / 2.0 + 3, 11, 24 * 11 * EM,
+            svg_text(f, x - 8, top + i / n * step + n * thick / 2.0 + 3, 12, 24 * 12 * EM,
                      " text-anchor=\"end\"", table->row[i / n]);
         if (!exists(table, i)) continue;
         svg_bar(f, table, i, zero, scale, y, thick);
         snprintf(text, sizeof text, table->is_signed ? "%+.*f" : "%.*f", digits, table->value[i]);
         if (table->error && isfinite(table->error[i]))
             append(text, sizeof text, " ± %.2g", table->error[i]);
-        svg_text(f, end + 12, base, 10, 0, "", text);
+        svg_text(f, end + 12, base, 11, 0, "", text);
     }
     f->y = top + table->n_rows * step;
     fprintf(f->out, "<path d=\"M%.5g %.5gV%.5g\" stroke=\"#222\"/>\n", zero, top - 4, f->y);
     svg_ticks(f, x, f->y + 12, lo, hi, LENGTH);
-    svg_text(f, x + LENGTH / 2, f->y + 28, 11, 0, MIDDLE, table->quantity);
+    svg_text(f, x + LENGTH / 2, f->y + 29, 12, 0, MIDDLE, table->quantity);
     for (int c = 0; c < n && n > 1; c++) {
         svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[ink_of(table->col[c])].color);
         fputs("/>\n", f->out);
-        svg_text(f, end + 46, f->y + 15 + 14 * c, 10, 0, "", table->col[c]);
+        svg_text(f, end + 46, f->y + 15 + 14 * c, 11, 0, "", table->col[c]);
     }
-    f->right = fmax(f->right, end + 12 + 16 * 10 * EM);
+    f->right = fmax(f->right, end + 12 + 16 * 11 * EM);
     f->y += max_int(34, n > 1 ? 14 * n + 8 : 0);
 }
 
@@ -5550,7 +5956,7 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
         else svg_maps(&f, table, n, limit);
         f.y += 16;
     }
-    svg_lines(&f, 11, f.right - 12, GREY, caption);
+    svg_lines(&f, 12, f.right - 12, GREY, caption);
     must_close(f.out);
     fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" "
             "viewBox=\"0 0 %.0f %.0f\" font-family=\"Helvetica,Arial,sans-serif\" fill=\"#222\">\n"
@@ -5670,7 +6076,7 @@ static const Option OPTIONS[] = {
     OPTION(CHOICE, 0, "kind", "resid|mlp|attn", kind, "what --trace restores (resid)"),
     WITH_NUMBER(INTEGER, 0, "window", "N", window, 1, 1000,
                 "layers at a time, for mlp and attn (10)"),
-    WITH_NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "average over N draws of noise (10)"),
+    WITH_NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "draws of noise to average over (10)"),
     WITH_NUMBER(INTEGER, 0, "seed", "N", seed, 0, INT_MAX, "of noise and sampling (0)"),
 
     TITLE("Readouts", "mi \"Once upon a time\" -n 20"),
@@ -5684,7 +6090,7 @@ static const Option OPTIONS[] = {
     TITLE("Output", "mi --attn L5H3 --svg pattern.svg"),
     OPTION(FLAG, 0, "json", NULL, json, "one JSON object instead of text"),
     OPTION(FLAG, 0, "tsv", NULL, tsv, "one line per number, with tabs, instead of text"),
-    OPTION(FLAG, 0, "per-prompt", NULL, per_prompt, "--tsv: also the numbers of each row of --data"),
+    OPTION(FLAG, 0, "per-prompt", NULL, per_prompt, "--tsv: also the numbers of each prompt"),
     OPTION(TEXT, 0, "svg", "FILE", svg, "the pictures as SVG"),
     OPTION(TEXT, 0, "title", "TEXT", title, "above the pictures (none)"),
     OPTION(CHOICE, 0, "color", "auto|always|never", color, "auto: on a terminal"),
@@ -5740,9 +6146,9 @@ static void print_help(FILE *out)
     fprintf(out,
             "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
             "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
-            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows of a group\n"
-            "are not independent: standard errors know it), label; any other names a position by\n"
-            "its text or index: --ablate L5H3@S2. A flag holds for all rows instead of a column.\n"
+            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are\n"
+            "not independent, which standard errors take into account); any other names a position\n"
+            "by its text or index: --ablate L5H3@S2. A flag holds for all rows instead.\n"
             "In pictures: 0 exactly, · below .005, ~ what may well be 0 (within its error).\n"
             "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
@@ -5760,7 +6166,7 @@ static void print_sites(FILE *out)
     }
 }
 
-/* --NAME, --NAME=VALUE, -k, -k5 -> its row of the menu; *value is what is typed in the same word. */
+/* --NAME, --NAME=VALUE, -k, -k5 -> its row of the menu; *value is what the word has of it. */
 static const Option *find_option(const Menu *menu, const char *word, const char **value)
 {
     size_t n = strcspn(word, "=");
@@ -5793,7 +6199,7 @@ static int fail_option(const Menu *menu, const char *word)
     while (*name == '-') name++;
     while (is_typographic_dash(name)) name += 3;
     size_t n = strcspn(name, "=");
-    int    least = n > 5 ? 3 : 2;
+    int    least = n > 3 ? 3 : 2;
     for (const Option *o = menu->at; n > 2 && n < 38 && o < menu->at + menu->n; o++) {
         int d = o->kind == HEADING ? least : distance(o->name, name, n);
         if (d < least) least = d, nearest = o;
@@ -5893,6 +6299,8 @@ static int add_asked(Command *command, const Option *o, const char *value)
 static int set_option(Command *command, const Option *o, const char *value)
 {
     char *field = (char *)command + o->field;
+    if (value && !*value && is_choice("model|tokenizer|svg|data|direction", o->name))
+        return mi_fail("--%s: the name of a file is empty", o->name);
     switch (o->kind) {
     case FLAG:         return *(int *)field = 1, 0;
     case INTEGER:
@@ -5904,8 +6312,6 @@ static int set_option(Command *command, const Option *o, const char *value)
     default:
         if (o->kind == CHOICE && !is_choice(o->argument, value))
             return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
-        if (!*value && is_choice("model|tokenizer|svg|data", o->name))
-            return mi_fail("--%s: the name of the file is empty", o->name);
         return *(const char **)field = value, 0;
     }
 }
@@ -6120,7 +6526,7 @@ typedef struct {
     Array          file;                /* the shape that --set expects */
 } Step;
 
-/* What the model says at the position of interest in one run, averaged over its samples of noise. */
+/* What the model says at the position of interest in one run, a mean over its samples of noise. */
 typedef struct {
     const char   *name;                 /* base, edited or held, source */
     const MiRun  *run;
@@ -6128,10 +6534,13 @@ typedef struct {
     int           lane, n_lanes;        /* its first one, and one for each sample */
     float        *logits, *prob;        /* [V] */
     double        metric;
+    char          ends[96];             /* where its numbers stop being numbers, in words, or "" */
 } Outcome;
 
 /* What was typed for one prompt: on the command line, or in a row of --data. */
-typedef struct { const char *prompt, *tokens, *source, *source_tokens, *answer, *versus, *at; } Input;
+typedef struct {
+    const char *prompt, *tokens, *source, *source_tokens, *answer, *versus, *at;
+} Input;
 
 struct Case {
     Study         *study;
@@ -6145,8 +6554,10 @@ struct Case {
     Step          *step;                /* [requests] */
     Tables         form;                /* of the sweep: a table without numbers */
     int           *first_cell;          /* [cells + 1] cell i has the edits first_cell[i] .. */
-    int            samples, n_held;
-    MiEdit        *held;                /* [samples, n_held] the edits that hold in all cells */
+    MiEdit       **edit;                /* [n_edits] of all steps: first n_held that hold in all */
+    int            n_edits, n_held;     /* cells, in order, then those of the cells of a sweep */
+    MiEdit        *held;                /* [samples, n_held] */
+    int            samples;
     Asked         *asked;
     int            n_asked;
     MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
@@ -6270,7 +6681,8 @@ static void parse_ids(Case *c, const char *flag, const char *text, Prompt *promp
 }
 
 /* Only the only prompt and its source can be "-", for standard input. */
-static void read_prompt(Case *c, const char *flag, const char *text, const char *ids, Prompt *prompt)
+static void read_prompt(Case *c, const char *flag, const char *text, const char *ids,
+                        Prompt *prompt)
 {
     size_t n = text ? strlen(text) : 0;
     if (text && !strcmp(text, "-") && !is_study(c)) text = own(c, read_standard_input(&n));
@@ -6443,16 +6855,13 @@ static void read_answers(Case *c)
     read_position(c);
 }
 
-/* The metric that was asked for, or the one that goes with what is known. It is one for all rows. */
+/* The metric that was asked for, or the one that goes with what is known; one for all rows. */
 static void choose_metric(Case *c)
 {
     const char *asked = c->command->metric;
     Question   *q = &c->question;
-    int neurons = 0;                                    /* one alone moves a probability too little */
-    if (c->command->swept >= 0) {
-        const MiEdits *cells = &c->step[c->command->swept].edits;
-        for (int i = 0; i < cells->n; i++) neurons |= SITES[cells->at[i].site].width == MI_D_MLP;
-    }
+    int neurons = c->n_edits > c->n_held && SITES[c->edit[c->n_held]->site].width == MI_D_MLP;
+    /* one neuron moves a probability too little to be seen */
     q->metric = q->versus.n ? LOGIT_DIFF : !q->answer.n ? KL : neurons ? LOGIT : PROB;
     for (Metric m = 0; asked && m < N_METRICS; m++)
         if (!strcmp(asked, METRICS[m].name)) q->metric = m;
@@ -6463,8 +6872,8 @@ static void choose_metric(Case *c)
     if (q->metric == LOSS && c->prompt.n < 2)
         resolving(c, mi_fail("--metric: loss needs a prompt of at least two tokens"));
     if (c->row > 0 && q->metric != c->study->metric)
-        resolving(c, mi_fail("row 1 asks for %s and this one, by its answer and versus, for %s; the "
-                             "metric is one for all rows", METRICS[c->study->metric].name,
+        resolving(c, mi_fail("row 1 asks for %s and this one, by its answer and versus, for %s; "
+                             "the metric is one for all rows", METRICS[c->study->metric].name,
                              METRICS[q->metric].name));
     if (c->row == 0) c->study->metric = q->metric;
 }
@@ -6524,35 +6933,27 @@ static void name_unit(const Address *a, const Range now[4], Label label)
         append(label, sizeof(Label), "%s%s", in_block ? "." : "", SITES[a->site].name);
 }
 
-/* The address of a cell: what can be typed after any flag. A position that is one of many is its
- * number; another stays as it was typed. */
-static void name_address(const Case *c, const Address *a, const Range now[4], Label label)
+/* "@S2:3" to the end of a label: positions and keys as they were typed, but where there are many
+ * the cell's own number, or with 0 nothing. */
+static void add_places(const Case *c, const Address *a, const Range now[4], int numbers,
+                       Label label)
 {
-    name_unit(a, now, label);
-    if (!a->has_pos) return;
     int from_end = is_study(c) && !c->study->aligned && a->pos.at_end ? c->prompt.n : 0;
-    if (!a->pos.many)
-        append(label, sizeof(Label), "%.*s", (int)(a->key_text - a->pos_text), a->pos_text);
-    else append(label, sizeof(Label), "@%d", now[2].lo - from_end);
-    if (!a->has_key) return;
-    if (!a->key.many)
-        append(label, sizeof(Label), "%.*s", (int)(a->end - a->key_text), a->key_text);
-    else append(label, sizeof(Label), ":%d", now[3].lo);
+    if (a->has_pos && !a->pos.many)
+        label_append(label, sizeof(Label), a->pos_text, a->key_text - a->pos_text);
+    else if (a->has_pos && numbers) append(label, sizeof(Label), "@%d", now[2].lo - from_end);
+    if (a->has_key && !a->key.many)
+        label_append(label, sizeof(Label), a->key_text, a->end - a->key_text);
+    else if (a->has_key && numbers) append(label, sizeof(Label), ":%d", now[3].lo);
 }
 
 /* The labels of a cell's row and column: "L5" and "H3", "L5H3" and "12 ·John". Elements of a list
- * have their full names in the row, with the position as it was typed. */
+ * have their full names in the row. */
 static void name_cell(const Case *c, const Address *a, const Range now[4], int list, int column,
                       Label row, Label col)
 {
     *row = *col = 0;
-    if (list) {
-        name_unit(a, now, row);
-        if (a->has_pos && !a->pos.many)
-            label_append(row, sizeof(Label), a->pos_text, a->key_text - a->pos_text);
-        if (a->has_key && !a->key.many)
-            label_append(row, sizeof(Label), a->key_text, a->end - a->key_text);
-    }
+    if (list) name_unit(a, now, row), add_places(c, a, now, 0, row);
     for (int axis = list ? 2 : 0; axis < 4; axis++) {
         char *label = axis == column ? col : row;
         Label text;
@@ -6590,7 +6991,8 @@ static void add_cells(Case *c, const Parser *p, const Address *a, const MiEdit *
                                  min_int(n_layer, l + (window + 1) / 2) - 1, 0, 0 };
         if (one.key.lo <= one.pos.hi) {
             resolving(c, expand(&step->edits, p, &one, *edit));
-            name_address(c, a, now, form->address[cell]);
+            name_unit(a, now, form->address[cell]);
+            add_places(c, a, now, 1, form->address[cell]);
         }
         c->first_cell[cell + 1] = step->edits.n;
     }
@@ -6765,6 +7167,20 @@ static void read_asked(Case *c)
     }
 }
 
+/* The edits of all steps in one list, those of a sweep last. */
+static void list_edits(Case *c)
+{
+    int n = 0;
+    for (int i = 0; i < c->command->n_requests; i++) n += c->step[i].edits.n;
+    c->edit = room(c, n, sizeof *c->edit);
+    for (int swept = 0; swept < 2; swept++)
+        for (int i = 0; i < c->command->n_requests; i++)
+            for (int j = 0; j < c->step[i].edits.n && (i == c->command->swept) == swept; j++) {
+                c->edit[c->n_edits++] = &c->step[i].edits.at[j];
+                c->n_held += !swept;
+            }
+}
+
 /* One prompt, read and resolved but not run: all that can be wrong with what was typed. */
 static Case *open_case(Study *study, int row)
 {
@@ -6788,6 +7204,7 @@ static Case *open_case(Study *study, int row)
     c->samples = uses(command, MI_NOISE, 0) ? command->samples : 1;
     c->step = room(c, command->n_requests, sizeof *c->step);
     for (int i = 0; i < command->n_requests; i++) read_step(c, i);
+    list_edits(c);
     choose_metric(c);
     read_asked(c);
     return c;
@@ -6822,20 +7239,23 @@ enum {                                  /* sets of MiFrom */
     FROM_ANYWHERE = ~0
 };
 
-/* The sites of the edits whose values come from there. */
+static uint64_t site_of(const MiEdit *edit, int from)
+{
+    return from & 1 << edit->from ? (uint64_t)1 << edit->site : 0;
+}
+
+/* The sites of edits whose values come from there: of a list, or of all steps of a case. */
 static uint64_t sites_of(const MiEdits *edits, int from)
 {
     uint64_t keep = MI_KEEP_NONE;
-    for (int i = 0; i < edits->n; i++)
-        if (from & 1 << edits->at[i].from) keep |= (uint64_t)1 << edits->at[i].site;
+    for (int i = 0; i < edits->n; i++) keep |= site_of(&edits->at[i], from);
     return keep;
 }
 
-/* The same for all steps. */
 static uint64_t sites_of_steps(const Case *c, int from)
 {
     uint64_t keep = MI_KEEP_NONE;
-    for (int i = 0; i < c->command->n_requests; i++) keep |= sites_of(&c->step[i].edits, from);
+    for (int i = 0; i < c->n_edits; i++) keep |= site_of(c->edit[i], from);
     return keep;
 }
 
@@ -6899,7 +7319,7 @@ static double push(const Case *c, const MiEdit *edit)
 /* One edit's direction: a row, or with --align front one for each of the first positions. */
 static void bind_direction(Case *c, Step *step, MiEdit *edit, MiRun *const runs[2], int rows)
 {
-    int    swept = step == &c->step[max_int(c->command->swept, 0)] && c->command->swept >= 0;
+    int    swept = step - c->step == c->command->swept;
     float *v = room(c, (size_t)rows * edit->count, sizeof *v);
     for (int row = 0; row < rows; row++)
         direction_row(c, step, edit, runs, row, v + (size_t)row * edit->count);
@@ -6961,49 +7381,35 @@ static void bind_file(Case *c, Step *step)
 }
 
 /* =mean over --data: what the study summed up, over its rows or over rows and positions. */
-static void bind_means(Case *c)
+static void bind_mean(Case *c, int which)
 {
     const Study *study = c->study;
-    int which = 0;
-    for (int i = 0; i < c->command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n; j++, which++) {
-            MiEdit *edit = &c->step[i].edits.at[j];
-            if (edit->from != MI_FROM_MEAN || !study->sum) continue;
-            int    n = study->aligned ? study->longest * edit->count : edit->count;
-            float *mean = room(c, n, sizeof *mean);
-            for (int k = 0; k < n; k++)
-                mean[k] = (float)(study->sum[which][k] / study->count[which]);
-            edit->value = mean + (study->aligned ? (size_t)edit->pos * edit->count : 0);
-            edit->value_stride = study->aligned ? edit->count : 0;
-            edit->pos_end = min_int(edit->pos_end, c->prompt.n);
-            edit->from = MI_FROM_CALLER;
-        }
+    MiEdit *edit = c->edit[which];
+    int     n = study->aligned ? study->longest * edit->count : edit->count;
+    float  *mean = room(c, n, sizeof *mean);
+    for (int i = 0; i < n; i++) mean[i] = (float)(study->sum[which][i] / study->count[which]);
+    edit->value = mean + (study->aligned ? (size_t)edit->pos * edit->count : 0);
+    edit->value_stride = study->aligned ? edit->count : 0;
+    edit->pos_end = min_int(edit->pos_end, c->prompt.n);
+    edit->from = MI_FROM_CALLER;
 }
 
 /* =resample: the values of the partner's run. */
-static void bind_partner(Case *c)
+static void bind_partner(Case *c, MiEdit *edit)
 {
     Study *study = c->study;
-    for (int i = 0; i < c->command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n; j++) {
-            MiEdit *edit = &c->step[i].edits.at[j];
-            if (edit->from != MI_FROM_CALLER || edit->value ||
-                c->step[i].typed->what->value != KIND)
-                continue;
-            if (!study->aligned || study->n_rows < 2)
-                leave((mi_fail("%s: =resample needs at least two rows, all of the same number of "
-                               "tokens", study->rows.file), FAULT_OF_RUN));
-            if (!c->other) {
-                Case     *other = open_case(study, study->partner[c->row]);
-                MiOptions options = { .threads = c->command->threads };
-                c->other = mi_run(study->model, other->prompt.tokens, other->prompt.n, NULL,
-                                  &options);
-                if (!c->other) running(c, -1);
-                close_case(other);
-            }
-            edit->value = row_at(c->other, 0, edit, edit->pos);
-            edit->value_stride = width_of(study->model, edit->site, 0);
-        }
+    if (!study->aligned || study->n_rows < 2)
+        leave((mi_fail("%s: =resample needs at least two rows, all of the same number of tokens",
+                       study->rows.file), FAULT_OF_RUN));
+    if (!c->other) {
+        Case     *other = open_case(study, study->partner[c->row]);
+        MiOptions options = { .threads = c->command->threads };
+        c->other = mi_run(study->model, other->prompt.tokens, other->prompt.n, NULL, &options);
+        if (!c->other) running(c, -1);
+        close_case(other);
+    }
+    edit->value = row_at(c->other, 0, edit, edit->pos);
+    edit->value_stride = width_of(study->model, edit->site, 0);
 }
 
 /* The unedited runs, and what the edits take from them. The base keeps what a sweep edits: so it is
@@ -7014,30 +7420,31 @@ static void prepare(Case *c)
     MiModel  *model = c->study->model;
     MiOptions options = { .keep = sites_shown(c), .threads = command->threads };
     options.keep |= sites_of_steps(c, FROM_BASE);
-    if (command->swept >= 0) options.keep |= sites_of(&c->step[command->swept].edits, FROM_ANYWHERE);
+    for (int i = 0; i < c->n_edits; i++) {
+        MiEdit *edit = c->edit[i];
+        if (i >= c->n_held) options.keep |= site_of(edit, FROM_ANYWHERE);
+        if (edit->from == MI_FROM_MEAN && c->study->sum) bind_mean(c, i);
+        if (edit->from == MI_FROM_CALLER && !edit->value &&
+            c->step[edit->order].typed->what->value == KIND)
+            bind_partner(c, edit);
+    }
     if (!command->n_requests) options.keep |= MI_KEEP_CACHE;
-    bind_means(c);
-    bind_partner(c);
     c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
     if (!c->base) running(c, -1);
     options.keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
     if (c->donor.n && uses(command, 0, NEEDS_SOURCE) &&
         !(c->source = mi_run(model, c->donor.tokens, c->donor.n, NULL, &options)))
         running(c, -1);
-    for (int i = 0; i < command->n_requests; i++) {
-        Step *step = &c->step[i];
+    for (Step *step = c->step; step < c->step + command->n_requests; step++) {
         if (step->typed->what->value == FILE_NAME) bind_file(c, step);
         if (needs_direction(step->typed)) bind_directions(c, step);
         running(c, mi_edits_bind(&step->edits, c->base, c->source));
-        if (i != command->swept) c->n_held += step->edits.n;
     }
-    MiEdit *held = c->held = room(c, (size_t)c->samples * c->n_held, sizeof *c->held);
-    for (int s = 0; s < c->samples; s++)
-        for (int i = 0; i < command->n_requests; i++)
-            for (int j = 0; i != command->swept && j < c->step[i].edits.n; j++) {
-                *held = c->step[i].edits.at[j];
-                held++->sample = (uint64_t)c->row << 32 | (uint32_t)s;
-            }
+    c->held = room(c, (size_t)c->samples * c->n_held, sizeof *c->held);
+    for (int i = 0; i < c->samples * c->n_held; i++) {
+        c->held[i] = *c->edit[i % c->n_held];
+        c->held[i].sample = (uint64_t)c->row << 32 | (uint32_t)(i / c->n_held);
+    }
 }
 
 /* The edited runs of n cases in one fork: a lane for each, or for each sample of its noise. */
@@ -7124,6 +7531,25 @@ static double metric_of(const Question *q, const float *logits, const float *bas
     }
 }
 
+/* "L5.z", or "embed" */
+static void site_name(MiSite site, int layer, char name[64])
+{
+    if (SITES[site].place == MI_BLOCK) snprintf(name, 64, "L%d.%s", layer, SITES[site].name);
+    else snprintf(name, 64, "%s", SITES[site].name);
+}
+
+/* Where in a run numbers stop being numbers, in words; "" if they do not. */
+static void where_numbers_end(const MiRun *run, int lane, char *text, size_t size)
+{
+    MiSite site;
+    int    layer, pos;
+    char   name[64];
+    *text = 0;
+    if (mi_first_nonfinite(run, lane, &site, &layer, &pos) != 1) return;
+    site_name(site, layer, name);
+    snprintf(text, size, "numbers end at %s, position %d", name, pos);
+}
+
 static void add_outcome(Case *c, Outcome what)
 {
     int      V = n_vocab(c), S = what.n_lanes;
@@ -7138,8 +7564,12 @@ static void add_outcome(Case *c, Outcome what)
             o->logits[i] += c->logits[i] / S;
             o->prob[i] += (float)exp(c->logits[i] - log_sum) / S;
         }
-        o->metric += (c->question.metric == LOSS ? mean_loss(c, what.run, what.lane + s, what.prompt)
-                      : metric_of(&c->question, c->logits, c->outcome[0].logits, V)) / S;
+        double metric = c->question.metric == LOSS
+                      ? mean_loss(c, what.run, what.lane + s, what.prompt)
+                      : metric_of(&c->question, c->logits, c->outcome[0].logits, V);
+        o->metric += metric / S;
+        if (!isfinite(log_sum) && !*o->ends)
+            where_numbers_end(what.run, what.lane + s, o->ends, sizeof o->ends);
     }
 }
 
@@ -7413,7 +7843,8 @@ static void read_push(Case *c, const Asked *asked, Tables *out)
     for (int i = 0; i < c->command->n_requests; i++) n += c->command->request[i].what->op == MI_ADD;
     if (!n) return;
     Table *table = titled(add_table(out, "push", SILENT, n, 1), "|C v| / |h|", "step", "");
-    snprintf(table->title, sizeof table->title, "length of what is added, in units of what is there");
+    snprintf(table->title, sizeof table->title,
+             "length of what is added, relative to what is there");
     strcpy(table->col[0], "push");
     n = 0;
     for (const Step *step = c->step; step < c->step + c->command->n_requests; step++) {
@@ -7468,8 +7899,8 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
     int    by_depth = q->answer.n && q->metric <= RANK;
     float *end = must(malloc(V * sizeof *end));
     if (!T && !by_depth)
-        running(c, mi_fail("--lens over rows of different length needs --answer, and no --metric kl "
-                           "or loss"));
+        running(c, mi_fail("--lens over rows of different length needs --answer, and no --metric "
+                           "kl or loss"));
     for (int i = 0, n = 0; i < N_TABLES; i++) {
         has[i] = -1;
         if (i == DEPTH ? !by_depth : !T || (i < KLS && i > LENS && !q->answer.n)) continue;
@@ -7482,8 +7913,8 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
         lens->token = must(malloc((cells_of(lens) + 1) * sizeof *lens->token));
         lens->limit = 1;
         strcpy(lens->quantity, "probability");
-        snprintf(lens->title, sizeof lens->title, "logit lens%s%s: the likeliest next token at each "
-                 "depth", final ? ", final statistics" : "", edited_or_not(c));
+        snprintf(lens->title, sizeof lens->title,
+                 "logit lens%s%s: the likeliest next token at each depth", final ? ", final statistics" : "", edited_or_not(c));
     }
     if (by_depth) {
         Table *depth = &out->at[has[DEPTH]];
@@ -7513,7 +7944,8 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
                 out->at[has[RANKS]].value[at] = rank_of(&q->answer, logits, V);
                 out->at[has[PROBS]].value[at] = exp(set_logit(&q->answer, logits) - log_sum);
             }
-            if (by_depth && t == q->at) out->at[has[DEPTH]].value[i] = metric_of(q, logits, NULL, V);
+            if (by_depth && t == q->at)
+                out->at[has[DEPTH]].value[i] = metric_of(q, logits, NULL, V);
         }
     }
     free(end);
@@ -7596,7 +8028,8 @@ static void read_heads(Case *c, const Asked *asked, Tables *out)
     for (int i = 0; i < n; i++)
         tokens[i] = tokens[i + n] =
             (int)(mix_bits(mix_bits(c->command->seed) ^ (uint64_t)i << 8) % s->n_vocab);
-    MiOptions options = { .keep = MI_KEEP(pattern) | MI_KEEP_CACHE, .threads = c->command->threads };
+    MiOptions options = { .keep = MI_KEEP(pattern) | MI_KEEP_CACHE,
+                          .threads = c->command->threads };
     MiRun    *run = mi_run(c->study->model, tokens, 2 * n, NULL, &options);
     if (!run) running(c, -1);
     for (int kind = 0; kind < 3; kind++) {
@@ -7633,7 +8066,7 @@ static void resolve_loss(Case *c, Asked *asked)
 /* How surprising each token is after those before it: -log p, in nats. */
 static void read_loss(Case *c, const Asked *asked, Tables *out)
 {
-    int    T = c->prompt.n, n = 1 + (c->edited != NULL), aligned = !is_study(c) || c->study->aligned;
+    int T = c->prompt.n, n = 1 + (c->edited != NULL);
     (void)asked;
     Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "");
     snprintf(means->title, sizeof means->title, "mean loss over the prompt, in nats");
@@ -7643,7 +8076,7 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
         strcpy(means->row[i], o->name);
         means->value[i] = mean_loss(c, o->run, o->lane, o->prompt);
     }
-    if (!aligned) return;
+    if (is_study(c) && !c->study->aligned) return;
     Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run");
     snprintf(table->title, sizeof table->title,
              "loss of each token: -log p after the tokens before it, in nats");
@@ -7709,7 +8142,7 @@ static const Readout READOUTS[] = {
       RESID, NULL, read_lens, NULL },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn, NULL },
-    { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens twice (50)", 0,
+    { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
       A_NUMBER, 2, 100000, 0, resolve_heads, read_heads,
       "--heads looks at random tokens, not at the prompts of a table" },
     { "loss", NULL, "how surprising each token of the prompt is", 0, NOTHING, 0, 0, 0, resolve_loss,
@@ -7832,7 +8265,8 @@ typedef struct {
     Study  *study;
     Case   *first;                      /* the only prompt, or the first row; without its runs */
     Tables  tables;
-    int     n, n_groups, n_dropped;     /* rows that were run */
+    int     from, n;                    /* rows that were run, from 0 */
+    int     n_groups, n_dropped;
     char   *text[2];                    /* generated: base, edited */
     size_t  text_size[2];
 } Report;
@@ -8032,10 +8466,9 @@ static void print_heading(const Report *report, const Screen *screen)
         append_visible(file, sizeof file, study->rows.file, strlen(study->rows.file));
         fprintf(out, "  %s%d prompt%s%s of %s", color_of(screen, "bold"), report->n,
                 report->n > 1 ? "s" : "", color_of(screen, "off"), file);
+        if (c->command->rows) fprintf(out, " (rows %s of %d)", c->command->rows, study->n_rows);
         if (report->n_groups < report->n - report->n_dropped)
-            fprintf(out, ", in %d groups (column group): standard errors are those of groups",
-                    report->n_groups);
-        if (c->command->rows) fprintf(out, ", rows %s of %d", c->command->rows, study->n_rows);
+            fprintf(out, "; standard errors over its %d groups", report->n_groups);
     } else {
         fprintf(out, "  %s", color_of(screen, "bold"));
         print_prompt(c, screen, &c->prompt);
@@ -8052,14 +8485,19 @@ static void print_heading(const Report *report, const Screen *screen)
     note_answer(c, screen, 1);
     int spaces = n_ending_with_space(report);
     if (spaces && !is_study(c))
-        print_note(screen, "the prompt ends with a space, which belongs to the next token: leave it "
-                   "out");
+        print_note(screen, "the prompt ends with a space, which belongs to the next token: leave "
+                   "it out");
     else if (spaces)
         print_note(screen, "%d prompts end with a space, which belongs to the next token: leave it "
                    "out", spaces);
+    int dropped = 0;
+    while (report->n_dropped && study->group[dropped] >= 0) dropped++;
     if (report->n_dropped)
-        print_note(screen, "%d of %d rows gave a number that is not finite; no mean has them",
-                   report->n_dropped, report->n);
+        print_note(screen, "%d of %d rows gave a number that is not finite, the first of them row "
+                   "%d; they are in no mean", report->n_dropped, report->n,
+                   report->from + dropped + 1);
+    for (const Outcome *o = c->outcome; o < c->outcome + c->n_outcomes && !is_study(c); o++)
+        if (*o->ends) print_note(screen, "%s: %s", o->name, o->ends);
 }
 
 /* Is a row of a table told from 0? One prompt has no error, and nothing is known of others. */
@@ -8149,8 +8587,8 @@ static void note_share(const Report *report, const Screen *screen, const Table *
         fprintf(screen->out, "  The source's metric is that of the run it is patched into: nothing "
                 "to restore.\n\n");
     else if (report->n > 1 && may_be_zero(e))
-        print_note(screen, "source and %s differ by %.3g ± %.2g, which may be 0: shares of it mean "
-                   "little\n", metric->row[held], e.mean, e.error);
+        print_note(screen, "source and %s differ by %.3g ± %.2g, which may be 0: shares of it "
+                   "mean little\n", metric->row[held], e.mean, e.error);
     else if (fabs(b - a) < 0.1 * fmax(fabs(a), fabs(b)) || largest > 5)
         print_note(screen, "source and %s differ by only %.3g: 1 stands for little\n",
                    metric->row[held], b - a);
@@ -8181,8 +8619,8 @@ static void print_report(const Report *report, const Screen *screen)
         if (!strcmp(t->name, "metric") && t->look != SILENT) print_conclusions(report, out);
     }
     if (maps && report->tables.at[0].critical > 0)
-        fprintf(out, "  ~ cannot be told from 0: it is within %.3g standard errors (Student's t, %d "
-                "groups);\n  about 5 %% of the cells that are 0 pass by chance.\n\n",
+        fprintf(out, "  ~ cannot be told from 0: it is within %.3g standard errors (Student's t, "
+                "%d groups);\n  about 5 %% of the cells that are 0 pass by chance.\n\n",
                 report->tables.at[0].critical, report->n_groups);
     for (const Saved *s = report->tables.saved; s < report->tables.saved + report->tables.n_saved;
          s++) {
@@ -8215,34 +8653,29 @@ static int last_column(const Case *c, const MiEdit *edit)
     return edit->head < 0 ? last : min_int(last, last_pos(c, edit));
 }
 
-/* "L5.z", or "embed"; and TransformerLens' name with its layer, "" if it has none. */
-static void site_names(const MiEdit *edit, char name[64], char tl[64])
+/* TransformerLens' name of a site with its layer, "" if it has none. */
+static void tl_name(const MiEdit *edit, char tl[64])
 {
     const char *pattern = SITES[edit->site].tl_name;
     snprintf(tl, 64, pattern ? pattern : "", edit->layer);
-    if (SITES[edit->site].place == MI_BLOCK)
-        snprintf(name, 64, "L%d.%s", edit->layer, SITES[edit->site].name);
-    else snprintf(name, 64, "%s", SITES[edit->site].name);
 }
 
 static void json_edits(FILE *out, const Case *c)
 {
-    int n = 0;
     json(out, ",\n 'edits':[");
-    for (int i = 0; i < c->command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            int  last = last_pos(c, edit);
-            char name[64], tl[64];
-            site_names(edit, name, tl);
-            json(out, n++ ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
-                 c->command->request[i].what->name, name);
-            json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
-            json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
-                 edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
-            if (edit->head >= 0) json(out, ",'head':%d", edit->head);
-            json(out, ",'hits':%d}", last - edit->pos + 1);
-        }
+    for (int i = 0; i < c->n_held; i++) {
+        const MiEdit *edit = c->edit[i];
+        int  last = last_pos(c, edit);
+        char name[64], tl[64];
+        site_name(edit->site, edit->layer, name), tl_name(edit, tl);
+        json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
+             c->command->request[edit->order].what->name, name);
+        json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
+        json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
+             edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
+        if (edit->head >= 0) json(out, ",'head':%d", edit->head);
+        json(out, ",'hits':%d}", last - edit->pos + 1);
+    }
     json(out, "]");
 }
 
@@ -8308,7 +8741,8 @@ static void print_json(const Report *report, FILE *out, int argc, char **argv)
 /* Generated text is a table without numbers: its words stand where tokens do. */
 static void print_tsv(const Report *report, FILE *out)
 {
-    tsv_tables(out, &report->tables, report->study->words, report->study->command->per_prompt);
+    tsv_tables(out, &report->tables, report->study->words, report->study->command->per_prompt,
+               report->from + 1);
     for (int i = 0; i < 2; i++) {
         if (!report->text[i]) continue;
         fprintf(out, "text\t\t%s\t\t\t\t", i ? "edited" : "base");
@@ -8320,51 +8754,48 @@ static void print_tsv(const Report *report, FILE *out)
 
 /* ---- --explain ---- */
 
-/* Everything that is known before the first run: the tokens, the edits as they were understood, and
- * what they recompute. */
-static void print_plan(const Case *c, FILE *out)
+/* The tokens, and the edits as they were understood. */
+static void read_plan(Case *c, Tables *out)
 {
-    const MiShape *s = &c->study->model->shape;
-    const char *name = c->study->model->file, *slash = strrchr(name, '/');
-    char  file[256] = "";
-    int   T = c->prompt.n, t0 = T, half = 2 * s->n_layer, end = c->question.at + 1, cells = 0;
-    if (slash && !c->command->model) name = slash + 1;
-    append_visible(file, sizeof file, name, strlen(name));
-    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n"
-            "tokens\n", file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    static const char *const cols[] = { "first position", "last position", "first column",
+                                        "last column", "head" };
+    int    T = c->prompt.n;
+    Table *tokens = titled(add_table(out, "tokens", SILENT, T, 1), "GPT-2 id", "position", "");
+    tokens->token = must(malloc(T * sizeof *tokens->token));
+    strcpy(tokens->col[0], "id");
     for (int t = 0; t < T; t++) {
-        Label label;
-        fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(c->study->words, c->prompt.tokens[t]),
-                token_label(c->study->words, c->prompt.tokens[t], label, sizeof label));
+        snprintf(tokens->row[t], sizeof(Label), "%d", t);
+        tokens->token[t] = c->prompt.tokens[t];
+        tokens->value[t] = mi_id_of_row(c->study->words, c->prompt.tokens[t]);
     }
-    for (int i = 0; i < c->command->n_requests; i++) {
-        const Request *request = &c->command->request[i];
-        char flag[32];
-        snprintf(flag, sizeof flag, "--%s", request->what->name);
-        print_typed(out, flag, request->argument, "");
-        fputs(i == c->command->swept ? " --each\n" : "\n", out);
-        print_direction(out, "  ", request);
-        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            char site[64], tl[64];
-            site_names(edit, site, tl);
-            fprintf(out, "  %-13s %-32s positions %d-%d, %s %d-%d", site,
-                    *tl ? tl : "(not in TransformerLens)", edit->pos, last_pos(c, edit),
-                    edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
-            if (edit->head >= 0) fprintf(out, " of head %d", edit->head);
-            fputc('\n', out);
-            t0 = min_int(t0, edit->pos);
-            half = min_int(half, half_of(c->study->model, edit->site, edit->layer));
-        }
+    if (!c->n_held) return;
+    Table *edits = titled(add_table(out, "edits", SILENT, c->n_held, 5), "", "site", "");
+    for (int k = 0; k < 5; k++) strcpy(edits->col[k], cols[k]);
+    for (int i = 0; i < c->n_held; i++) {
+        const MiEdit *edit = c->edit[i];
+        const int values[] = { edit->pos, last_pos(c, edit), edit->first, last_column(c, edit),
+                               edit->head };
+        site_name(edit->site, edit->layer, edits->row[i]);
+        for (int k = 0; k < 5 - (edit->head < 0); k++) edits->value[i * 5 + k] = values[k];
     }
+}
+
+/* How much of the prompt runs again, and in which cells. */
+static void print_cost(const Case *c, FILE *out)
+{
+    int T = c->prompt.n, t0 = T, half = 2 * c->study->model->shape.n_layer, cells = 0;
     const char *samples = c->samples > 1 ? ", for each sample" : "";
+    for (int i = 0; i < c->n_held; i++) {
+        t0 = min_int(t0, c->edit[i]->pos);
+        half = min_int(half, half_of(c->study->model, c->edit[i]->site, c->edit[i]->layer));
+    }
     if (t0 < T)
         fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
-                T - t0, T, half, 2 * s->n_layer, samples);
+                T - t0, T, half, 2 * c->study->model->shape.n_layer, samples);
     if (c->command->swept < 0) return;
-    double rows = 0;
     const MiEdit *edits = c->step[c->command->swept].edits.at;
-    if (c->question.metric == LOSS) end = T;
+    int    end = c->question.metric == LOSS ? T : c->question.at + 1;
+    double rows = 0;
     for (; cells < cells_of(&c->form.at[0]); cells++) {
         int first = end;
         for (int j = c->first_cell[cells]; j < c->first_cell[cells + 1]; j++)
@@ -8372,6 +8803,44 @@ static void print_plan(const Case *c, FILE *out)
         rows += end - first;
     }
     fprintf(out, "swept   %d cells recompute %.0f rows%s\n", cells, rows, samples);
+}
+
+/* Everything that is known before the first run. */
+static void print_plan(const Case *c, const Tables *plan, FILE *out)
+{
+    const MiShape *s = &c->study->model->shape;
+    const char *name = c->study->model->file, *slash = strrchr(name, '/');
+    const Table *tokens = &plan->at[0];
+    char file[256] = "";
+    if (slash && !c->command->model) name = slash + 1;
+    append_visible(file, sizeof file, name, strlen(name));
+    if (is_study(c))
+        fprintf(out, "data    %s: %d rows, of which this is the first\n", c->study->rows.file,
+                c->study->n_rows);
+    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n"
+            "tokens\n", file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    for (int t = 0; t < tokens->n_rows; t++) {
+        Label label;
+        fprintf(out, "  %4d  %6.0f  %s\n", t, tokens->value[t],
+                token_label(c->study->words, tokens->token[t], label, sizeof label));
+    }
+    for (int i = 0; i < c->command->n_requests; i++) {
+        const Request *request = &c->command->request[i];
+        print_typed(out, request->flag, request->argument, "");
+        fputs(i == c->command->swept ? " --each\n" : "\n", out);
+        print_direction(out, "  ", request);
+        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
+            const MiEdit *edit = &c->step[i].edits.at[j];
+            char site[64], tl[64];
+            site_name(edit->site, edit->layer, site), tl_name(edit, tl);
+            fprintf(out, "  %-13s %-32s positions %d-%d, %s %d-%d", site,
+                    *tl ? tl : "(not in TransformerLens)", edit->pos, last_pos(c, edit),
+                    edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
+            if (edit->head >= 0) fprintf(out, " of head %d", edit->head);
+            fputc('\n', out);
+        }
+    }
+    print_cost(c, out);
 }
 
 /* ============================================================================================= */
@@ -8434,20 +8903,16 @@ static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
     fflush(stream->out);
 }
 
-/* Where in a run numbers stop being numbers, in words. */
-static const char *where_numbers_end(const MiRun *run, int lane)
-{
-    (void)run, (void)lane;
-    return "something became infinite";
-}
-
 /* Nothing is drawn from numbers that are none. */
 static void check_logits(const Case *c, const MiRun *run, int step)
 {
+    char where[96];
     for (int i = 0; i < n_vocab(c); i++)
-        if (!isfinite(c->logits[i]))
-            running(c, mi_fail("token %d after the prompt: its logits are not numbers; %s", step + 1,
-                               where_numbers_end(run, 0)));
+        if (!isfinite(c->logits[i])) {
+            where_numbers_end(run, 0, where, sizeof where);
+            running(c, mi_fail("token %d after the prompt cannot be chosen: %s", step + 1,
+                               *where ? where : "its logits are not numbers"));
+        }
 }
 
 /* Continue the prompt; the text goes to the stream as it is made. */
@@ -8514,38 +8979,35 @@ static void stream_texts(const Report *report, const Screen *screen)
 static void add_to_means(Study *study, Case *c)
 {
     const Command *command = study->command;
-    int from_source = command->mean_from && !strcmp(command->mean_from, "source"), n = 0, which = 0;
+    int from_source = command->mean_from && !strcmp(command->mean_from, "source");
     const Prompt *prompt = from_source ? &c->donor : &c->prompt;
     MiOptions options = { .threads = command->threads, .keep = sites_of_steps(c, FROM_MEAN) };
     if (options.keep == MI_KEEP_NONE) return;
     options.keep |= MI_KEEP_CACHE;
-    for (int i = 0; i < command->n_requests; i++) n += c->step[i].edits.n;
     if (!study->sum) {
-        study->n_sums = n;
-        study->sum = must(calloc(n + 1, sizeof *study->sum));
-        study->count = must(calloc(n + 1, sizeof *study->count));
+        study->n_sums = c->n_edits;
+        study->sum = must(calloc(c->n_edits, sizeof *study->sum));
+        study->count = must(calloc(c->n_edits, sizeof *study->count));
     }
-    if (n != study->n_sums)
-        resolving(c, mi_fail("its cells are not those of row 1: =mean over rows of different length "
-                             "needs positions by name or from the end"));
+    if (c->n_edits != study->n_sums)
+        resolving(c, mi_fail("its cells are not those of row 1: =mean over rows of different "
+                             "length needs positions by name or from the end"));
     if (!prompt->n) resolving(c, mi_fail("--mean-from source needs a column source"));
     MiRun *run = mi_run(study->model, prompt->tokens, prompt->n, NULL, &options);
     if (!run) running(c, -1);
-    for (int i = 0; i < command->n_requests; i++)
-        for (int j = 0; j < c->step[i].edits.n; j++, which++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            if (edit->from != MI_FROM_MEAN) continue;
-            if (!study->sum[which])
-                study->sum[which] = must(calloc((size_t)study->longest * edit->count,
-                                                sizeof(double)));
-            for (int t = 0; t < prompt->n; t++) {
-                const float *row = row_at(run, 0, edit, t);
-                double *sum = study->sum[which] + (study->aligned ? (size_t)t * edit->count : 0);
-                if (!row) running(c, -1);
-                for (int k = 0; k < edit->count; k++) sum[k] += row[k];
-            }
-            study->count[which] += study->aligned ? 1 : prompt->n;
+    for (int i = 0; i < c->n_edits; i++) {
+        const MiEdit *edit = c->edit[i];
+        if (edit->from != MI_FROM_MEAN) continue;
+        if (!study->sum[i])
+            study->sum[i] = must(calloc((size_t)study->longest * edit->count, sizeof(double)));
+        for (int t = 0; t < prompt->n; t++) {
+            const float *row = row_at(run, 0, edit, t);
+            double *sum = study->sum[i] + (study->aligned ? (size_t)t * edit->count : 0);
+            if (!row) running(c, -1);
+            for (int k = 0; k < edit->count; k++) sum[k] += row[k];
         }
+        study->count[i] += study->aligned ? 1 : prompt->n;
+    }
     mi_free(run);
 }
 
@@ -8637,6 +9099,7 @@ static void run_study(Study *study, Report *report)
     int   from, to, n;
     read_row_range(study, &from, &to);
     number_rows(study, from, to);
+    report->from = from;
     report->n = to - from;
     for (int r = from; r < to; r += n) {
         int filled = 0;
@@ -8693,7 +9156,8 @@ static void open_model(Study *study, const char *argv0)
     program_folder(argv0, folder, sizeof folder);
     snprintf(model, sizeof model, "%stiny.safetensors", folder);
     snprintf(tokenizer, sizeof tokenizer, "%stokenizer.bin", folder);
-    study->model = mi_open(chosen && *chosen ? chosen : model);
+    study->model = mi_open_with(chosen && *chosen ? chosen : model,
+                                &(MiOpen){ .n_head = command->n_head });
     if (!study->model) leave(FAULT_OF_RUN);
     study->words = mi_tokenizer_open(command->tokenizer ? command->tokenizer : tokenizer,
                                      study->model);
@@ -8765,12 +9229,11 @@ static void run_command(const Command *command, int argc, char **argv)
     }
     open_model(&study, argv[0]);
     if (command->explain) {
-        Case *c = open_case(&study, 0);
-        if (command->data)
-            printf("data    %s: %d rows, of which this is the first\n", study.rows.file,
-                   study.n_rows);
-        print_plan(c, stdout);
-        close_case(c);
+        report.first = open_case(&study, 0);
+        read_plan(report.first, &report.tables);
+        if (command->json) print_json(&report, stdout, argc, argv);
+        else if (command->tsv) print_tsv(&report, stdout);
+        else print_plan(report.first, &report.tables, stdout);
     } else {
         if (command->data) survey(&study);
         run_study(&study, &report);

@@ -1257,7 +1257,7 @@ run $P --scale 'L*.resid_pre=3e38' --each
 text_has "a list of no numbers" "L2       not a number"
 run $P --ablate L0-1H0 --ablate L0H0 --ablate L1H0
 if grep -q "comes after it" "$dir/out"; then bad "an edit that two others overwrite" "is said to be one's"; else ok; fi
-refuses 2 "name of the file" $P --lens --svg ""
+refuses 2 "name of a file" $P --lens --svg ""
 
 # What a table says cannot be more than a position
 printf 'prompt\tanswer\tS\nABCABC\tD\t0,L0H2@0\nABDABD\tC\t0\n' > "$dir/cell.tsv"
