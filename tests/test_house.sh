@@ -238,7 +238,7 @@ many=$data/ioi.tsv
 json ".data.n .data.groups" --data "$many"
 is "the number of groups" "208 $(sed 1d "$many" | cut -f5 | sort -u | wc -l | tr -d ' ')"
 run --data "$many" --rows 1-40
-has "the number of groups" "in 16 groups"
+has "the number of groups" "16 groups"
 table 'prompt\tanswer\tversus\tgroup\n{P}\t Mary\t John\t\n{S}\t John\t Mary\t\n{P}\t Mary\t John\t\n'
 json ".data.groups" --data t.tsv; is "rows with an empty group" 3
 table 'prompt\tanswer\tversus\tgroup\n{P}\t Mary\t John\tg\n{S}\t John\t Mary\tg\n'
@@ -246,7 +246,7 @@ json ".data.groups .tables.metric.se[base][0]" --data t.tsv; is "one group has n
 run --data t.tsv --ablate heads --each
 lacks "one group" "±"
 lacks "one group" "~"
-lacks "one group" "errors are those"
+lacks "one group" "standard errors over"
 run --data "$many" --rows 1-2 --ablate L1H0
 has "an edit of two rows that changes little" "cannot be told from 0"
 json "$base $edited $metric[change][0] .tables.metric.se[change][0]" --data "$many" --rows 1-2 --ablate L1H0
