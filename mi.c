@@ -3662,6 +3662,10 @@ static const char *suggest_site(const Parser *p, int in_block, char text[64])
         int d = distance(SITES[site].name, p->at, n);
         if (d < least) least = d, snprintf(text, 64, "; did you mean %s?", SITES[site].name);
     }
+    static const char *const groups[] = { "heads", "mlps", "attns", "resid" };
+    for (int i = 0; i < 4 && !in_block && n > 2 && n < 40; i++)
+        if (distance(groups[i], p->at, n) < 3)
+            snprintf(text, 64, "; did you mean %s?", groups[i]);
     return text;
 }
 
@@ -3688,6 +3692,8 @@ static int parse_layered(Parser *p, Address *address)
     if (address->unit == HEAD && width != MI_HEADS && width != MI_KEYS)
         return fail_at(p, p->at, "a head has the sites z, q, k, v, scores and pattern");
     char meant[64];
+    if (site < 0 && word_length(p) == 11 && !strncmp(p->at, "hook_result", 11))
+        return fail_at(p, p->at, "a head's result is its z times W_O; edit or read z");
     if (site < 0 || SITES[site].place != MI_BLOCK)
         return fail_at(p, p->at, "no such site in a layer%s mi --sites lists them",
                        *suggest_site(p, 1, meant) ? meant : ";");
@@ -3750,7 +3756,7 @@ static int parse_site(Parser *p, Address *address)
         return fail_at(p, p->at, "addresses are written with capital letters: L5H3, L5N12");
     const char *result = strstr(p->at, "hook_result");
     if (result && result < p->end)
-        return fail_at(p, p->at, "a head's result is its z times W_O; edit or read its z: L5H3.z");
+        return fail_at(p, p->at, "a head's result is its z times W_O; edit or read z");
     return fail_at(p, p->at, "expected an address such as L5H3, L5.resid_pre, L5N12, heads or "
                    "embed%s mi --sites lists the sites", *suggest_site(p, 0, meant) ? meant : ";");
 }
@@ -3853,9 +3859,11 @@ static int read_cell(const Parser *p, const char *where, const Column *column, R
     if (hash && hash > cell && hash[1] && !hash[1 + strspn(hash + 1, "0123456789")])
         n = hash - cell, number = atoi(hash + 1);
     if (find_text(p, where, cell, n, *cell == ' ', number, where, pos) == 0) return 0;
-    return fail_at(p, where, "the column %s says \"%.100s\", which is no single place of the "
-                   "prompt: give its index, or \"%.100s#2\" for the second", column->name, cell,
-                   cell);
+    int several = number == 0 && find_text(p, where, cell, n, *cell == ' ', 1, where, pos) == 0;
+    return fail_at(p, where, several ? "the column %s says \"%.100s\", which stands several times "
+                   "in the prompt: \"%.100s#2\" is the second"
+                   : "the column %s says \"%.100s\": no index, and not in the prompt as whole "
+                   "tokens", column->name, cell, cell);
 }
 
 /* The column whose name stands at the cursor, the longest that fits; NULL if there is none. A
@@ -6185,9 +6193,10 @@ static const Option *find_option(const Menu *menu, const char *word, const char 
     return NULL;
 }
 
-/* U+2010 to U+2015: what a word processor makes of "--". */
+/* U+2010 to U+2015, U+2212: what a word processor makes of "--". */
 static int is_typographic_dash(const char *text)
 {
+    if (!strncmp(text, "\xE2\x88\x92", 3)) return 1;
     return !strncmp(text, "\xE2\x80", 2) && (text[2] & 0xFF) >= 0x90 && (text[2] & 0xFF) <= 0x95;
 }
 
@@ -6395,6 +6404,8 @@ static int check_command(Command *c)
         { c->data && (c->prompt || c->tokens),
           "--data: there is a prompt already; the prompts stand in the file" },
         { c->data && c->generate, "--data: --generate is for one prompt" },
+        { find_asked(c, "heads") && (c->prompt || c->tokens || c->data || c->bos),
+          "--heads: its prompt is random tokens; leave out yours (and --bos)" },
         { c->mean_from && !c->data, "--mean-from is for --data" },
         { c->rows && !c->data, "--rows is for --data" },
         { c->per_prompt && !(c->data && c->tsv), "--per-prompt is for --data with --tsv" },
@@ -6510,7 +6521,7 @@ typedef struct {
     int            spaced[2];           /* --answer, --versus: all cells take a space before them */
     Metric         metric;              /* of the first prompt, and so of all */
     int           *partner;             /* [n_rows] of =resample: another row */
-    int           *group;               /* of each row that is run: rows that belong together */
+    int           *group, n_groups;     /* of each row that is run: rows that belong together */
     double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit */
     long          *count;               /* [n_sums] touches, [longest or 1, count] */
     int            n_sums;
@@ -6678,6 +6689,21 @@ static void parse_ids(Case *c, const char *flag, const char *text, Prompt *promp
         prompt->tokens[prompt->n++] = row;
     }
     check_prompt(c, flag, prompt);
+}
+
+/* The prompt of --heads: n random tokens, twice. */
+static void random_prompt(Case *c, int n)
+{
+    const MiShape *s = &c->study->model->shape;
+    if (n < 0) n = min_int(50, s->n_ctx / 2);
+    if (2 * n > s->n_ctx)
+        resolving(c, mi_fail("--heads: %d tokens twice do not fit this model's context of %d", n,
+                             s->n_ctx));
+    begin_prompt(c, 2 * n, &c->prompt);
+    c->prompt.n = 2 * n;
+    for (int i = 0; i < n; i++)
+        c->prompt.tokens[i] = c->prompt.tokens[i + n] =
+            (int)(mix_bits(mix_bits(c->command->seed) ^ (uint64_t)i << 8) % s->n_vocab);
 }
 
 /* Only the only prompt and its source can be "-", for standard input. */
@@ -7128,7 +7154,8 @@ static void read_input(Case *c)
     c->input = (Input){ command->prompt, command->tokens, command->source, command->source_tokens,
                         command->answer, command->versus, command->at };
     if (!rows->n_rows) {
-        if (!command->prompt && !command->tokens) c->input.prompt = DEFAULT_PROMPT;
+        if (!command->prompt && !command->tokens && !find_asked(command, "heads"))
+            c->input.prompt = DEFAULT_PROMPT;
         return;
     }
     static const char *const names[] = { "prompt", "tokens", "source", "answer", "versus" };
@@ -7141,6 +7168,9 @@ static void read_input(Case *c)
         if (*text) *fields[i] = text;
     }
     if (!c->input.at && column_of(rows, "at") >= 0) c->input.at = "{at}";
+    if (!c->input.prompt && !c->input.tokens) resolving(c, mi_fail("the prompt is empty"));
+    if (c->input.prompt && c->input.tokens)
+        resolving(c, mi_fail("it has both a prompt and tokens"));
     if (c->input.source_tokens) c->input.source = NULL;
     c->columns = room(c, rows->n_cols, sizeof *c->columns);
     for (int i = 0; i < rows->n_cols; i++)
@@ -7190,10 +7220,9 @@ static Case *open_case(Study *study, int row)
     c->command = command;
     c->row = row;
     read_input(c);
-    if (!c->input.prompt && !c->input.tokens) resolving(c, mi_fail("the prompt is empty"));
-    if (c->input.prompt && c->input.tokens)
-        resolving(c, mi_fail("it has both a prompt and tokens"));
-    read_prompt(c, "the prompt", c->input.prompt, c->input.tokens, &c->prompt);
+    const Asked *heads = find_asked(command, "heads");
+    if (heads) random_prompt(c, heads->number);
+    else read_prompt(c, "the prompt", c->input.prompt, c->input.tokens, &c->prompt);
     if (command->generate > study->model->shape.n_ctx - c->prompt.n)
         resolving(c, mi_fail("--generate: %d tokens after the prompt's %d are more than this "
                              "model's context of %d", command->generate, c->prompt.n,
@@ -7780,9 +7809,11 @@ static const char *answer_label(const Case *c, int versus)
 }
 
 /* One number as a share of another. */
-static void add_share(Case *c, Tables *out, const char *name, double part, double whole)
+static void add_share(Case *c, Tables *out, const char *name, const char *title, double part,
+                      double whole)
 {
     Table *table = titled(add_table(out, name, SILENT, 1, 1), "share", "", "");
+    snprintf(table->title, sizeof table->title, "%s", title);
     strcpy(table->row[0], c->outcome[1].name);
     strcpy(table->col[0], METRICS[c->question.metric].name);
     table->value[0] = part;
@@ -7802,10 +7833,11 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
                           METRICS[q->metric].name, "run", "");
     snprintf(table->title, sizeof table->title, METRICS[q->metric].title, answer_label(c, 0),
              answer_label(c, 1));
-    if (study) append(table->title, sizeof table->title, ": mean ± SE");
+    const char *mean = !study || c->study->n_groups < 2 ? "" : ": mean ± SE";
+    append(table->title, sizeof table->title, "%s", mean);
     strcpy(table->col[0], METRICS[q->metric].name);
     table->is_signed = has_sign(q->metric) && q->metric != LOGPROB;
-    if (!study && q->metric == PROB) table->limit = 1;
+    if (q->metric == PROB) table->limit = 1;
     if (q->metric == RANK) table->limit = INFINITY;
     for (int i = 0; i < n; i++) {
         strcpy(table->row[i], c->outcome[i].name);
@@ -7818,8 +7850,8 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
     }
     if (study && q->answer.n) {
         table = titled(add_table(out, "accuracy", BARS, n, 1), "accuracy", "run", "");
-        snprintf(table->title, sizeof table->title, "share of rows with %s on top: mean ± SE",
-                 answer_label(c, 0));
+        snprintf(table->title, sizeof table->title, "share of rows with %s on top%s",
+                 answer_label(c, 0), mean);
         strcpy(table->col[0], "accuracy");
         table->limit = 1;
         for (int i = 0; i < n; i++) {
@@ -7830,9 +7862,11 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
         }
     }
     if (c->command->swept >= 0 || !c->edited) return;
-    if (q->metric != RANK && q->metric != KL) add_share(c, out, "left", c->outcome[1].metric, base);
-    if (c->source) add_share(c, out, "restored", c->outcome[1].metric - base, restorable(c) +
-                             held_of(c)->metric - base);
+    if (q->metric != RANK && q->metric != KL) 
+        add_share(c, out, "left", "edited / base", c->outcome[1].metric, base);
+    if (c->source)
+        add_share(c, out, "restored", "(edited - base) / (source - base)",
+                  c->outcome[1].metric - base, restorable(c) + held_of(c)->metric - base);
 }
 
 /* How hard each --steer pushes: |C v| / |h|. */
@@ -8002,57 +8036,41 @@ static void read_attn(Case *c, const Asked *asked, Tables *out)
     }
 }
 
-static void resolve_heads(Case *c, Asked *asked)
-{
-    int n_ctx = c->study->model->shape.n_ctx;
-    if (asked->number < 0) asked->number = min_int(50, n_ctx / 2);
-    if (asked->number < 2 || 2 * asked->number > n_ctx)
-        resolving(c, mi_fail("--heads: %d tokens twice do not fit this model's context of %d",
-                             asked->number, n_ctx));
-}
-
-/* Which heads look where, on n random tokens twice: at what came after this token the first time
- * (induction, A[i, i-n+1]), at the token before (previous, A[i, i-1]), at the same token the first
- * time (duplicate, A[i, i-n]); means over the queries that can. The definitions are those of
- * transformer_lens.head_detector's demos: Olsson et al. 2022. */
+/* Which heads look where, on the prompt of --heads, n random tokens twice: at what came after this
+ * token the first time (induction, A[i, i-n+1]), at the token before (previous, A[i, i-1]), at the
+ * same token the first time (duplicate, A[i, i-n]); means over the queries that can. Olsson et al.
+ * 2022; the convention is that of the field's notebooks, not of TransformerLens' head_detector. */
 static void read_heads(Case *c, const Asked *asked, Tables *out)
 {
-    static const struct { const char *name, *title; } kinds[] = {
-        { "induction", "induction: looks at what followed this token the first time" },
-        { "previous", "previous token: looks one position back" },
-        { "duplicate", "duplicate token: looks at this token's first time" },
-    };
     const MiShape *s = &c->study->model->shape;
-    int  n = asked->number;
-    int *tokens = must(malloc(2 * n * sizeof *tokens));
-    for (int i = 0; i < n; i++)
-        tokens[i] = tokens[i + n] =
-            (int)(mix_bits(mix_bits(c->command->seed) ^ (uint64_t)i << 8) % s->n_vocab);
-    MiOptions options = { .keep = MI_KEEP(pattern) | MI_KEEP_CACHE,
-                          .threads = c->command->threads };
-    MiRun    *run = mi_run(c->study->model, tokens, 2 * n, NULL, &options);
-    if (!run) running(c, -1);
+    int n = c->prompt.n / 2;
+    const struct { const char *name, *title; int from, back; } kinds[] = {
+        { "induction", "induction: looks at what followed this token the first time", n - 1, n - 1 },
+        { "previous", "previous token: looks one position back", 1, 1 },
+        { "duplicate", "duplicate token: looks at this token's first time", n, n },
+    };
+    (void)asked;
     for (int kind = 0; kind < 3; kind++) {
-        int    back[] = { n - 1, 1, n }, from[] = { n - 1, 1, n };
+        int    from = kinds[kind].from;
         Table *table = titled(add_table(out, kinds[kind].name, HEAT, s->n_layer, s->n_head),
                               "attention", "layer", "head");
-        snprintf(table->title, sizeof table->title, "%s (%d random tokens twice)",
-                 kinds[kind].title, n);
+        snprintf(table->title, sizeof table->title, "%s%s", kinds[kind].title, edited_or_not(c));
         table->limit = 1;
         table->address = must(calloc(s->n_layer * s->n_head + 1, sizeof(Label)));
         for (int i = 0; i < s->n_layer * s->n_head; i++) {
             int    l = i / s->n_head, h = i % s->n_head;
             double sum = 0;
-            for (int t = from[kind]; t < 2 * n; t++)
-                sum += mi_head(run, 0, MI_pattern, l, h, t)[t - back[kind]];
-            table->value[i] = sum / (2 * n - from[kind]);
+            for (int t = from; t < 2 * n; t++) {
+                const float *keys = mi_head(shown_run(c), c->lane, MI_pattern, l, h, t);
+                if (!keys) running(c, -1);
+                sum += keys[t - kinds[kind].back];
+            }
+            table->value[i] = sum / (2 * n - from);
             snprintf(table->address[i], sizeof(Label), "L%dH%d", l, h);
             snprintf(table->row[l], sizeof(Label), "L%d", l);
             snprintf(table->col[h], sizeof(Label), "H%d", h);
         }
     }
-    mi_free(run);
-    free(tokens);
 }
 
 /* ---- Loss ---- */
@@ -8143,8 +8161,7 @@ static const Readout READOUTS[] = {
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn, NULL },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
-      A_NUMBER, 2, 100000, 0, resolve_heads, read_heads,
-      "--heads looks at random tokens, not at the prompts of a table" },
+      A_NUMBER, 2, 100000, MI_KEEP(pattern), NULL, read_heads, NULL },
     { "loss", NULL, "how surprising each token of the prompt is", 0, NOTHING, 0, 0, 0, resolve_loss,
       read_loss, NULL },
     { "save", "SITES=FILE.npy", "write values; logits=FILE too", 0, ADDRESS_AND_FILE, 0, 0, 0,
@@ -8175,6 +8192,7 @@ static void save_row(const Case *c, Tables *report, Tables *one, int r, int n)
             if (theirs.n_dims == MOST_AXES || theirs.n > (size_t)MOST_NUMBERS / n)
                 running(c, mi_fail("--save: %d rows of %zu numbers are too many for one file", n,
                                    theirs.n));
+            report->saved[i].path = one->saved[i].path;
             *ours = theirs;
             memmove(ours->dim + 1, ours->dim, theirs.n_dims * sizeof *ours->dim);
             ours->dim[0] = n, ours->n_dims++, ours->n *= n;
@@ -8237,6 +8255,8 @@ static void add_prompt(const Case *c, Tables *report, Tables *one, int r, int n)
  * too. A row with a number that is not finite leaves them all: *n_dropped, *n_groups. */
 static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_groups)
 {
+    int several = 0;                    /* of one group nothing is known about others */
+    for (int r = 0; r < n; r++) several |= group[r] != group[0];
     *n_dropped = 0, *n_groups = 1;
     for (int i = 0; i < report->n && n > 1; i++)
         *n_dropped += drop_rows(report->at[i].all, cells_of(&report->at[i]), n, group);
@@ -8244,7 +8264,7 @@ static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_
         size_t cells = cells_of(t);
         double whole = 0;
         for (int r = 0; r < n; r++) whole += group[r] >= 0 ? t->wholes[r] / n : 0;
-        if (n > 1) t->error = must(calloc(cells + 1, sizeof *t->error));
+        if (several) t->error = must(calloc(cells + 1, sizeof *t->error));
         for (size_t i = 0; i < cells; i++) {
             Estimate e = t->is_share ? ratio_over(t->all + i, cells, t->wholes, 1, group, n)
                                      : mean_over(t->all + i, cells, group, n);
@@ -8464,10 +8484,11 @@ static void print_heading(const Report *report, const Screen *screen)
     char  file[256] = "";
     if (is_study(c)) {
         append_visible(file, sizeof file, study->rows.file, strlen(study->rows.file));
-        fprintf(out, "  %s%d prompt%s%s of %s", color_of(screen, "bold"), report->n,
-                report->n > 1 ? "s" : "", color_of(screen, "off"), file);
+        int used = report->n - report->n_dropped;
+        fprintf(out, "  %s%d prompt%s%s of %s", color_of(screen, "bold"), used,
+                used == 1 ? "" : "s", color_of(screen, "off"), file);
         if (c->command->rows) fprintf(out, " (rows %s of %d)", c->command->rows, study->n_rows);
-        if (report->n_groups < report->n - report->n_dropped)
+        if (report->n_groups > 1 && report->n_groups < used)
             fprintf(out, "; standard errors over its %d groups", report->n_groups);
     } else {
         fprintf(out, "  %s", color_of(screen, "bold"));
@@ -8488,8 +8509,8 @@ static void print_heading(const Report *report, const Screen *screen)
         print_note(screen, "the prompt ends with a space, which belongs to the next token: leave "
                    "it out");
     else if (spaces)
-        print_note(screen, "%d prompts end with a space, which belongs to the next token: leave it "
-                   "out", spaces);
+        print_note(screen, "%d of the prompts end%s with a space, which belongs to the next token",
+                   spaces, spaces == 1 ? "s" : "");
     int dropped = 0;
     while (report->n_dropped && study->group[dropped] >= 0) dropped++;
     if (report->n_dropped)
@@ -8671,10 +8692,13 @@ static void json_edits(FILE *out, const Case *c)
         json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
              c->command->request[edit->order].what->name, name);
         json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
-        json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
-             edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
         if (edit->head >= 0) json(out, ",'head':%d", edit->head);
-        json(out, ",'hits':%d}", last - edit->pos + 1);
+        if (edit->head < 0 || !is_study(c))             /* positions differ from row to row */
+            json(out, ",%s:[%d,%d]", edit->head < 0 ? "columns" : "keys", edit->first,
+                 last_column(c, edit));
+        if (!is_study(c)) json(out, ",'pos':[%d,%d],'hits':%d", edit->pos, last,
+                               last - edit->pos + 1);
+        json(out, "}");
     }
     json(out, "]");
 }
@@ -8720,7 +8744,8 @@ static void print_json(const Report *report, FILE *out, int argc, char **argv)
          METRICS[c->question.metric].name);
     if (is_study(c)) {
         json(out, ",\n 'data':{'file':%s,'n':%d,'dropped':%d,'groups':%d,'aligned':",
-             study->rows.file, report->n, report->n_dropped, report->n_groups);
+             study->rows.file, report->n - report->n_dropped, report->n_dropped,
+             report->n_groups);
         json(out, study->aligned ? "true}" : "false}");
     } else json_prompt(out, c);
     json_edits(out, c);
@@ -9066,10 +9091,9 @@ static void survey(Study *study)
 static void number_rows(Study *study, int from, int to)
 {
     const char **name = must(calloc(to - from + 1, sizeof *name));
-    int ignored;
     for (int r = from; r < to && study->rows.n_rows; r++) name[r - from] = cell(&study->rows, r,
                                                                                 "group");
-    study->group = number_groups(name, to - from, &ignored);
+    study->group = number_groups(name, to - from, &study->n_groups);
     free(name);
 }
 
