@@ -8681,7 +8681,8 @@ static void tl_name(const MiEdit *edit, char tl[64])
     snprintf(tl, 64, pattern ? pattern : "", edit->layer);
 }
 
-static void json_edits(FILE *out, const Case *c)
+/* Of many prompts those of the first, but without positions, which differ from row to row. */
+static void json_edits(FILE *out, const Case *c, int one)
 {
     json(out, ",\n 'edits':[");
     for (int i = 0; i < c->n_held; i++) {
@@ -8693,11 +8694,10 @@ static void json_edits(FILE *out, const Case *c)
              c->command->request[edit->order].what->name, name);
         json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
         if (edit->head >= 0) json(out, ",'head':%d", edit->head);
-        if (edit->head < 0 || !is_study(c))             /* positions differ from row to row */
+        if (edit->head < 0 || one)
             json(out, ",%s:[%d,%d]", edit->head < 0 ? "columns" : "keys", edit->first,
                  last_column(c, edit));
-        if (!is_study(c)) json(out, ",'pos':[%d,%d],'hits':%d", edit->pos, last,
-                               last - edit->pos + 1);
+        if (one) json(out, ",'pos':[%d,%d],'hits':%d", edit->pos, last, last - edit->pos + 1);
         json(out, "}");
     }
     json(out, "]");
@@ -8748,7 +8748,7 @@ static void print_json(const Report *report, FILE *out, int argc, char **argv)
              report->n_groups);
         json(out, study->aligned ? "true}" : "false}");
     } else json_prompt(out, c);
-    json_edits(out, c);
+    json_edits(out, c, report->n <= 1);
     json(out, ",\n 'tables':{");
     for (int i = 0; i < report->tables.n; i++) {
         json(out, i ? ",\n %s:" : "\n %s:", report->tables.at[i].name);
