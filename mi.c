@@ -4145,14 +4145,13 @@ static void *must(void *memory)
 
 /* ---- Reading ---- */
 
-static const char *input_name(const char *path)
-{
-    return !strcmp(path, "-") ? "standard input" : *path ? path : "a file without a name";
-}
+static const char NAMELESS[] = "a file without a name";
 
 static void check_input(const char *path, int result)
 {
-    if (result < 0) mi_fail_in(input_name(path)), leave(FAULT_OF_RUN);
+    if (result >= 0) return;
+    mi_fail_in(!strcmp(path, "-") ? "standard input" : *path ? path : NAMELESS);
+    leave(FAULT_OF_RUN);
 }
 
 /* Everything up to the end -> text [n <= most], and a 0 behind it. A pipe that somebody has open
@@ -4359,7 +4358,7 @@ static void watch_signals(void)
 
 _Noreturn static void cannot_write(const char *path, const char *why)
 {
-    mi_fail("%.1000s: cannot be written: %s", *path ? path : "a file without a name", why);
+    mi_fail("%.1000s: cannot be written: %s", *path ? path : NAMELESS, why);
     leave(FAULT_OF_RUN);
 }
 
@@ -4498,25 +4497,20 @@ static void print_shape(char *text, size_t size, const Array *array)
                i + 1 < array->n_dims || !i ? "," : "");
 }
 
-/* What stands before the values [array->n]; its length is a multiple of 64. */
-static void write_npy_header(Writer *w, const Array *array)
-{
-    char shape[96], header[256] = "\x93NUMPY\1";
-    print_shape(shape, sizeof shape, array);
-    int n = snprintf(header + 10, sizeof header - 10,
-                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
-    int size = round_up(10 + n + 1, 64);
-    header[8] = (char)(size - 10);
-    memset(header + 10 + n, ' ', size - 10 - n);
-    header[size - 1] = '\n';
-    write_bytes(w, header, size);
-}
-
+/* What stands before the values has a length that is a multiple of 64. */
 static void write_npy(const char *path, const Array *array)
 {
     Writer w;
+    char   shape[96], header[256] = "\x93NUMPY\1";
+    print_shape(shape, sizeof shape, array);
+    int n = 10 + snprintf(header + 10, sizeof header - 10,
+                          "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
+    int size = round_up(n + 1, 64);
+    header[8] = (char)(size - 10);
+    memset(header + n, ' ', size - n - 1);
+    header[size - 1] = '\n';
     open_writer(&w, path);
-    write_npy_header(&w, array);
+    write_bytes(&w, header, size);
     write_bytes(&w, array->values, array->n * sizeof *array->values);
     finish_writer(&w);
 }
@@ -4589,11 +4583,12 @@ static int parse_npy(const unsigned char *bytes, size_t size, Array *array)
     if (have != want)
         return mi_fail("its shape needs %zu bytes; %zu follow the header", want, have);
     array->values = must(malloc(array->n * sizeof *array->values));
-    for (size_t i = 0; i < array->n; i++) {
+    bytes += size - have;
+    if (width == 4) memcpy(array->values, bytes, have);
+    for (size_t i = 0; width == 8 && i < array->n; i++) {
         double number;
-        const unsigned char *at = bytes + size - have + i * width;
-        memcpy(width == 4 ? (void *)&array->values[i] : &number, at, width);
-        if (width == 8) array->values[i] = (float)number;
+        memcpy(&number, bytes + 8 * i, 8);
+        array->values[i] = (float)number;
     }
     return 0;
 }
@@ -4880,9 +4875,8 @@ static const char *token_label(const MiTokenizer *words, int token, char *label,
     if (n == 0) snprintf(label, size, "<%d>", token);
     for (int i = 0; i < n; i += length) {
         int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
-        if (code == ' ') label_append(label, size, "·", strlen("·"));
-        else if (code == 0xB7) label_append(label, size, "<U+00B7>", strlen("<U+00B7>"));
-        else label_append(label, size, bytes + i, length);
+        const char *as = code == ' ' ? "·" : code == 0xB7 ? "<U+00B7>" : NULL;
+        label_append(label, size, as ? as : bytes + i, as ? strlen(as) : (size_t)length);
     }
     return label;
 }
@@ -4901,12 +4895,12 @@ static int bytes_of(const char *text, int columns)
 
 static int columns_in(const char *text) { return columns_of(text, strlen(text)); }
 
-/* The columns of the widest of n labels. */
-static int widest_of(const Label *label, int n)
+/* The columns of the widest of n labels, at most `most`. */
+static int widest_of(const Label *label, int n, int most)
 {
     int widest = 0;
     for (int i = 0; i < n; i++) widest = max_int(widest, columns_in(label[i]));
-    return widest;
+    return min_int(widest, most);
 }
 
 /* What stands in a cell: its token, or its number in at most 5 columns: .97  -1.3  12.4  1e+05; 0
@@ -5080,7 +5074,7 @@ static int has_cells(const Table *table, int row, int first, int last)
  * the window is too narrow for all columns. */
 static void print_map(const Screen *screen, const Table *table)
 {
-    int    label = min_int(widest_of(table->row, table->n_rows), 20), n = table->n_cols;
+    int    label = widest_of(table->row, table->n_rows, 20), n = table->n_cols;
     int    room = screen->columns - label - 3, widest = 9;
     int    least = table->token ? 8 : table->is_signed ? 5 : 4;
     double limit = limit_of(table);
@@ -5246,7 +5240,7 @@ static void print_number(FILE *out, const Table *table, int i, int width)
 /* A line for each row, with a bar; several columns side by side. */
 static void print_bars(const Screen *screen, const Table *table)
 {
-    int    n = table->n_cols, label = max_int(6, min_int(widest_of(table->row, table->n_rows), 24));
+    int    n = table->n_cols, label = max_int(6, widest_of(table->row, table->n_rows, 24));
     int    number = table->error ? 21 : 11, negative = 0;
     int    room = (screen->columns - 5 - label) / n - number - 3;
     int    columns = isinf(table->limit) || room < 4 ? 0 : min_int(table->error ? 28 : 40, room);
@@ -5415,11 +5409,11 @@ static void json_table(FILE *out, const Table *table, const MiTokenizer *words)
     json_labels(out, "cols", table->col, table->n_cols);
     json(out, ",\n  'values':"), json_numbers(out, table, table->value);
     if (table->error) json(out, ",\n  'se':"), json_numbers(out, table, table->error);
-    for (int prompt = 0; table->all && prompt < table->n_prompts; prompt++) {
+    for (int prompt = 0; prompt < table->n_prompts; prompt++) {
         json(out, prompt ? "," : ",\n  'each':[");
         json_numbers(out, table, table->all + (size_t)prompt * cells_of(table));
-        if (prompt == table->n_prompts - 1) json(out, "]");
     }
+    if (table->n_prompts) json(out, "]");
     for (int i = 0; table->token && i < cells_of(table); i++) {
         json(out, i % table->n_cols ? "," : i ? "],\n   [" : ",\n  'tokens':[\n   [");
         if (table->token[i] < 0) json(out, "null");
@@ -5441,10 +5435,10 @@ enum { FIGURE_WIDTH = 960 };            /* pixels */
 typedef struct { FILE *out; const MiTokenizer *words; double y, right; } Figure;
 
 /* Text as XML: what XML cannot hold, even escaped, becomes U+FFFD. */
-static void xml_text(FILE *out, const char *text)
+static void xml_text(FILE *out, const char *text, size_t n)
 {
-    for (int length; *text; text += length) {
-        int32_t code = utf8_decode((const uint8_t *)text, strnlen(text, 4), &length);
+    for (int length; n > 0; text += length, n -= length) {
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
         if (is_control(code) || code == 0xFFFE || code == 0xFFFF) fputs("\xEF\xBF\xBD", out);
         else if (code < 128 && strchr("&<>\"", code)) fprintf(out, "&#%d;", code);
         else fwrite(text, 1, length, out);
@@ -5455,13 +5449,11 @@ static void xml_text(FILE *out, const char *text)
 static void svg_text(Figure *f, double x, double y, double size, double width, const char *style,
                      const char *text)
 {
-    int  columns = width > 0 ? max_int(1, (int)(width / (size * EM))) : 1000;
-    int  cut = columns_in(text) > columns;
-    char shown[4096];
-    snprintf(shown, sizeof shown, "%.*s%s", bytes_of(text, columns - cut), text, cut ? "…" : "");
+    int columns = width > 0 ? max_int(1, (int)(width / (size * EM))) : 1000;
+    int cut = columns_in(text) > columns;
     fprintf(f->out, "<text x=\"%.5g\" y=\"%.5g\" font-size=\"%g\"%s>", x, y, size, style);
-    xml_text(f->out, shown);
-    fputs("</text>\n", f->out);
+    xml_text(f->out, text, bytes_of(text, columns - cut));
+    fputs(cut ? "…</text>\n" : "</text>\n", f->out);
 }
 
 /* Lines, broken between words where they are wider than `width`. */
@@ -5481,25 +5473,26 @@ static void svg_lines(Figure *f, double size, double width, const char *style, c
     }
 }
 
-/* A rectangle that is not closed, for what belongs to it. */
-static void svg_rect(Figure *f, double x, double y, double width, double height, Color c)
+/* What follows its attributes, "/>\n" if nothing, is up to the caller. */
+static void svg_rect(Figure *f, double x, double y, double width, double height, Color c,
+                     const char *rest)
 {
     fprintf(f->out, "<rect x=\"%.5g\" y=\"%.5g\" width=\"%.5g\" height=\"%.5g\" "
-            "fill=\"#%02x%02x%02x\"", x, y, width, height, c.r, c.g, c.b);
+            "fill=\"#%02x%02x%02x\"%s", x, y, width, height, c.r, c.g, c.b, rest);
 }
 
 /* Pointing at a rectangle shows where it is and all its digits. */
 static void svg_hint(Figure *f, const Table *table, int i)
 {
-    Label label;
+    Label token = "";
+    char  hint[320];
+    if (table->token) token_label(f->words, table->token[i], token, sizeof token);
+    snprintf(hint, sizeof hint, "%s | %s : %.6g", table->row[i / table->n_cols],
+             table->col[i % table->n_cols], table->value[i]);
+    if (table->error) append(hint, sizeof hint, " ± %.2g", table->error[i]);
+    append(hint, sizeof hint, " %s", token);
     fputs("><title>", f->out);
-    xml_text(f->out, table->row[i / table->n_cols]);
-    fputs(" | ", f->out);
-    xml_text(f->out, table->col[i % table->n_cols]);
-    fprintf(f->out, " : %.6g", table->value[i]);
-    if (table->error) fprintf(f->out, " ± %.2g", table->error[i]);
-    fputc(' ', f->out);
-    if (table->token) xml_text(f->out, token_label(f->words, table->token[i], label, sizeof label));
+    xml_text(f->out, hint, strlen(hint));
     fputs("</title></rect>\n", f->out);
 }
 
@@ -5551,9 +5544,8 @@ static void svg_cell(Figure *f, const Table *table, const Panel *p, int i, int n
     double x = p->x + c * p->width, gap = p->width > 8;
     Color  color = paper_color(table, i, p->limit);
     int    dark = 299 * color.r + 587 * color.g + 114 * color.b < 140000;
-    svg_rect(f, x, y, n * p->width - gap, p->height - gap, color);
-    if (p->width < 5) fputs("/>\n", f->out);
-    else svg_hint(f, table, i);
+    svg_rect(f, x, y, n * p->width - gap, p->height - gap, color, p->width < 5 ? "/>\n" : "");
+    if (p->width >= 5) svg_hint(f, table, i);
     if (p->values)
         svg_text(f, x + p->width / 2 - 0.5, y + p->height / 2 + 3.5, p->letter - 1, p->width,
                  pale ? MIDDLE PALE : dark ? MIDDLE " fill=\"#fff\"" : MIDDLE,
@@ -5595,19 +5587,17 @@ static void svg_scale(Figure *f, const Table *table, double x, double limit)
 {
     enum { STEPS = 60, STEP = 3 };
     double least = table->is_signed ? -limit : 0, end = x + STEPS * STEP + 28;
-    char   pale[80];
-    for (int i = 0; i < STEPS; i++) {
+    char   pale[80] = "";
+    for (int i = 0; i < STEPS; i++)
         svg_rect(f, x + i * STEP, f->y, STEP + (i + 1 < STEPS), 10,
-                 heat(table->is_signed ? 2 * (i + 0.5) / STEPS - 1 : (i + 0.5) / STEPS));
-        fputs("/>\n", f->out);
-    }
+                 heat(table->is_signed ? 2 * (i + 0.5) / STEPS - 1 : (i + 0.5) / STEPS), "/>\n");
     svg_ticks(f, x, f->y + 22, least, limit, STEPS * STEP);
     svg_text(f, end, f->y + 10, 12, 0, "", table->quantity);
-    snprintf(pale, sizeof pale, "grey: within %.3g standard errors of 0", table->critical);
     if (table->error)
-        svg_text(f, end, f->y + 25, 11, 0, PALE, pale);
-    f->right = fmax(f->right, end + fmax(columns_in(table->quantity) * 12,
-                                         table->error ? columns_in(pale) * 11 : 0) * EM);
+        snprintf(pale, sizeof pale, "grey: within %.3g standard errors of 0", table->critical);
+    if (*pale) svg_text(f, end, f->y + 25, 11, 0, PALE, pale);
+    f->right = fmax(f->right, end + EM * max_int(columns_in(table->quantity) * 12,
+                                                 columns_in(pale) * 11));
     f->y += 28;
 }
 
@@ -5618,11 +5608,12 @@ static Panel svg_layout(const Figure *f, const Table *table, int n, int *across)
     int    cols = table->n_cols, widest = 3, many = cols > 96 || (cols > 24 && table->n_rows > 24);
     Panel  p = { .last = cols, .letter = n > 1 || many ? 10 : 12, .height = 22, .values = 1 };
     Label  text;
-    p.x = 34 + min_int(widest_of(table->row, table->n_rows), 20) * p.letter * EM;
+    p.x = 34 + widest_of(table->row, table->n_rows, 20) * p.letter * EM;
     double room = FIGURE_WIDTH - p.x - 40;
     for (*across = min_int(n, 4); *across > 1 && room / *across - 14 < 2 * cols;) --*across;
     for (int i = 0; i < cells_of(table); i++)
         widest = min_int(10, max_int(widest, columns_in(cell_text(table, f->words, i, text))));
+    for (int i = 0; i < n; i++) p.limit = fmax(p.limit, limit_of(&table[i]));
     if (n > 1 || many) {
         p.width = fmin(26, (room / *across - 14) / cols);
         p.height = n == 1 && table->n_rows <= 24 ? 16 : fmax(2, fmin(p.width, 20));
@@ -5633,21 +5624,20 @@ static Panel svg_layout(const Figure *f, const Table *table, int n, int *across)
         p.last = (cols + panels - 1) / panels;
         p.width = fmin(least + 8, room / p.last);
     }
-    p.header = min_int(widest_of(table->col, cols), 16) * p.letter * EM;
+    p.header = widest_of(table->col, cols, 16) * p.letter * EM;
     p.above = p.letter + (p.header < p.width ? 6 : 0.7 * p.header);
     return p;
 }
 
 /* A map, wrapped into panels of the same width; or n maps of one shape side by side, the labels of
  * their rows and columns at the rim. */
-static void svg_maps(Figure *f, const Table *table, int n, double limit)
+static void svg_maps(Figure *f, const Table *table, int n)
 {
     int    across, cols = table->n_cols;
     Panel  p = svg_layout(f, table, n, &across);
     int    per_panel = p.last, blocks = n > 1 ? n : (cols + per_panel - 1) / per_panel;
-    double left = p.x, top = f->y + 14, end = 0;
+    double left = p.x, top = f->y + 14;
     char   style[100];
-    p.limit = limit;
     if (*table->col_axis) f->y += 18;
     for (int i = 0; i < blocks; i++) {
         const Table *shown = n > 1 ? &table[i] : table;
@@ -5660,16 +5650,16 @@ static void svg_maps(Figure *f, const Table *table, int n, double limit)
         if (n > 1)
             svg_text(f, p.x, p.cols ? p.y - p.above - 4 : p.y - 5, 11, p.width * cols, "",
                      shown->name);
-        end = fmax(end, svg_panel(f, shown, &p));
+        double end = svg_panel(f, shown, &p);
         if (i == 0) {
             svg_text(f, left + per_panel * p.width / 2, top, 12, 0, MIDDLE GREY, table->col_axis);
             snprintf(style, sizeof style, MIDDLE GREY " transform=\"rotate(-90 20 %.5g)\"",
                      (p.y + end) / 2);
             svg_text(f, 20, (p.y + end) / 2, 12, 0, style, table->row_axis);
         }
-        if ((i + 1) % across == 0 || i + 1 == blocks) f->y = end + 14;
+        f->y = end + 14;
     }
-    svg_scale(f, table, left, limit);
+    svg_scale(f, table, left, p.limit);
 }
 
 /* One bar, with its error. */
@@ -5679,8 +5669,7 @@ static void svg_bar(Figure *f, const Table *table, int i, double zero, double sc
     double value = table->value[i], error = table->error ? table->error[i] : NAN;
     if (!isfinite(value)) return;
     svg_rect(f, zero + fmin(value, 0) * scale, y, fabs(value) * scale, thick - 1,
-             INKS[bar_ink(table, i)].color);
-    if (is_pale(table, i)) fputs(" opacity=\"0.4\"", f->out);
+             INKS[bar_ink(table, i)].color, is_pale(table, i) ? " opacity=\"0.4\"" : "");
     svg_hint(f, table, i);
     if (isfinite(error))
         fprintf(f->out, "<path d=\"M%.5g %.5gv6m0-3h%.5gm0-3v6\" stroke=\"#222\" fill=\"none\"/>\n",
@@ -5693,7 +5682,7 @@ static void svg_bars(Figure *f, const Table *table)
     enum { LENGTH = 360 };
     int    n = table->n_cols, thick = n > 1 ? 12 : 14, step = n * thick + 8;
     double lo = 0, hi = 0, top = f->y + 10, limit = table->limit;
-    double x = 34 + min_int(widest_of(table->row, table->n_rows), 24) * 12 * EM, end = x + LENGTH;
+    double x = 34 + widest_of(table->row, table->n_rows, 24) * 12 * EM, end = x + LENGTH;
     char   text[80];
     for (int i = 0; i < cells_of(table); i++) {
         double error = table->error && isfinite(table->error[i]) ? table->error[i] : 0;
@@ -5721,8 +5710,8 @@ static void svg_bars(Figure *f, const Table *table)
     svg_ticks(f, x, f->y + 12, lo, hi, LENGTH);
     svg_text(f, x + LENGTH / 2, f->y + 29, 12, 0, MIDDLE, table->quantity);
     for (int c = 0; c < n && n > 1; c++) {
-        svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[ink_of(table->col[c])].color);
-        fputs("/>\n", f->out);
+        svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[ink_of(table->col[c])].color,
+                 "/>\n");
         svg_text(f, end + 46, f->y + 15 + 14 * c, 11, 0, "", table->col[c]);
     }
     f->right = fmax(f->right, end + 12 + 16 * 11 * EM);
@@ -5760,13 +5749,11 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
         others |= table->look != SILENT && !is_summary(table);
     if (title) svg_lines(&f, 15, COLUMN, " font-weight=\"bold\"", title), f.y += 8;
     for (const Table *table = tables->at; table < end; table += n) {
-        double limit = 0;
         n = maps_alike(table, end);
         if (table->look == SILENT || !cells_of(table) || (others && is_summary(table))) continue;
-        for (int k = 0; k < n; k++) limit = fmax(limit, limit_of(&table[k]));
         if (n == 1) svg_lines(&f, 12, COLUMN, "", table->title), f.y += 4;
         if (table->look == BARS) svg_bars(&f, table);
-        else svg_maps(&f, table, n, limit);
+        else svg_maps(&f, table, n);
         f.y += 16;
     }
     svg_lines(&f, 12, f.right - 12, GREY, caption);
@@ -5788,7 +5775,7 @@ typedef struct Readout Readout;
 /* An intervention as it was typed, with its modifiers. */
 typedef struct {
     const Intervention *what;
-    const char         *flag;           /* "--ablate", or "--trace", which stands for two */
+    char                flag[16];       /* "--ablate", or "--trace", which stands for two */
     const char         *argument, *toward, *away, *direction, *align;
     int                 window;         /* ROME's: a sweep of so many layers at a time */
 } Request;
@@ -5842,14 +5829,14 @@ typedef enum {
 typedef struct {
     OptionKind  kind;
     char        letter;
-    const char *name, *argument;        /* HEADING: the title, an example */
+    const char *name, *argument;        /* HEADING: "", an example */
     size_t      field;                  /* of Command; MODIFIER: of Request */
     int         low, high;              /* of numbers */
-    const char *help;                   /* CHOICE: the words stand in argument */
+    const char *help;                   /* HEADING: the title. CHOICE: its words are argument */
     const void *row;                    /* of INTERVENTIONS or READOUTS */
 } Option;
 
-#define TITLE(title, example) { HEADING, 0, title, example, 0, 0, 0, NULL, NULL }
+#define TITLE(title, example) { HEADING, 0, "", example, 0, 0, 0, title, NULL }
 #define OPTION(kind, letter, name, argument, field, help) \
     { kind, letter, name, argument, offsetof(Command, field), 0, 0, help, NULL }
 #define WITH_NUMBER(kind, letter, name, argument, field, low, high, help) \
@@ -5923,18 +5910,17 @@ static Menu list_options(void)
 {
     Menu menu = { .n = 0 };
     for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
-        const Option *o = &OPTIONS[i];
-        for (int j = 0; o->kind == INTERVENTION_ROWS && j < N_INTERVENTIONS; j++) {
-            const Intervention *what = &INTERVENTIONS[j];
+        const Option  *o = &OPTIONS[i];
+        const Readout *r;
+        const Intervention *what = INTERVENTIONS;
+        if (o->kind != INTERVENTION_ROWS && o->kind != READOUT_ROWS) menu.at[menu.n++] = *o;
+        for (; o->kind == INTERVENTION_ROWS && what < INTERVENTIONS + N_INTERVENTIONS; what++)
             menu.at[menu.n++] = (Option){ INTERVENTION, 0, what->name, what->argument, 0, 0, 0,
                                           what->help, what };
-        }
-        const Readout *r;
         for (int j = 0; o->kind == READOUT_ROWS && (r = readout_at(j)); j++)
             if (r->help)
                 menu.at[menu.n++] = (Option){ READOUT, r->letter, r->name, r->argument, 0, r->low,
                                               r->high, r->help, r };
-        if (o->kind != INTERVENTION_ROWS && o->kind != READOUT_ROWS) menu.at[menu.n++] = *o;
     }
     return menu;
 }
@@ -5947,7 +5933,7 @@ static void print_help(FILE *out)
     for (const Option *o = menu.at; o < menu.at + menu.n; o++) {
         char left[96];
         if (o->kind == HEADING) {
-            fprintf(out, "\n%s\n    %s\n", o->name, o->argument);
+            fprintf(out, "\n%s\n    %s\n", o->help, o->argument);
             continue;
         }
         snprintf(left, sizeof left, "  %c%c%c --%s %s", o->letter ? '-' : ' ',
@@ -5986,7 +5972,6 @@ static const Option *find_option(const Menu *menu, const char *word, const char 
     int    is_long = !strncmp(word, "--", 2);
     *value = is_long && word[n] ? word + n + 1 : NULL;
     for (const Option *o = menu->at; o < menu->at + menu->n; o++) {
-        if (o->kind == HEADING) continue;
         if (is_long && n > 2 && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2))
             return o;
         if (is_long || !o->letter || word[1] != o->letter) continue;
@@ -6014,7 +5999,7 @@ static int fail_option(const Menu *menu, const char *word)
     size_t n = strcspn(name, "=");
     int    least = n > 3 ? 3 : 2;
     for (const Option *o = menu->at; n > 2 && n < 38 && o < menu->at + menu->n; o++) {
-        int d = o->kind == HEADING ? least : distance(o->name, name, n);
+        int d = distance(o->name, name, n);
         if (d < least) least = d, nearest = o;
     }
     char shown[256] = "";
@@ -6085,11 +6070,10 @@ static int set_each(Command *command)
 
 static int add_request(Command *command, const Intervention *what, const char *argument)
 {
-    static const char *const flags[] = { "--ablate", "--patch", "--freeze", "--knockout", "--scale",
-                                         "--noise", "--steer", "--project", "--set" };
     command->request = must(grow(command->request, command->n_requests, sizeof(Request)));
-    command->request[command->n_requests++] =
-        (Request){ .what = what, .flag = flags[what - INTERVENTIONS], .argument = argument };
+    Request *request = &command->request[command->n_requests++];
+    *request = (Request){ .what = what, .argument = argument };
+    snprintf(request->flag, sizeof request->flag, "--%s", what->name);
     return 0;
 }
 
@@ -6152,7 +6136,7 @@ static int add_trace(Command *command)
              text + length);
     command->source = "same";
     add_request(command, find_intervention("noise"), command->traced);
-    command->request[command->n_requests - 1].flag = "--trace";
+    strcpy(command->request[command->n_requests - 1].flag, "--trace");
     add_request(command, find_intervention("patch"), sites);
     command->request[command->n_requests - 1].window = *kind == 'r' ? 0
                                                      : command->window ? command->window : 10;
@@ -6185,15 +6169,14 @@ static int check_prompt_word(const Command *c, const Menu *menu)
         return mi_fail("\"%.100s\" looks like an address, not a prompt: a list of addresses has "
                        "commas and no spaces; mi -- %.100s makes it the prompt", prompt, prompt);
     for (const Option *o = menu->at; o < menu->at + menu->n; o++)
-        if (o->kind != HEADING && !strcmp(o->name, prompt) &&
-            is_choice("help|version|sites|explain|heads", prompt))
+        if (!strcmp(o->name, prompt) && is_choice("help|version|sites|explain|heads", prompt))
             return mi_fail("\"%s\" would be the prompt; did you mean --%s? mi -- %s makes it the "
                            "prompt", prompt, prompt, prompt);
     return 0;
 }
 
 /* What cannot be asked together. */
-static int check_command(Command *c)
+static int check_command(Command *c, const Menu *menu)
 {
     int from_stdin = c->prompt && c->source && !strcmp(c->prompt, "-") && !strcmp(c->source, "-");
     int pictures = c->swept >= 0, shown = 0;
@@ -6226,12 +6209,9 @@ static int check_command(Command *c)
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         if (rules[i].wrong) return mi_fail("%s", rules[i].why);
     if (!c->samples) c->samples = 10;
-    if (!shown && !c->generate && !pictures && !c->data) {
-        Menu menu = list_options();
-        const char *value;
-        return add_asked(c, find_option(&menu, "--top", &value), "10");
-    }
-    return 0;
+    const char *value;
+    if (shown || c->generate || pictures || c->data) return 0;
+    return add_asked(c, find_option(menu, "--top", &value), "10");
 }
 
 /* The value of an option that stands in the next word, if that is one: "[N]" may be missing. */
@@ -6277,7 +6257,7 @@ static int parse_command(Command *command, int argc, char **argv)
             return mi_fail("--%s is given twice", o->name);
         if (set_option(command, o, value) < 0) return -1;
     }
-    if (add_trace(command) < 0 || check_command(command) < 0) return -1;
+    if (add_trace(command) < 0 || check_command(command, &menu) < 0) return -1;
     return only_prompts ? 0 : check_prompt_word(command, &menu);
 }
 
