@@ -4433,9 +4433,8 @@ static void open_writer(Writer *w, const char *path)
     mode_t mode = info.st_mode ? info.st_mode & 0777 : 0666;
     w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (w->fd < 0) {
-        const char *why = strerror(errno);
-        forget(w);                                      /* it is not ours */
-        cannot_write(path, why);
+        *w->temporary = 0;                              /* it is not ours */
+        cannot_write(path, strerror(errno));
     }
     if (info.st_mode) fchmod(w->fd, mode);              /* as the file was that it replaces */
 }
@@ -5839,7 +5838,7 @@ typedef struct {
 #define TITLE(title, example) { HEADING, 0, "", example, 0, 0, 0, title, NULL }
 #define OPTION(kind, letter, name, argument, field, help) \
     { kind, letter, name, argument, offsetof(Command, field), 0, 0, help, NULL }
-#define WITH_NUMBER(kind, letter, name, argument, field, low, high, help) \
+#define NUMBER(kind, letter, name, argument, field, low, high, help) \
     { kind, letter, name, argument, offsetof(Command, field), low, high, help, NULL }
 #define OF_REQUEST(name, argument, help) \
     { MODIFIER, 0, #name, argument, offsetof(Request, name), 0, 0, help, NULL }
@@ -5848,8 +5847,8 @@ static const Option OPTIONS[] = {
     TITLE("Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\""),
     OPTION(TEXT, 'm', "model", "FILE", model, "a GPT-2 in .safetensors ($MI_MODEL, or tiny)"),
     OPTION(TEXT, 0, "tokenizer", "FILE", tokenizer, "the tokenizer.bin to use"),
-    WITH_NUMBER(INTEGER, 0, "n-head", "N", n_head, 1, 100000,
-                "the number of heads, where the file cannot say it"),
+    NUMBER(INTEGER, 0, "n-head", "N", n_head, 1, 100000,
+           "the number of heads, where the file cannot say it"),
     OPTION(TEXT, 0, "tokens", "IDS", tokens, "the prompt as GPT-2 ids: \"464 3290\""),
     OPTION(FLAG, 0, "bos", NULL, bos, "put <|endoftext|> first, as TransformerLens does"),
     OPTION(TEXT, 0, "source", "PROMPT", source, "the donor of --patch; same = the prompt"),
@@ -5861,7 +5860,7 @@ static const Option OPTIONS[] = {
     OPTION(TEXT, 0, "rows", "A-B", rows, "only these rows of --data; means are of all"),
     OPTION(CHOICE, 0, "mean-from", "prompt|source", mean_from,
            "what --ablate =mean averages over with --data"),
-    WITH_NUMBER(INTEGER, 0, "threads", "N", threads, 1, 1024, "how many cores to use (all)"),
+    NUMBER(INTEGER, 0, "threads", "N", threads, 1, 1024, "how many cores to use (all)"),
 
     TITLE("Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
           "mi --ablate heads --each"),
@@ -5874,18 +5873,17 @@ static const Option OPTIONS[] = {
     OPTION(EACH, 0, "each", NULL, swept, "sweep the edit before it: one run per cell"),
     OPTION(TEXT, 0, "trace", "TEXT", trace, "causal trace: noise on TEXT, each state restored"),
     OPTION(CHOICE, 0, "kind", "resid|mlp|attn", kind, "what --trace restores (resid)"),
-    WITH_NUMBER(INTEGER, 0, "window", "N", window, 1, 1000,
-                "layers at a time, for mlp and attn (10)"),
-    WITH_NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "draws of noise to average over (10)"),
-    WITH_NUMBER(INTEGER, 0, "seed", "N", seed, 0, INT_MAX, "of noise and sampling (0)"),
+    NUMBER(INTEGER, 0, "window", "N", window, 1, 1000, "layers at a time, for mlp and attn (10)"),
+    NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "draws of noise to average over (10)"),
+    NUMBER(INTEGER, 0, "seed", "N", seed, 0, INT_MAX, "of noise and sampling (0)"),
 
     TITLE("Readouts", "mi \"Once upon a time\" -n 20"),
     OPTION(CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", metric,
            "the number to report"),
     { .kind = READOUT_ROWS },
-    WITH_NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
-    WITH_NUMBER(REAL, 0, "temp", "T", temp, 0, 100, "sample with temperature T (0: the likeliest)"),
-    WITH_NUMBER(REAL, 0, "top-p", "P", top_p, 0, 1, "sample from the likeliest tokens of mass P"),
+    NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
+    NUMBER(REAL, 0, "temp", "T", temp, 0, 100, "sample with temperature T (0: the likeliest)"),
+    NUMBER(REAL, 0, "top-p", "P", top_p, 0, 1, "sample from the likeliest tokens of mass P"),
 
     TITLE("Output", "mi --attn L5H3 --svg pattern.svg"),
     OPTION(FLAG, 0, "json", NULL, json, "one JSON object instead of text"),
@@ -5936,9 +5934,8 @@ static void print_help(FILE *out)
             fprintf(out, "\n%s\n    %s\n", o->help, o->argument);
             continue;
         }
-        snprintf(left, sizeof left, "  %c%c%c --%s %s", o->letter ? '-' : ' ',
-                 o->letter ? o->letter : ' ', o->letter ? ',' : ' ', o->name,
-                 o->argument ? o->argument : "");
+        snprintf(left, sizeof left, o->letter ? "  -%c, --%s %s" : " %c    --%s %s",
+                 o->letter ? o->letter : ' ', o->name, o->argument ? o->argument : "");
         if (strlen(left) >= 32) fprintf(out, "%s\n%32s%s\n", left, "", o->help);
         else fprintf(out, "%-32s%s\n", left, o->help);
     }
@@ -5970,15 +5967,13 @@ static const Option *find_option(const Menu *menu, const char *word, const char 
 {
     size_t n = strcspn(word, "=");
     int    is_long = !strncmp(word, "--", 2);
-    *value = is_long && word[n] ? word + n + 1 : NULL;
+    int    digit = !is_long && isdigit((unsigned char)word[2]);
+    *value = is_long ? word[n] ? word + n + 1 : NULL : word[2] ? word + 2 : NULL;
     for (const Option *o = menu->at; o < menu->at + menu->n; o++) {
-        if (is_long && n > 2 && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2))
+        int number = digit && (o->kind == INTEGER || o->kind == READOUT);
+        if (is_long ? n > 2 && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2)
+                    : o->letter && o->letter == word[1] && (!word[2] || number))
             return o;
-        if (is_long || !o->letter || word[1] != o->letter) continue;
-        int number = o->kind == INTEGER || o->kind == READOUT;
-        if (word[2] && !(number && isdigit((unsigned char)word[2]))) continue;
-        *value = word[2] ? word + 2 : NULL;
-        return o;
     }
     return NULL;
 }
@@ -6159,7 +6154,7 @@ static const Asked *find_asked(const Command *c, const char *name)
 }
 
 /* A word alone that is no prompt: an address after a space, or an option without its dashes. */
-static int check_prompt_word(const Command *c, const Menu *menu)
+static int check_prompt_word(const Command *c)
 {
     const char *prompt = c->prompt;
     if (!prompt || strchr(prompt, ' ')) return 0;
@@ -6168,10 +6163,9 @@ static int check_prompt_word(const Command *c, const Menu *menu)
     if (address && (c->n_requests || c->n_asked))
         return mi_fail("\"%.100s\" looks like an address, not a prompt: a list of addresses has "
                        "commas and no spaces; mi -- %.100s makes it the prompt", prompt, prompt);
-    for (const Option *o = menu->at; o < menu->at + menu->n; o++)
-        if (!strcmp(o->name, prompt) && is_choice("help|version|sites|explain|heads", prompt))
-            return mi_fail("\"%s\" would be the prompt; did you mean --%s? mi -- %s makes it the "
-                           "prompt", prompt, prompt, prompt);
+    if (is_choice("help|version|sites|explain|heads", prompt))
+        return mi_fail("\"%s\" would be the prompt; did you mean --%s? mi -- %s makes it the "
+                       "prompt", prompt, prompt, prompt);
     return 0;
 }
 
@@ -6258,7 +6252,7 @@ static int parse_command(Command *command, int argc, char **argv)
         if (set_option(command, o, value) < 0) return -1;
     }
     if (add_trace(command) < 0 || check_command(command, &menu) < 0) return -1;
-    return only_prompts ? 0 : check_prompt_word(command, &menu);
+    return only_prompts ? 0 : check_prompt_word(command);
 }
 
 /* ============================================================================================= */
