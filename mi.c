@@ -4108,7 +4108,7 @@ void mi_edits_free(MiEdits *edits)
 }
 
 #ifndef MI_NO_MAIN
-/* What follows waits for the library: optimizing it less halves the time that it takes to compile. */
+/* What follows waits for the library: optimizing it less halves the time to compile. */
 #ifndef __clang__
 #pragma GCC optimize("O1")
 #endif
@@ -4154,42 +4154,37 @@ static void check_input(const char *path, int result)
     leave(FAULT_OF_RUN);
 }
 
-/* Everything up to the end -> text [n <= most], and a 0 behind it. A pipe that somebody has open
- * for writing is waited for as long as it takes; one that nobody has, for two seconds. */
-static int read_to_end(int fd, size_t most, char **text, size_t *n)
+/* A file, a pipe, or "-" for standard input: everything up to the end, n <= most bytes and a 0. A
+ * pipe that somebody has open for writing is waited for as long as it takes; one that nobody has,
+ * for two seconds. */
+static char *read_all(const char *path, size_t most, size_t *n)
 {
+    int fd = strcmp(path, "-") ? open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : 0;
     struct stat   info;
     struct pollfd ready = { .fd = fd, .events = POLLIN };
     size_t        room = 1 << 16;
-    if (fd < 0 || fstat(fd, &info) < 0) return mi_fail("%s", strerror(errno));
-    if (S_ISDIR(info.st_mode)) return mi_fail("a folder, not a file");
+    if (fd < 0 || fstat(fd, &info) < 0) check_input(path, mi_fail("%s", strerror(errno)));
+    if (S_ISDIR(info.st_mode)) check_input(path, mi_fail("a folder, not a file"));
     if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size <= most) room = info.st_size + 1;
-    int wait = S_ISFIFO(info.st_mode) ? 2000 : 0;
-    *text = must(malloc(room + 1));
+    int   wait = S_ISFIFO(info.st_mode) ? 2000 : 0;
+    char *text = must(malloc(room + 1));
     for (*n = 0;;) {
-        ssize_t got = read(fd, *text + *n, room - *n);
+        ssize_t got = read(fd, text + *n, room - *n);
         if (got == 0 && !wait) break;
-        if (got == 0 && poll(&ready, 1, wait) == 0) return mi_fail("a pipe that nobody writes to");
+        if (got == 0 && poll(&ready, 1, wait) == 0)
+            check_input(path, mi_fail("a pipe that nobody writes to"));
         if (got < 0 && errno == EAGAIN) poll(&ready, 1, -1);
-        else if (got < 0 && errno != EINTR) return mi_fail("cannot be read: %s", strerror(errno));
+        else if (got < 0 && errno != EINTR)
+            check_input(path, mi_fail("cannot be read: %s", strerror(errno)));
         if (got >= 0) wait = 0;
-        if (got > 0 && (*n += got) > most) return mi_fail("more than %zu bytes", most);
-        if (*n == room) *text = must(realloc(*text, (room *= 2) + 1));
+        if (got > 0 && (*n += got) > most) check_input(path, mi_fail("more than %zu bytes", most));
+        if (*n == room) text = must(realloc(text, (room *= 2) + 1));
     }
-    if (*n >= 2 && (!memcmp(*text, "\xFF\xFE", 2) || !memcmp(*text, "\xFE\xFF", 2)))
-        return mi_fail("text in UTF-16; save it as UTF-8");
-    if (*n >= 3 && !memcmp(*text, "\xEF\xBB\xBF", 3))   /* some editors mark UTF-8 */
-        memmove(*text, *text + 3, *n -= 3);
-    (*text)[*n] = 0;
-    return 0;
-}
-
-/* A file, a pipe, or "-" for standard input */
-static char *read_all(const char *path, size_t most, size_t *n)
-{
-    char *text = NULL;
-    int   fd = strcmp(path, "-") ? open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : 0;
-    check_input(path, read_to_end(fd, most, &text, n));
+    if (*n >= 2 && (!memcmp(text, "\xFF\xFE", 2) || !memcmp(text, "\xFE\xFF", 2)))
+        check_input(path, mi_fail("text in UTF-16; save it as UTF-8"));
+    if (*n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3))    /* some editors mark UTF-8 */
+        memmove(text, text + 3, *n -= 3);
+    text[*n] = 0;
     if (fd) close(fd);
     return text;
 }
@@ -4971,8 +4966,7 @@ static int ink_of(const char *name)
     return ink;
 }
 
-/* What a terminal is told, to write in the colour of a run, bold, dim, or off again; "" where
- * there are no colours, and for other names. */
+/* What a terminal is told, to write in the colour of a run, bold, dim, or off again. */
 static const char *color_of(const Screen *screen, const char *name)
 {
     int ink = ink_of(name);
@@ -5061,7 +5055,6 @@ static void print_header(FILE *out, const Table *table, int first, int last, int
     }
 }
 
-/* Some columns in a row: is there anything? */
 static int has_cells(const Table *table, int row, int first, int last)
 {
     int found = 0;
@@ -5190,7 +5183,6 @@ static void print_signed_bar(FILE *out, double share, int columns, const char *c
     print_bar(out, share, half, color);
 }
 
-/* A name in its colour. */
 static void print_ink(const Screen *screen, const char *name)
 {
     fprintf(screen->out, "%s%s%s", color_of(screen, name), name, color_of(screen, "off"));
@@ -5273,7 +5265,6 @@ static void print_bars(const Screen *screen, const Table *table)
     fputs("\n\n", out);
 }
 
-/* As people see it. */
 static void print_table(const Screen *screen, const Table *table)
 {
     if (table->look == SILENT || cells_of(table) == 0) return;
@@ -5581,7 +5572,6 @@ static double svg_panel(Figure *f, const Table *table, const Panel *p)
     return y;
 }
 
-/* What the colours mean. */
 static void svg_scale(Figure *f, const Table *table, double x, double limit)
 {
     enum { STEPS = 60, STEP = 3 };
@@ -5661,7 +5651,6 @@ static void svg_maps(Figure *f, const Table *table, int n)
     svg_scale(f, table, left, p.limit);
 }
 
-/* One bar, with its error. */
 static void svg_bar(Figure *f, const Table *table, int i, double zero, double scale, double y,
                     int thick)
 {
@@ -5942,9 +5931,10 @@ static void print_help(FILE *out)
     fprintf(out,
             "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
             "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
-            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are\n"
-            "not independent, which standard errors take into account); any other names a position\n"
-            "by its text or index: --ablate L5H3@S2. A flag holds for all rows instead.\n"
+            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are"
+            "\nnot independent, which standard errors take into account); any other names a "
+            "position\nby its text or index: --ablate L5H3@S2. A flag holds for all rows "
+            "instead.\n"
             "In pictures: 0 exactly, · below .005, ~ what may well be 0 (within its error).\n"
             "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
@@ -6019,9 +6009,8 @@ static int set_number(void *field, const Option *o, const char *value)
     char *end;
     double number = strtod(value, &end);
     int    whole = o->kind != REAL;
-    if (!*value || *end || isspace((unsigned char)*value) || strpbrk(value, "xX") ||
-        !(number >= o->low) || !(number <= o->high) ||
-        (whole && strspn(value, "0123456789") != strlen(value)))
+    if (!*value || *end || value[strspn(value, whole ? "0123456789" : "0123456789.eE+-")] ||
+        !(number >= o->low) || !(number <= o->high))
         return mi_fail("--%s: \"%.100s\" is not a %snumber from %d to %d", o->name, value,
                        whole ? "whole " : "", o->low, o->high);
     if (whole) *(int *)field = (int)number;
@@ -6087,7 +6076,6 @@ static int add_asked(Command *command, const Option *o, const char *value)
     return 0;
 }
 
-/* Store the value of one option. */
 static int set_option(Command *command, const Option *o, const char *value)
 {
     char *field = (char *)command + o->field;
@@ -6138,7 +6126,6 @@ static int add_trace(Command *command)
     return set_each(command);
 }
 
-/* Is there an intervention that does this? */
 static int uses(const Command *c, MiOp op, int needs)
 {
     for (int i = 0; i < c->n_requests; i++)
