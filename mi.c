@@ -4941,11 +4941,6 @@ static Color heat(double share)
     return s < 1 ? between(white, end[0], s) : between(end[0], end[1], s - 1);
 }
 
-static double share_of(const Table *table, int i, double limit)
-{
-    return (table->is_signed ? table->value[i] : fabs(table->value[i])) / limit;
-}
-
 /* The colours of runs and of other bars, and what letters are written in: on paper, and on
  * terminals without colours, with 256, with all. */
 #define INK(name, r, g, b, nearest) \
@@ -5014,9 +5009,8 @@ static int color_depth(const char *wish)
 /* Text padded with spaces to a number of columns, cut with … where it is longer. */
 static void print_padded(FILE *out, const char *text, int columns)
 {
-    int shown = columns_in(text), fits = shown <= columns ? 0 : bytes_of(text, columns - 1);
-    if (shown <= columns) fprintf(out, "%s%*s", text, columns - shown, "");
-    else fprintf(out, "%.*s…%*s", fits, text, columns - 1 - columns_of(text, fits), "");
+    int cut = columns_in(text) > columns, n = bytes_of(text, columns - cut);
+    fprintf(out, "%.*s%s%*s", n, text, cut ? "…" : "", columns - cut - columns_of(text, n), "");
 }
 
 /* Tokens stand at the left of their column, numbers at its right. */
@@ -5025,7 +5019,7 @@ static void print_cell(const Screen *screen, const Table *table, int i, int widt
     Label       label;
     const char *text = is_pale(table, i) ? "~" : cell_text(table, screen->words, i, label);
     int         color = screen->color && *text && isfinite(table->value[i]);
-    if (color) begin_heat(screen, is_pale(table, i) ? 0 : share_of(table, i, limit));
+    if (color) begin_heat(screen, is_pale(table, i) ? 0 : table->value[i] / limit);
     if (table->token) print_padded(screen->out, text, width - 1), fputc(' ', screen->out);
     else fprintf(screen->out, "%*s%s", width - columns_in(text), "", text);
     fputs(color ? "\033[0m" : "", screen->out);
@@ -5042,11 +5036,11 @@ static void print_header(FILE *out, const Table *table, int first, int last, int
         fprintf(out, "%*s", label + 3, "");
         for (int c = first; c < last; c++) {
             const char *text = table->col[c], *second = strchr(text, ' ');
-            int         n = second ? (int)(second - text) : (int)strlen(text);
             Label       part;
-            if (line) text = second ? second + 1 : "", n = (int)strlen(text);
-            if (line && !table->token && !strncmp(text, "·", 2) && n > 2) text += 2, n -= 2;
-            snprintf(part, sizeof part, "%.*s", n, text);
+            snprintf(part, sizeof part, "%.*s", (int)strcspn(text, " "), text);
+            if (line) strcpy(part, second ? second + 1 : "");
+            if (line && !table->token && !strncmp(part, "·", 2) && part[2])
+                memmove(part, part + 2, strlen(part) - 1);
             int fits = bytes_of(part, width - 1);       /* no room for a sign that it was cut */
             if (table->token) print_padded(out, part, width - 1), fputc(' ', out);
             else fprintf(out, "%*s%.*s", width - columns_of(part, fits), "", fits, part);
@@ -5238,12 +5232,12 @@ static void print_bars(const Screen *screen, const Table *table)
     double limit = limit_of(table);
     FILE  *out = screen->out;
     for (int i = 0; i < cells_of(table); i++) negative |= table->is_signed && table->value[i] < 0;
-    fprintf(out, "  %s%s%*s", table->title, n > 1 ? "\n" : "", n > 1 ? label + 5 : 0, "");
+    fprintf(out, "  %s%s", table->title, n > 1 ? "\n" : "");
+    int before = table->error ? 10 : 11, after = label + 5;     /* of the names of columns */
     for (int c = 0; c < n && n > 1; c++) {
-        int before = table->error ? 10 : 11, after = number - before + (columns ? columns + 2 : 0);
-        fprintf(out, "%*s", before - columns_in(table->col[c]), "");
+        fprintf(out, "%*s", after + before - columns_in(table->col[c]), "");
         print_ink(screen, table->col[c]);
-        if (c + 1 < n) fprintf(out, "%*s", after, "");
+        after = number - before + (columns ? columns + 2 : 0);
     }
     for (int i = 0; i < cells_of(table); i++) {
         const char *row = table->row[i / n], *color = INKS[bar_ink(table, i)].code[screen->color];
@@ -5511,7 +5505,7 @@ typedef struct {
 static Color paper_color(const Table *table, int i, double limit)
 {
     if (is_pale(table, i) || !isfinite(table->value[i])) return (Color){ 255, 255, 255 };
-    return heat(share_of(table, i, limit));
+    return heat(table->value[i] / limit);
 }
 
 /* A row's cells from column c on that can be drawn as one: where they are too small to be pointed
