@@ -4832,8 +4832,8 @@ static double limit_of(const Table *table)
 /* ---- Labels ---- */
 
 /* Append text to a label. Line ends, broken UTF-8 and characters that nobody could see (spaces of
- * other kinds, controls of direction) are spelt out. Cut between characters, with … */
-static void label_append(char *label, size_t size, const char *text, size_t n)
+ * other kinds, controls of direction) are spelt out. Cut between characters, with …: returns 0. */
+static int label_append(char *label, size_t size, const char *text, size_t n)
 {
     static const CodeRange unseen[] = {
         {0xA0,0xA0}, {0xAD,0xAD}, {0x34F,0x34F}, {0x115F,0x1160}, {0x1680,0x1680}, {0x180E,0x180E},
@@ -4853,24 +4853,25 @@ static void label_append(char *label, size_t size, const char *text, size_t n)
         else snprintf(shown, sizeof shown, "%.*s", length, text);
         if (used + strlen(shown) + sizeof "…" > size) {
             if (used + sizeof "…" <= size) strcpy(label + used, "…");
-            return;
+            return 0;
         }
         strcpy(label + used, shown);
         used += strlen(shown);
     }
+    return 1;
 }
 
 /* A token as people can read it: its spaces as dots, and a dot as something else. */
 static const char *token_label(const MiTokenizer *words, int token, char *label, size_t size)
 {
-    int         n, length;
+    int         n, length, fits = 1;
     const char *bytes = mi_token_bytes(words, token, &n);
     *label = 0;
     if (n == 0) snprintf(label, size, "<%d>", token);
-    for (int i = 0; i < n; i += length) {
+    for (int i = 0; i < n && fits; i += length) {
         int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
         const char *as = code == ' ' ? "·" : code == 0xB7 ? "<U+00B7>" : NULL;
-        label_append(label, size, as ? as : bytes + i, as ? strlen(as) : (size_t)length);
+        fits = label_append(label, size, as ? as : bytes + i, as ? strlen(as) : (size_t)length);
     }
     return label;
 }
@@ -5188,22 +5189,20 @@ static void print_top(const Screen *screen, const Table *table)
     int   n = table->n_cols, gap = n > 2 ? 3 : 4;
     int   bar = max_int(0, min_int(12, (screen->columns - 5 + gap) / n - 19 - gap));
     FILE *out = screen->out;
-    fprintf(out, "     ");
     for (int c = 0; c < n; c++) {
+        fprintf(out, "%*s", c ? 19 + bar + gap - columns_in(table->col[c - 1]) : 5, "");
         print_ink(screen, table->col[c]);
-        if (c + 1 < n) fprintf(out, "%*s", 19 + bar + gap - columns_in(table->col[c]), "");
     }
     for (int i = 0; i < cells_of(table); i++) {
         int   c = i % n;
         Label label;
         if (c == 0) fprintf(out, "\n%4d ", i / n + 1);
+        else fprintf(out, "%*s", gap, "");
         if (exists(table, i)) {
             print_padded(out, cell_text(table, screen->words, i, label), 11);
             fprintf(out, "%5.1f %% ", 100 * table->value[i]);
-            print_bar(out, table->value[i] < 0.0005 ? 0 : table->value[i], bar,
-                      color_of(screen, table->col[c]));
+            print_bar(out, table->value[i], bar, color_of(screen, table->col[c]));
         } else fprintf(out, "%*s", 19 + bar, "");
-        if (c + 1 < n) fprintf(out, "%*s", gap, "");
     }
     fputs("\n\n", out);
 }
