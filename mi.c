@@ -5207,20 +5207,6 @@ static void print_top(const Screen *screen, const Table *table)
     fputs("\n\n", out);
 }
 
-/* The number of a bar in its width, with its standard error if it has one. */
-static void print_number(FILE *out, const Table *table, int i, int width)
-{
-    double value = table->value[i], error = table->error ? table->error[i] : NAN;
-    const char *format = isinf(table->limit) ? "%.6g" : table->is_signed ? "%+.4f"
-                       : table->n_rows > 4 && limit_of(table) >= 0.1 ? "%.4f" : "%.4g";
-    char text[40] = "", se[24] = "";
-    if (isfinite(value)) snprintf(text, sizeof text, format, value);
-    else if (exists(table, i)) strcpy(text, "nan");
-    if (isfinite(value) && isfinite(error)) snprintf(se, sizeof se, " ± %.2g", error);
-    int before = table->error ? 9 : 10;
-    fprintf(out, " %*s%s%*s", before, text, se, width - 1 - before - columns_in(se), "");
-}
-
 /* A line for each row, with a bar; several columns side by side. */
 static void print_bars(const Screen *screen, const Table *table)
 {
@@ -5228,11 +5214,13 @@ static void print_bars(const Screen *screen, const Table *table)
     int    number = table->error ? 21 : 11, negative = 0;
     int    room = (screen->columns - 5 - label) / n - number - 3;
     int    columns = isinf(table->limit) || room < 4 ? 0 : min_int(table->error ? 28 : 40, room);
+    int    before = table->error ? 10 : 11, after = label + 5;      /* of the names of columns */
     double limit = limit_of(table);
     FILE  *out = screen->out;
+    const char *format = isinf(table->limit) ? "%.6g" : table->is_signed ? "%+.4f"
+                       : table->n_rows > 4 && limit >= 0.1 ? "%.4f" : "%.4g";
     for (int i = 0; i < cells_of(table); i++) negative |= table->is_signed && table->value[i] < 0;
     fprintf(out, "  %s%s", table->title, n > 1 ? "\n" : "");
-    int before = table->error ? 10 : 11, after = label + 5;     /* of the names of columns */
     for (int c = 0; c < n && n > 1; c++) {
         fprintf(out, "%*s", after + before - columns_in(table->col[c]), "");
         print_ink(screen, table->col[c]);
@@ -5240,17 +5228,21 @@ static void print_bars(const Screen *screen, const Table *table)
     }
     for (int i = 0; i < cells_of(table); i++) {
         const char *row = table->row[i / n], *color = INKS[bar_ink(table, i)].code[screen->color];
-        double      share = table->value[i] / limit;
+        double      value = table->value[i], share = value / limit;
+        char        text[40] = "", error[24] = "";
         if (i % n == 0) {
             fprintf(out, "\n     %s", color_of(screen, row));
             print_padded(out, row, label);
             fputs(color_of(screen, "off"), out);
         }
-        if (n == 1 && exists(table, i) && !isfinite(table->value[i])) {
+        if (n == 1 && exists(table, i) && !isfinite(value)) {
             fputs("   not a number: something in this run became infinite", out);
             continue;
         }
-        print_number(out, table, i, number);
+        if (exists(table, i)) snprintf(text, sizeof text, isfinite(value) ? format : "nan", value);
+        if (isfinite(value) && table->error && isfinite(table->error[i]))
+            snprintf(error, sizeof error, " ± %.2g", table->error[i]);
+        fprintf(out, " %*s%s%*s", before - 1, text, error, number - before - columns_in(error), "");
         if (columns) fputs("  ", out);
         if (columns && negative) print_signed_bar(out, share, columns, color);
         else if (columns) print_bar(out, fabs(share), columns, color);
@@ -5443,8 +5435,8 @@ static void svg_text(Figure *f, double x, double y, double size, double width, c
 static void svg_lines(Figure *f, double size, double width, const char *style, const char *text)
 {
     while (*text) {
-        int n = (int)strcspn(text, "\n"), fits = bytes_of(text, (int)(width / (size * EM)));
-        int cut = fits = min_int(n, fits);
+        int n = (int)strcspn(text, "\n"), columns = (int)(width / (size * EM));
+        int fits = min_int(n, bytes_of(text, columns)), cut = fits;
         while (cut > 0 && cut < n && text[cut] != ' ') cut--;
         if (cut == 0) cut = fits;
         char line[4096];
@@ -5507,32 +5499,27 @@ static Color paper_color(const Table *table, int i, double limit)
     return heat(table->value[i] / limit);
 }
 
-/* A row's cells from column c on that can be drawn as one: where they are too small to be pointed
- * at, those of the same colour. */
-static int cells_alike(const Table *table, const Panel *p, int row, int c)
-{
-    int   i = row * table->n_cols + c, n = 1;
-    Color first = paper_color(table, i, p->limit);
-    for (; p->width < 5 && c + n < p->last && exists(table, i + n); n++) {
-        Color next = paper_color(table, i + n, p->limit);
-        if (memcmp(&next, &first, sizeof first)) break;
-    }
-    return n;
-}
-
-static void svg_cell(Figure *f, const Table *table, const Panel *p, int i, int n, double y)
+/* Cell i, and where cells are too small to be pointed at, those of its colour behind it as one.
+ * Returns how many. */
+static int svg_cells(Figure *f, const Table *table, const Panel *p, int i, double y)
 {
     Label  label;
-    int    c = i % table->n_cols - p->first, pale = is_pale(table, i) || !isfinite(table->value[i]);
-    double x = p->x + c * p->width, gap = p->width > 8;
-    Color  color = paper_color(table, i, p->limit);
-    int    dark = 299 * color.r + 587 * color.g + 114 * color.b < 140000;
-    svg_rect(f, x, y, n * p->width - gap, p->height - gap, color, p->width < 5 ? "/>\n" : "");
-    if (p->width >= 5) svg_hint(f, table, i);
+    int    c = i % table->n_cols, n = 1, pale = is_pale(table, i) || !isfinite(table->value[i]);
+    double x = p->x + (c - p->first) * p->width, gap = p->width > 8;
+    Color  color = paper_color(table, i, p->limit), next;
+    int    dark = 299 * color.r + 587 * color.g + 114 * color.b < 140000, small = p->width < 5;
+    if (!exists(table, i)) return 1;
+    for (; small && c + n < p->last && exists(table, i + n); n++) {
+        next = paper_color(table, i + n, p->limit);
+        if (memcmp(&next, &color, sizeof color)) break;
+    }
+    svg_rect(f, x, y, n * p->width - gap, p->height - gap, color, small ? "/>\n" : "");
+    if (!small) svg_hint(f, table, i);
     if (p->values)
         svg_text(f, x + p->width / 2 - 0.5, y + p->height / 2 + 3.5, p->letter - 1, p->width,
                  pale ? MIDDLE PALE : dark ? MIDDLE " fill=\"#fff\"" : MIDDLE,
                  cell_text(table, f->words, i, label));
+    return n;
 }
 
 /* One panel -> where it ends. Rows without a cell in it are left out. */
@@ -5553,11 +5540,8 @@ static double svg_panel(Figure *f, const Table *table, const Panel *p)
         if (p->rows && r % every_row == 0)
             svg_text(f, p->x - 6, y + p->height / 2 + 0.35 * size, size, 20 * size * EM,
                      " text-anchor=\"end\"", table->row[r]);
-        for (int c = p->first, n; c < p->last; c += n) {
-            int i = r * table->n_cols + c;
-            n = exists(table, i) ? cells_alike(table, p, r, c) : 1;
-            if (exists(table, i)) svg_cell(f, table, p, i, n, y);
-        }
+        for (int c = p->first; c < p->last;)
+            c += svg_cells(f, table, p, r * table->n_cols + c, y);
         y += p->height;
     }
     f->right = fmax(f->right, p->x + (p->last - p->first) * p->width +
@@ -5644,19 +5628,6 @@ static void svg_maps(Figure *f, const Table *table, int n)
     svg_scale(f, table, left, p.limit);
 }
 
-static void svg_bar(Figure *f, const Table *table, int i, double zero, double scale, double y,
-                    int thick)
-{
-    double value = table->value[i], error = table->error ? table->error[i] : NAN;
-    if (!isfinite(value)) return;
-    svg_rect(f, zero + fmin(value, 0) * scale, y, fabs(value) * scale, thick - 1,
-             INKS[bar_ink(table, i)].color, is_pale(table, i) ? " opacity=\"0.4\"" : "");
-    svg_hint(f, table, i);
-    if (isfinite(error))
-        fprintf(f->out, "<path d=\"M%.5g %.5gv6m0-3h%.5gm0-3v6\" stroke=\"#222\" fill=\"none\"/>\n",
-                zero + (value - error) * scale, y + thick / 2.0 - 3, 2 * error * scale);
-}
-
 /* Horizontal bars with error bars; those of several columns one below the other. */
 static void svg_bars(Figure *f, const Table *table)
 {
@@ -5675,16 +5646,25 @@ static void svg_bars(Figure *f, const Table *table)
     double scale = LENGTH / (hi - lo), zero = x - lo * scale;
     int    digits = min_int(9, max_int(0, 3 - (int)floor(log10(hi - lo))));
     for (int i = 0; i < cells_of(table); i++) {
-        double y = top + i / n * step + i % n * thick, base = y + thick / 2.0 + 3;
+        double y = top + i / n * step + i % n * thick, middle = y + thick / 2.0;
+        double value = table->value[i], error = table->error ? table->error[i] : NAN;
         if (i % n == 0)
-            svg_text(f, x - 8, top + i / n * step + n * thick / 2.0 + 3, 12, 24 * 12 * EM,
-                     " text-anchor=\"end\"", table->row[i / n]);
+            svg_text(f, x - 8, y + n * thick / 2.0 + 3, 12, 24 * 12 * EM, " text-anchor=\"end\"",
+                     table->row[i / n]);
         if (!exists(table, i)) continue;
-        svg_bar(f, table, i, zero, scale, y, thick);
-        snprintf(text, sizeof text, table->is_signed ? "%+.*f" : "%.*f", digits, table->value[i]);
-        if (table->error && isfinite(table->error[i]))
-            append(text, sizeof text, " ± %.2g", table->error[i]);
-        svg_text(f, end + 12, base, 11, 0, "", text);
+        if (isfinite(value)) {
+            svg_rect(f, zero + fmin(value, 0) * scale, y, fabs(value) * scale, thick - 1,
+                     INKS[bar_ink(table, i)].color, is_pale(table, i) ? " opacity=\"0.4\"" : "");
+            svg_hint(f, table, i);
+        }
+        snprintf(text, sizeof text, table->is_signed ? "%+.*f" : "%.*f", digits, value);
+        if (isfinite(value) && isfinite(error)) {
+            fprintf(f->out, "<path d=\"M%.5g %.5gv6m0-3h%.5gm0-3v6\" stroke=\"#222\" "
+                    "fill=\"none\"/>\n", zero + (value - error) * scale, middle - 3,
+                    2 * error * scale);
+            append(text, sizeof text, " ± %.2g", error);
+        }
+        svg_text(f, end + 12, middle + 3, 11, 0, "", text);
     }
     f->y = top + table->n_rows * step;
     fprintf(f->out, "<path d=\"M%.5g %.5gV%.5g\" stroke=\"#222\"/>\n", zero, top - 4, f->y);
@@ -6054,6 +6034,13 @@ static int add_request(Command *command, const Intervention *what, const char *a
     return 0;
 }
 
+static const Asked *find_asked(const Command *c, const char *name)
+{
+    for (int i = 0; i < c->n_asked; i++)
+        if (!strcmp(c->asked[i].what->name, name)) return &c->asked[i];
+    return NULL;
+}
+
 static int add_asked(Command *command, const Option *o, const char *value)
 {
     const Readout *what = o->row;
@@ -6061,9 +6048,8 @@ static int add_asked(Command *command, const Option *o, const char *value)
     if (value && what->takes == A_NUMBER && set_number(&asked.number, o, value) < 0) return -1;
     if (value && what->takes == A_WORD && !is_choice("each|final", value))
         return mi_fail("--%s: \"%.100s\" is not one of each|final", o->name, value);
-    for (int i = 0; i < command->n_asked; i++)
-        if (command->asked[i].what == what && what->takes != ADDRESS_AND_FILE)
-            return mi_fail("--%s is given twice", o->name);
+    if (what->takes != ADDRESS_AND_FILE && find_asked(command, o->name))
+        return mi_fail("--%s is given twice", o->name);
     command->asked = must(grow(command->asked, command->n_asked, sizeof asked));
     command->asked[command->n_asked++] = asked;
     return 0;
@@ -6095,9 +6081,9 @@ static int add_trace(Command *command)
 {
     const char *kind = command->kind ? command->kind : "resid";
     const char *sites = *kind == 'm' ? "mlps@*" : *kind == 'a' ? "attns@*" : "L*.resid_post@*";
-    if (!command->trace && (command->kind || command->window))
-        return mi_fail("--kind and --window are for --trace");
-    if (!command->trace) return 0;
+    if (!command->trace)
+        return command->kind || command->window
+               ? mi_fail("--kind and --window are for --trace") : 0;
     if (command->window && *kind == 'r') return mi_fail("--window is for --kind mlp and attn");
     if (command->source || command->source_tokens)
         return mi_fail("--trace takes its values from the prompt itself; leave out --source");
@@ -6124,13 +6110,6 @@ static int uses(const Command *c, MiOp op, int needs)
     for (int i = 0; i < c->n_requests; i++)
         if (needs ? c->request[i].what->needs & needs : c->request[i].what->op == op) return 1;
     return 0;
-}
-
-static const Asked *find_asked(const Command *c, const char *name)
-{
-    for (int i = 0; i < c->n_asked; i++)
-        if (!strcmp(c->asked[i].what->name, name)) return &c->asked[i];
-    return NULL;
 }
 
 /* A word alone that is no prompt: an address after a space, or an option without its dashes. */
@@ -6192,8 +6171,7 @@ static int check_command(Command *c, const Menu *menu)
 static const char *next_value(const Option *o, const char *word)
 {
     const Readout *what = o->row;
-    if (*o->argument != '[') return word;
-    if (!word) return NULL;
+    if (*o->argument != '[' || !word) return word;
     if (what->takes == A_WORD) return is_choice("each|final", word) ? word : NULL;
     return *word && strspn(word, "0123456789") == strlen(word) ? word : NULL;
 }
