@@ -2,10 +2,14 @@
  *
  *     cc -O3 -march=native mi.c -lm -o mi && ./mi --ablate L5H3
  *
- * mi runs a GPT-2, shows every number on the way, and lets you change any of them. The idea:
+ * GPT-2 reads the beginning of a text, cut into tokens, and gives every token a score to come next.
+ * What it computes is a few pages of C, "The forward pass". Why this makes sense is hidden in
+ * millions of numbers, the weights, which were found by fitting those pages to a lot of text. mi
+ * runs a GPT-2, shows every number on the way, and lets you change any of them. The idea:
  *
- *   A forward pass is a list of named arrays ("sites"). Each stays where it was computed:
- *   reading is free.
+ *   A forward pass is a list of named arrays ("sites"). Each has a buffer of its own, which never
+ *   holds anything else: reading is free. (Of a site that a run was not told to keep, the buffer
+ *   holds one layer, the current one.)
  *   Writing is a row in one table: an edit says where and what. After each site the forward pass
  *   calls hook(), and knows nothing else about interpretability.
  *   An edit can only touch its light cone: the layers from it up, the positions from it on. A fork
@@ -14,7 +18,8 @@
  *   Every number is summed in one fixed order, whatever the batch, the threads or the place of
  *   restart. So experiments are compared with ==.
  *
- * One block, with the names of its sites (l = layer; TransformerLens uses the same names):
+ * One block, with the names of its sites (TransformerLens uses the same names). GPT-2 is L of them,
+ * one on the other:
  *
  *     resid_pre ── ln1_scale ─ ln1 ─┬─ q ─┬─ scores ─ pattern ─┬─ z ─ attn_out ─┐
  *         │                         ├─ k ─┘                    │                │
@@ -27,12 +32,53 @@
  *     resid_post
  *
  * below the first block: embed + pos_embed; above the last: ln_f_scale, ln_f, and the unembedding.
+ * The way down to attn_out is the first half-layer, attention; the rest is the second, the MLP.
  *
  * Letters:  L layers  H heads  D d_model  d = D/H  F = 4D  V vocabulary  T positions
  *           l layer   h head   t position (query)  j key   r row of a run
  *
- * In reading order: tools, tables, the kernels to read, runs and forks, edits, THE FORWARD PASS,
- * reading, the kernels to run, the model on disk, tokens, addresses, printing, the command line.
+ * Words:
+ *     token            a piece of text, often a word with the space before it, as a number < V
+ *     vector           D numbers that stand for what is known at one position, at one depth
+ *     residual stream  that vector on its way up: every half-layer reads it and adds to it
+ *     head             a part of attention: it looks at earlier positions and copies from there
+ *     logit            the score of a token to come next; softmax makes probabilities of all V
+ *     site             an intermediate value with a name, such as q: an array, one row per position
+ *     edit             a change to some columns of some rows of a site: one line of the table
+ *     run              one pass through the model with all its sites
+ *     trunk            a run that computes all layers and positions of a prompt
+ *     fork             a run that computes only what its edits can reach
+ *     lane             one experiment of a fork: its own edits on a trunk
+ *     cone             what an edit can reach: its half-layer and those above, from its position on
+ *
+ * To try, on the model and prompt that are built in:
+ *     ./mi --sites                            all that can be read and changed
+ *     ./mi --lens                             what it would say if it stopped at each depth
+ *     ./mi --attn L5H3                        where a head looks
+ *     ./mi --ablate heads --each              what the answer loses without each head
+ *     ./mi --noise embed@3=1 --explain        what an edit means, before it is run
+ *
+ * In reading order:
+ *     Small tools
+ *     Names and shapes
+ *     The kernels to read                     each sum of the model, as a loop
+ *     What a run is                           with a drawing of trunk, fork, lanes and cones
+ *     Edits: the one place where activations are changed
+ *     The forward pass                        the model: start here if you like
+ *     Reading                                 sites, logits, the logit lens
+ *     Making runs: trunks and forks
+ *     Sweeps: one experiment per cell
+ *     The kernels to run                      the same sums, fast
+ *     The model on disk
+ *     Tokens
+ *     The address grammar                     "L5H3@-1" -> edits
+ *   and behind MI_NO_MAIN the program, which uses the library above:
+ *     Tables: what a readout returns
+ *     Files: whole or not at all
+ *     The command line: what can be typed
+ *     Cases: one prompt under the command
+ *     Readouts: what can be asked
+ *     main
  */
 #define _DEFAULT_SOURCE
 #include "mi.h"
@@ -234,8 +280,8 @@ static int width_of(const MiModel *model, MiSite site, int key_stride)
 /* ============================================================================================= */
 /* The kernels to read                                                                           */
 /*                                                                                               */
-/* These say what is computed, in which order. The fast ones further down give the same bits:    */
-/* tests compare them with memcmp.                                                               */
+/* These say what is computed, in which order: (a + b) + c and a + (b + c) differ in the last    */
+/* bits of a float. The fast ones further down keep the order; tests compare them with memcmp.   */
 /* ============================================================================================= */
 
 /* a*b + c, rounded once where the machine can (and then everywhere), else twice. */
@@ -248,7 +294,8 @@ static inline float fma1(float a, float b, float c)
 #endif
 }
 
-/* The tree that ends every sum along a row: lane i takes lane i+8, then i+4, i+2, i+1. */
+/* The tree that ends every sum along a row, 16 partial sums -> one: lane i takes lane i+8, then
+ * i+4, i+2, i+1. */
 static float sum_lanes(const float lane[16])
 {
     float s[16];
@@ -259,7 +306,8 @@ static float sum_lanes(const float lane[16])
 }
 
 /* sum(x)    x [n] -> scalar. Element i goes to lane i mod 16, so a vector of any width up to 16
- * adds the same numbers in the same order; a row is padded with zeros to a multiple of 16. */
+ * adds the same numbers in the same order; a row is padded with zeros to a multiple of 16. (These
+ * 16 lanes are registers of the processor, not the lanes of a fork.) */
 static float naive_sum(const float *x, int n)
 {
     float lane[16] = {0};
@@ -304,8 +352,8 @@ static void naive_linear(float *y, const float *x, int rows, int in, int out,
         }
 }
 
-/* logits = x W_U^T    x [rows,D], W_U [V,D] -> logits [rows,V]: how much the residual stream looks
- * like each token's row. */
+/* logits = x W_U^T    x [rows,D], W_U [V,D] -> logits [rows,V]: how much the end of the residual
+ * stream points along each token's row of W_U. */
 static void naive_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
                           int threads)
 {
@@ -315,38 +363,14 @@ static void naive_unembed(float *logits, const float *x, int rows, const weight 
             logits[(size_t)r * V + i] = naive_dot(x + (size_t)r * D, W_U + (size_t)i * D, D);
 }
 
-/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2)/2, and a polynomial for e^r. Ours, because
- * the C library's differs between machines and between scalar and vector code. */
-static float naive_exp(float x)
-{
-    if (x < -104) x = -104;                             /* rounds to 0 */
-    if (x > 89) x = 89;                                 /* rounds to infinity */
-    const float shift = 12582912;                       /* 1.5 * 2^23: the sum's last bits are k */
-    float    n = fma1(x, 1.44269504f, shift);
-    uint32_t bits, shift_bits;
-    memcpy(&bits, &n, 4);
-    memcpy(&shift_bits, &shift, 4);
-    float k = n - shift;
-    float r = fma1(k, -0.693359375f, x);                /* ln 2 in two pieces; the first is exact */
-    r = fma1(k, 2.12194440e-4f, r);
-    float p = 1.9875691500e-4f;
-    p = fma1(p, r, 1.3981999507e-3f);
-    p = fma1(p, r, 8.3334519073e-3f);
-    p = fma1(p, r, 4.1665795894e-2f);
-    p = fma1(p, r, 1.6666665459e-1f);
-    p = fma1(p, r, 5.0000001201e-1f);
-    p = fma1(p, r * r, r) + 1;
-    uint32_t whole = bits - shift_bits;                 /* k as an integer, in two halves: 2^k */
-    uint32_t low = (uint32_t)((int32_t)whole >> 1);     /* itself may be too small for a float */
-    uint32_t bits1 = (low + 127) << 23, bits2 = (whole - low + 127) << 23;
-    float    scale1, scale2;
-    memcpy(&scale1, &bits1, 4);
-    memcpy(&scale2, &bits2, 4);
-    return p * scale1 * scale2;
-}
+/* e^x, at most 2 units in the last place away. Ours, because the C library's differs between
+ * machines and between scalar and vector code. The body stands with its fast twin, exp_vec. */
+static float naive_exp(float x);
 
-/* pattern_j = e^(s_j - max) / sum    s [n] -> s [n], in place. The largest score is subtracted so
- * that nothing overflows. Without any key left (all -infinity) the head looks at nothing: 0. */
+/* pattern_j = e^(s_j - max) / sum_i e^(s_i - max)    s [n] -> s [n], in place
+ * Scores become shares, positive and adding up to 1. The largest is subtracted, which changes no
+ * share, so that nothing overflows. Without any key left (all -infinity) the head looks at
+ * nothing: 0. */
 static void naive_softmax(float *s, int n)
 {
     float max = -INFINITY;
@@ -360,7 +384,8 @@ static void naive_softmax(float *s, int n)
 }
 
 /* GELU(x) = x / (1 + e^(-2u)),  u = sqrt(2/pi) (x + 0.044715 x^3)    x [n] -> y [n]
- * The tanh form of GPT-2, written with e^x: x/2 (1 + tanh u) is the same number. */
+ * Near x for large x, near 0 for negative: without this bend the MLP would be one matrix. GPT-2's
+ * tanh form, written with e^x: x/2 (1 + tanh u) is the same number. */
 static void naive_gelu(float *y, const float *x, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -370,8 +395,9 @@ static void naive_gelu(float *y, const float *x, int n)
     }
 }
 
-/* The keys or values that a row can see. Key j is below[j] of the trunk for j < t0, then own[j -
- * t0], and the last one (the row that is read) may lie apart. Rows are `stride` floats long. */
+/* The keys or values that a row can see, one for each position: key j of n. They lie in up to
+ * three places (see "What a run is"): for j < t0 in the trunk, then in rows of the run's own, and
+ * the last one may lie apart. A row is `stride` floats long, all heads side by side. */
 typedef struct {
     const float *below, *own, *last;
     int          t0, n, stride;
@@ -385,8 +411,10 @@ static inline const float *key_at(const Keys *keys, int j, int column)
     return key + column;
 }
 
-/* scores_j = q.k_j / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n], its rows `stride` apart
- * The rows are neighbours in a prompt, so each sees one key more than the row before: n + r. */
+/* scores_j = (q . k_j) * (1 / sqrt(d))    q [rows,d], keys [n,d] -> s [rows,n]
+ * How well does what the query looks for match what each key offers? A dot product of d numbers
+ * grows with sqrt(d); without the factor, softmax would look at one key only. The rows are
+ * neighbours in a prompt, so each sees one key more than the row before: row r sees n + r. */
 static void naive_scores(float *s, size_t stride, const float *q, int rows, const Keys *keys,
                          int column, int n, int d)
 {
@@ -397,8 +425,9 @@ static void naive_scores(float *s, size_t stride, const float *q, int rows, cons
                                 * scale;
 }
 
-/* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]; row r sees n + r keys.
- * In key order; a weight of zero is not skipped, or it would hide an infinite value. */
+/* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]
+ * The mean of the values, weighted by how much the row looks at each; row r sees n + r. In key
+ * order; a weight of zero is not skipped, or it would hide an infinite value. */
 static void naive_mix(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
                       int column, int n, int d)
 {
@@ -411,17 +440,35 @@ static void naive_mix(float *z, const float *pattern, size_t stride, int rows, c
         }
 }
 
+/* What the forward pass calls, twice: naive_... above is to be read, fast_... further down is run.
+ * A kernel knows arrays and sizes, nothing of runs or edits. Rows lie `stride` floats apart where
+ * they are parts of wider ones; `threads` is how many may share the work. */
 typedef struct {
-    float (*sum)(const float *, int);
-    float (*dot)(const float *, const weight *, int);
-    float (*squares)(const float *, float, int);
-    void  (*linear)(float *, const float *, int, int, int, const weight *, size_t, const weight *,
-                    int);
-    void  (*unembed)(float *, const float *, int, const weight *, int, int, int);
-    void  (*softmax)(float *, int);
-    void  (*gelu)(float *, const float *, int);
-    void  (*scores)(float *, size_t, const float *, int, const Keys *, int, int, int);
-    void  (*mix)(float *, const float *, size_t, int, const Keys *, int, int, int);
+    /* sum_i x_i                                            x [n] */
+    float (*sum)(const float *x, int n);
+    /* a . b = sum_i a_i b_i                                a [n], b [n] */
+    float (*dot)(const float *a, const weight *b, int n);
+    /* sum_i (x_i - mean)^2, which is n variances           x [n] */
+    float (*squares)(const float *x, float mean, int n);
+    /* y = x W + b                      x [rows,in], W [in,out], b [out] -> y [rows,out] */
+    void  (*linear)(float *y, const float *x, int rows, int in, int out, const weight *W,
+                    size_t stride, const weight *b, int threads);
+    /* logits = x W_U^T                 x [rows,D], W_U [V,D] -> logits [rows,V] */
+    void  (*unembed)(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
+                     int threads);
+    /* s = softmax(s)                   s [n], in place */
+    void  (*softmax)(float *s, int n);
+    /* y = GELU(x)                      x [n] -> y [n] */
+    void  (*gelu)(float *y, const float *x, int n);
+    /* s_j = q . k_j / sqrt(d)          q [rows,d], keys [n + rows - 1, d] -> s [rows, n..]
+     * One head of some neighbouring rows: its d numbers begin at `column` of each key. The first
+     * row sees n keys, each further row one more. */
+    void  (*scores)(float *s, size_t stride, const float *q, int rows, const Keys *keys,
+                    int column, int n, int d);
+    /* z = sum_j pattern_j v_j          pattern [rows, n..], values [n + rows - 1, d] -> z [rows,d]
+     * Rows, `column` and n as in scores. */
+    void  (*mix)(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
+                 int column, int n, int d);
 } Kernels;
 
 static const Kernels naive_kernels = {
@@ -431,13 +478,33 @@ static const Kernels naive_kernels = {
 static const Kernels fast_kernels;
 
 /* ============================================================================================= */
-/* A run, its lanes and its forks                                                                */
+/* What a run is                                                                                 */
 /* ============================================================================================= */
 
-/* One experiment of a run. A trunk is a run with one lane that owns all rows (trunk NULL, t0 0). A
- * lane of a fork owns positions t0..n_pos-1; rows below t0, and layers below the fork's first
- * half-layer, are its trunk's. Position t0 + i lies in row first_row + i, but the last one in
- * last_row: when it alone is read, the last rows of all lanes lie side by side. */
+/* The forward pass is a table: a column for each position of the prompt, a line for each
+ * half-layer. A cell needs cells below it and to its left, never to its right: no position sees
+ * what comes later. So all that an edit at x can change is the rectangle that begins there: its
+ * cone, shaded. A trunk is a run that computes the whole table. A fork computes only the cones of
+ * its lanes, each an experiment, and borrows the rest from their trunks.
+ *
+ *     half-layer                  a trunk           a fork: lane 0    lane 1
+ *      4  final LayerNorm         ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · ▒ ▒ ▒ ▒
+ *      3  MLP of layer 1          ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · ▒ ▒ ▒ ▒
+ *      2  attention of layer 1    ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · x ▒ ▒ ▒
+ *      1  MLP of layer 0          ■ ■ ■ ■ ■ ■       · · · · x ▒       · · ▒ ▒ ▒ ▒
+ *      0  attention of layer 0    ■ ■ ■ ■ ■ ■       · · · · · ·       · · · · · ·
+ *     position                    0 1 2 3 4 5       0 1 2 3 4 5       0 1 2 3 4 5
+ *     row                         0 1 2 3 4 5               0 1           2 3 4 5
+ *     row, if only 5 is read                                0 4           1 2 3 5
+ *
+ * All lanes of a fork begin at one half-layer, the lowest of their edits (here 1), and each at its
+ * own position t0 (here 4 and 2). Their rows lie one after another, so that one matrix product
+ * takes them all. Where only the last position of a lane is read, its row lies apart: these rows
+ * come last, side by side, and of the others the last layer computes keys and values alone. */
+
+/* One experiment of a run. A trunk has one lane, which owns all rows (trunk NULL, t0 0); a lane of
+ * a fork owns positions t0 .. n_pos-1. Position t0 + i lies in row first_row + i, the last one in
+ * last_row. */
 typedef struct {
     const MiRun   *trunk;
     int            t0, n_pos;
@@ -453,22 +520,21 @@ struct MiRun {
     const Kernels *kernel;
     int            threads;
     int            half;                                /* the first half-layer that it computes */
-    int            first_read;                          /* rows before it are not read at the end */
-    int            n_rows, capacity;
+    int            first_read;                          /* the last layer leaves out rows before */
+    int            n_rows, capacity;                    /* rows there are, and could be */
     Lane          *lanes;
     int            n_lanes;
-    int           *row_lane, *row_pos, *row_token;      /* [capacity] */
+    int           *row_lane, *row_pos, *row_token;      /* [capacity] what each row stands for */
     int            key_stride;                          /* keys in a row of scores, padded to 16 */
-    uint64_t       keep;
+    uint64_t       keep;                                /* bit i: site i is kept for all layers */
     float         *buffer[MI_N_SITES];                  /* [layers kept][capacity][width] */
     size_t         layer_stride[MI_N_SITES];            /* 0: one buffer, the current layer's */
     Memory         memory;                              /* where all buffers lie */
-    int            shared;                              /* resid_post is the next resid_pre */
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
 };
 
-/* Where a row of a site lies in this run. */
+/* Where a row of a site lies in this run: width_of(site) floats. */
 static inline float *at(const MiRun *run, MiSite site, int layer, int row)
 {
     size_t width = (size_t)width_of(run->model, site, run->key_stride);
@@ -483,6 +549,7 @@ static inline const float *finished(const MiRun *run, MiSite site, int layer, in
     return at(run->lanes[run->row_lane[row]].trunk, site, layer, run->row_pos[row]);
 }
 
+/* The row of a position that the lane owns. */
 static inline int row_of(const Lane *lane, int pos)
 {
     return pos + 1 == lane->n_pos ? lane->last_row : lane->first_row + pos - lane->t0;
@@ -496,14 +563,6 @@ static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
     keys.last = at(run, site, layer, lane->last_row);
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
     return keys;
-}
-
-/* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
-#define MIN_WORK 500000
-
-static int kept(const MiRun *run, MiSite site)
-{
-    return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
 }
 
 /* ============================================================================================= */
@@ -627,7 +686,7 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
         const float *xb = b == NONE ? NULL : finished(run, b, layer_a, r);
         float *out = at(run, y, layer, r);
         if (xb) for (int i = 0; i < D; i++) out[i] = xa[i] + xb[i];
-        else if (out != xa) memcpy(out, xa, D * sizeof *out);   /* (or they share a buffer) */
+        else memcpy(out, xa, D * sizeof *out);
     }
     hook(run, y, layer, from, to);
 }
@@ -668,36 +727,42 @@ static void linear(MiRun *run, MiSite x, MiSite y, int layer, const weight *W, i
     hook(run, y, layer, from, to);
 }
 
-/* How many of the rows from `row` up to `last` belong to the same lane. */
-static int neighbours(const MiRun *run, int row, int last)
-{
-    int n = 1;
-    while (row + n < last && run->row_lane[row + n] == run->row_lane[row]) n++;
-    return n;
-}
+/* Attention is computed in pieces: one head, and up to GROUP rows that are neighbours in one lane
+ * and so look at the same keys (each at one more than the row before). */
+typedef void Piece(MiRun *run, int l, int head, int row, int n_rows);
 
-/* scores[h,j] = q_h . k_h,j / sqrt(d) for keys j <= t    q [rows,H,d] -> [rows,H,keys]
- * Whom does each position look at? Head by head, so that the head's keys stay in the cache. The
- * rest of the last 16 keys is -infinity, so that softmax can run over whole vectors. */
-static void attention_scores(MiRun *run, int l, int from, int to)
+/* Call compute() on every piece of the rows from <= r < to. Threads take pieces head by head, so
+ * that the head's keys stay in the cache. */
+static void each_piece(MiRun *run, int l, int from, int to, Piece *compute)
 {
-    int    H = run->model->shape.n_head, d = run->model->shape.d_head;
-    int    groups = (to - from + GROUP - 1) / GROUP;
-    size_t stride = (size_t)H * run->key_stride;
+    int groups = (to - from + GROUP - 1) / GROUP;
     #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads) if (groups > 1)
-    for (int i = 0; i < groups * H; i++) {
-        int h = i / groups, row = from + i % groups * GROUP, last = min_int(row + GROUP, to);
-        for (int n_rows; row < last; row += n_rows) {
-            Keys   keys = keys_of(run, MI_k, l, &run->lanes[run->row_lane[row]]);
-            float *s = at(run, MI_scores, l, row) + (size_t)h * run->key_stride;
-            int    n = run->row_pos[row] + 1;
-            n_rows = neighbours(run, row, last);
-            run->kernel->scores(s, stride, at(run, MI_q, l, row) + h * d, n_rows, &keys, h * d, n,
-                                d);
-            for (int r = 0; r < n_rows; r++)
-                for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
+    for (int i = 0; i < groups * run->model->shape.n_head; i++) {
+        int row = from + i % groups * GROUP, end = min_int(row + GROUP, to);
+        for (int n; row < end; row += n) {
+            for (n = 1; row + n < end && run->row_lane[row + n] == run->row_lane[row];) n++;
+            compute(run, l, i / groups, row, n);
         }
     }
+}
+
+/* scores[h,j] = q_h . k_h,j / sqrt(d) for keys j <= t    q [n_rows,H,d] -> [n_rows,H,keys]
+ * The rest of the last 16 keys is -infinity, so that softmax can run over whole vectors. */
+static void score_piece(MiRun *run, int l, int head, int row, int n_rows)
+{
+    int    d = run->model->shape.d_head, n = run->row_pos[row] + 1;
+    size_t stride = (size_t)run->model->shape.n_head * run->key_stride;
+    Keys   keys = keys_of(run, MI_k, l, &run->lanes[run->row_lane[row]]);
+    float *s = at(run, MI_scores, l, row) + (size_t)head * run->key_stride;
+    run->kernel->scores(s, stride, at(run, MI_q, l, row) + head * d, n_rows, &keys, head * d, n, d);
+    for (int r = 0; r < n_rows; r++)
+        for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
+}
+
+/* Whom does each position look at? */
+static void attention_scores(MiRun *run, int l, int from, int to)
+{
+    each_piece(run, l, from, to, score_piece);
     hook(run, MI_scores, l, from, to);
 }
 
@@ -716,24 +781,21 @@ static void attention_pattern(MiRun *run, int l, int from, int to)
     hook(run, MI_pattern, l, from, to);
 }
 
-/* z[h] = sum_j pattern[h,j] v_h,j    [rows,H,keys], v [keys,H,d] -> [rows,H,d]
- * What each head carries from where it looks. */
+/* z[h] = sum_j pattern[h,j] v_h,j    pattern [n_rows,H,keys], v [keys,H,d] -> [n_rows,H,d] */
+static void mix_piece(MiRun *run, int l, int head, int row, int n_rows)
+{
+    int    d = run->model->shape.d_head;
+    size_t stride = (size_t)run->model->shape.n_head * run->key_stride;
+    Keys   values = keys_of(run, MI_v, l, &run->lanes[run->row_lane[row]]);
+    run->kernel->mix(at(run, MI_z, l, row) + head * d,
+                     at(run, MI_pattern, l, row) + (size_t)head * run->key_stride, stride, n_rows,
+                     &values, head * d, run->row_pos[row] + 1, d);
+}
+
+/* What each head carries from where it looks. */
 static void attention_z(MiRun *run, int l, int from, int to)
 {
-    int    H = run->model->shape.n_head, d = run->model->shape.d_head;
-    int    groups = (to - from + GROUP - 1) / GROUP;
-    size_t stride = (size_t)H * run->key_stride;
-    #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads) if (groups > 1)
-    for (int i = 0; i < groups * H; i++) {
-        int h = i / groups, row = from + i % groups * GROUP, last = min_int(row + GROUP, to);
-        for (int n_rows; row < last; row += n_rows) {
-            Keys values = keys_of(run, MI_v, l, &run->lanes[run->row_lane[row]]);
-            n_rows = neighbours(run, row, last);
-            run->kernel->mix(at(run, MI_z, l, row) + h * d,
-                             at(run, MI_pattern, l, row) + (size_t)h * run->key_stride, stride,
-                             n_rows, &values, h * d, run->row_pos[row] + 1, d);
-        }
-    }
+    each_piece(run, l, from, to, mix_piece);
     hook(run, MI_z, l, from, to);
 }
 
@@ -789,6 +851,9 @@ static void mlp(MiRun *run, int l, int from, int to)
     add(run, MI_resid_post, l, MI_resid_mid, l, MI_mlp_out, from, to);
 }
 
+/* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
+#define MIN_WORK 500000
+
 /* tokens [rows] -> every site of every layer from the run's first half-layer up. For a trunk that
  * is the whole model; for a fork, its cones. */
 int mi_forward(MiRun *run, int from, int to)
@@ -831,6 +896,12 @@ int mi_token(const MiRun *run, int lane, int pos)
         return mi_fail("lane %d has no position %d", lane, pos);
     const Lane *l = &run->lanes[lane];
     return pos < l->t0 ? l->trunk->row_token[pos] : run->row_token[row_of(l, pos)];
+}
+
+/* Are a site's values of all layers still there after the run? */
+static int kept(const MiRun *run, MiSite site)
+{
+    return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
 }
 
 /* Which run holds a site of a lane at a position, and in which row. NULL: nobody kept it. */
@@ -946,6 +1017,10 @@ double mi_log_sum_exp(const float *logits, int n)
     return max + log(sum);
 }
 
+/* ============================================================================================= */
+/* Making runs: trunks and forks                                                                 */
+/* ============================================================================================= */
+
 /* The kernels use all cores unless told otherwise. */
 static int default_threads(int wanted)
 {
@@ -975,19 +1050,17 @@ void mi_free(MiRun *run)
     free(run);
 }
 
+/* ---- Memory ---- */
+
 /* What trunks keep whatever is asked: a fork may start at any layer and reads these. */
 #define ALWAYS_KEPT (MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) | \
                      MI_KEEP(resid_post))
 
-/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. The
- * shared residual stream has one layer more than resid_pre, its end. */
-static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept,
-                          int shared)
+/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. */
+static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept)
 {
     size_t layer = (size_t)width_of(model, site, key_stride) * rows;
     int    layers = is_kept ? n_layers_of(model, site) : 1;
-    if (shared && site == MI_resid_pre) layers += is_kept;
-    if (shared && site == MI_resid_post) layers = 0;
     return (layer * layers + 15) / 16 * 16;
 }
 
@@ -1011,25 +1084,19 @@ static int take_memory(MiRun *run, size_t size, Memory *spare)
     return 0;
 }
 
-/* Lay out all buffers in one block of memory. The end of a layer is the start of the next: unless
- * an edit of resid_pre makes them differ, both names stand for one buffer. */
+/* Give each site its own buffer; all of them lie in one block of memory. */
 static int allocate_sites(MiRun *run, Memory *spare)
 {
     const MiModel *model = run->model;
     size_t total = 0, offset[MI_N_SITES];
-    run->shared = kept(run, MI_resid_pre) == kept(run, MI_resid_post);
-    for (int l = 0; l < model->shape.n_layer; l++)
-        if (run->edited[MI_resid_pre * model->shape.n_layer + l]) run->shared = 0;
     for (int site = 0; site < MI_N_SITES; site++) {
         int is_kept = kept(run, site);
         if (is_kept && SITES[site].place == MI_BLOCK)
             run->layer_stride[site] =
                 (size_t)width_of(model, site, run->key_stride) * run->capacity;
         offset[site] = total;
-        total += site_floats(model, site, run->capacity, run->key_stride, is_kept, run->shared);
+        total += site_floats(model, site, run->capacity, run->key_stride, is_kept);
     }
-    if (run->shared)
-        offset[MI_resid_post] = offset[MI_resid_pre] + run->layer_stride[MI_resid_pre];
     if (take_memory(run, total * sizeof(float), spare) < 0) return -1;
     for (int site = 0; site < MI_N_SITES; site++)
         run->buffer[site] = (float *)run->memory.at + offset[site];
@@ -1060,6 +1127,8 @@ static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys,
     mi_free(run);
     return NULL;
 }
+
+/* ---- Trunks ---- */
 
 static int check_edit(const MiModel *model, const MiEdit *edit)
 {
@@ -1152,6 +1221,8 @@ int mi_append(MiRun *run, const int *tokens, int n)
     return mi_forward(run, from, from + n);
 }
 
+/* ---- Forks ---- */
+
 /* The positions of a lane: nothing that comes after the one that is read can change it. */
 static int positions_of(const MiLane *lane)
 {
@@ -1211,8 +1282,7 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
     return 0;
 }
 
-/* Give the lanes of a fork their rows. Where only one position of each lane is read, these rows
- * come last, side by side, so that the last layer can do without the others. */
+/* Give the lanes of a fork their rows, as in the drawing of "What a run is". */
 static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
 {
     int apart = lanes[0].read > 0, last = fork->capacity - (apart ? fork->n_lanes : 0);
@@ -1780,6 +1850,36 @@ static void fast_linear(float *y, const float *x, int rows, int in, int out,
 static inline vec choose(vec_int mask, vec a, vec b)
 {
     return (vec)((mask & (vec_int)a) | (~mask & (vec_int)b));
+}
+
+/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2)/2, and a polynomial for e^r. exp_vec does
+ * the same on vectors, step by step. */
+static float naive_exp(float x)
+{
+    if (x < -104) x = -104;                             /* rounds to 0 */
+    if (x > 89) x = 89;                                 /* rounds to infinity */
+    const float shift = 12582912;                       /* 1.5 * 2^23: the sum's last bits are k */
+    float    n = fma1(x, 1.44269504f, shift);
+    uint32_t bits, shift_bits;
+    memcpy(&bits, &n, 4);
+    memcpy(&shift_bits, &shift, 4);
+    float k = n - shift;
+    float r = fma1(k, -0.693359375f, x);                /* ln 2 in two pieces; the first is exact */
+    r = fma1(k, 2.12194440e-4f, r);
+    float p = 1.9875691500e-4f;
+    p = fma1(p, r, 1.3981999507e-3f);
+    p = fma1(p, r, 8.3334519073e-3f);
+    p = fma1(p, r, 4.1665795894e-2f);
+    p = fma1(p, r, 1.6666665459e-1f);
+    p = fma1(p, r, 5.0000001201e-1f);
+    p = fma1(p, r * r, r) + 1;
+    uint32_t whole = bits - shift_bits;                 /* k as an integer, in two halves: 2^k */
+    uint32_t low = (uint32_t)((int32_t)whole >> 1);     /* itself may be too small for a float */
+    uint32_t bits1 = (low + 127) << 23, bits2 = (whole - low + 127) << 23;
+    float    scale1, scale2;
+    memcpy(&scale1, &bits1, 4);
+    memcpy(&scale2, &bits2, 4);
+    return p * scale1 * scale2;
 }
 
 static inline vec exp_vec(vec x)
@@ -6553,8 +6653,7 @@ static double run_megabytes(const MiModel *model, int rows, int keys, uint64_t k
 {
     double floats = 0;
     for (int site = 0; site < MI_N_SITES; site++)
-        floats += site_floats(model, site, rows, round_up(keys, 16), keep >> site & 1,
-                              !((keep >> MI_resid_pre ^ keep >> MI_resid_post) & 1));
+        floats += site_floats(model, site, rows, round_up(keys, 16), keep >> site & 1);
     return floats * sizeof(float) / 1e6;
 }
 
