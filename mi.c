@@ -1946,171 +1946,169 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
 
 /* ---- Linear layers ----
  *
- * A tile of y, TILE_ROWS x PANEL, keeps its sums in registers: a load of W serves all its rows, a
- * load of x all its columns. A slab of W, DEPTH x PANEL, stays in the second-level cache while all
- * rows of x go by. Its rows lie far apart in the file; the first tile packs them side by side as
- * it reads them. From slab to slab the sums wait in y, so they still run over k = 0..in-1. */
-enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
+ * W is read once, and in long stretches: its rows lie far apart, and no cache, page table or
+ * prefetcher likes to visit many of them for a few numbers each. So the first rows of x take W as
+ * it lies, a few of its rows at a time, against wide rows of sums that stay in the first-level
+ * cache: stream(). While they do, they pack W into panels of PANEL columns, which stay in the
+ * second-level cache. Through these go the other rows of x, in tiles whose sums stay in registers:
+ * tile(). A load of W serves all rows of a tile, a load of x all its columns. From one block of W
+ * to the block below it the sums wait, so they still run over k = 0..in-1. */
 enum { LINE = 16,                                       /* floats in a line of the cache */
-       LINES = (PANEL / LINE + 2) / 2 * 2,              /* lines of one row of a slab, made even */
-       FEW = (LINES + 3) / 4 };
+       PANEL = 2 * VEC,
+       TILE_ROWS = VEC == 16 ? 12 : 6,                  /* whose sums are most of the registers */
+       TOGETHER = VEC == 16 ? 8 : 4,                    /* rows of W that stream() takes at once */
+       FEW = 16, MOST = FEW + TILE_ROWS - 1,            /* rows of x that it takes */
+       SUMS = 8192,                                     /* of all of them */
+       DEPTH = 256, WIDTH = 256,                        /* a block of W that is packed */
+       CHUNK = 64, CHUNK_STRIDE = CHUNK + LINE };       /* inputs of a row of x, side by side */
 
-typedef struct {
-    const weight *W;                                    /* [depth,PANEL], rows `stride` apart */
-    size_t        stride;
-    int           depth;
-    int           begins;                               /* the sums start here: y is not read */
-    const weight *bias;                                 /* [PANEL] if the sums end here, or NULL */
-    const weight *ahead;                                /* the next slab, to be fetched; its rows */
-    size_t        ahead_stride;                         /* lie so far apart */
-} Slab;
-
-/* y <- y + x W    x [rows,depth], W [depth,PANEL] -> y [rows,PANEL]; pack [depth,PANEL] <- W
- * Meanwhile fetch `lines` lines of each row of the next slab. */
+/* sum <- sum + x W    x [rows,n], W [n,columns] -> sum [rows,columns], n <= TOGETHER
+ * In each panel of `pack`, which are `panel` floats apart, n rows <- W. */
 static inline __attribute__((always_inline))
-void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, const Slab *slab,
-          float *pack, int lines)
+void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const weight *W,
+                 size_t stride, int n, int columns, float *pack, size_t panel)
 {
-    vec sum[TILE_ROWS][TILE_VECS];
-    const weight *W = slab->W, *ahead = slab->ahead;
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < TILE_VECS; v++)
-            sum[r][v] = slab->begins ? (vec){0} : load(y + r * y_stride + v * VEC);
-    for (int i = 0; i < slab->depth; i++, W += slab->stride) {
-        vec w[TILE_VECS];
-        for (int v = 0; v < TILE_VECS; v++) {
-            w[v] = load(W + v * VEC);
-            if (pack) store(pack + i * PANEL + v * VEC, w[v]);
+    for (int c = 0; c < columns; c += PANEL) {
+        vec w[TOGETHER][2];
+        for (int k = 0; k < n; k++) {
+            for (int i = 0; i < PANEL; i += LINE) fetch(beyond(W, (4 * TOGETHER + k) * stride + c + i));
+            for (int v = 0; v < 2; v++) w[k][v] = load(W + k * stride + c + v * VEC);
         }
-        for (int line = 0; line < lines; line++) fetch(beyond(ahead, line * LINE));
-        ahead = beyond(ahead, slab->ahead_stride);
         for (int r = 0; r < rows; r++) {
-            vec xi = all(x[r * x_stride + i]);
-            for (int v = 0; v < TILE_VECS; v++) sum[r][v] = fma_vec(xi, w[v], sum[r][v]);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < TILE_VECS; v++)
-            store(y + r * y_stride + v * VEC,
-                  slab->bias ? sum[r][v] + load(slab->bias + v * VEC) : sum[r][v]);
-}
-
-/* A tile of up to TILE_ROWS rows: each number of rows has registers of its own. */
-static void any_tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                     const Slab *slab)
-{
-    switch (rows) {
-#define CASE(n)                                                                                  \
-    case n:                                                                                      \
-        if (n <= TILE_ROWS) tile(y, y_stride, x, x_stride, n, slab, NULL, LINES);                \
-        break;
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
-#undef CASE
-    }
-}
-
-/* A full tile. With many tiles to come, each has to fetch less of the next slab. */
-static void full_tile(float *y, size_t y_stride, const float *x, size_t x_stride, const Slab *slab,
-                      float *pack, int many)
-{
-    if (pack && many) tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack, FEW);
-    else if (pack)    tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack, LINES / 2);
-    else if (many)    tile(y, y_stride, x, x_stride, TILE_ROWS, slab, NULL, FEW);
-    else              tile(y, y_stride, x, x_stride, TILE_ROWS, slab, NULL, LINES / 2);
-}
-
-/* All rows of x through one slab. */
-static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                      Slab slab, float *pack)
-{
-    int many = rows >= 4 * TILE_ROWS, lines = many ? FEW : LINES / 2, fetched = 0;
-    for (; rows > TILE_ROWS; rows -= TILE_ROWS) {
-        full_tile(y, y_stride, x, x_stride, &slab, slab.W == pack ? NULL : pack, many);
-        slab.W = pack;
-        slab.stride = PANEL;
-        fetched += lines;
-        if (fetched < LINES) slab.ahead = beyond(slab.ahead, lines * LINE);
-        y += TILE_ROWS * y_stride;
-        x += TILE_ROWS * x_stride;
-    }
-    any_tile(y, y_stride, x, x_stride, rows, &slab);
-}
-
-/* The last columns of W may fill only a part of a panel: tiles of y, W and b padded with zeros. */
-static void edge_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                      Slab slab, float *pack, int columns)
-{
-    float  part[TILE_ROWS * PANEL] = {0}, bias[PANEL] = {0};
-    size_t size = columns * sizeof(float);
-    memset(pack, 0, slab.depth * PANEL * sizeof(float));
-    for (int i = 0; i < slab.depth; i++) memcpy(pack + i * PANEL, slab.W + i * slab.stride, size);
-    if (slab.bias) slab.bias = memcpy(bias, slab.bias, size);
-    slab.W = pack;
-    slab.stride = PANEL;
-    for (; rows > 0; rows -= TILE_ROWS) {
-        int n = min_int(TILE_ROWS, rows);
-        for (int i = 0; i < n; i++) memcpy(part + i * PANEL, y + i * y_stride, size);
-        any_tile(part, PANEL, x, x_stride, n, &slab);
-        for (int i = 0; i < n; i++) memcpy(y + i * y_stride, part + i * PANEL, size);
-        y += TILE_ROWS * y_stride;
-        x += TILE_ROWS * x_stride;
-    }
-}
-
-/* One panel of columns, slab by slab. */
-static void panel(float *y, const float *x, int rows, int in, int out, const weight *W,
-                  size_t stride, const weight *b, int columns)
-{
-    float pack[DEPTH * PANEL];
-    for (int i = 0; i < in; i += DEPTH) {
-        int  depth = min_int(DEPTH, in - i), ends = i + depth == in;
-        Slab slab = { .W = W + i * stride, .stride = stride, .depth = depth, .begins = i == 0,
-                      .bias = ends ? b : NULL, .ahead_stride = stride,
-                      .ahead = ends ? beyond(W, PANEL) : W + (i + depth) * stride };
-        if (columns == PANEL) slab_rows(y, out, x + i, in, rows, slab, pack);
-        else edge_rows(y, out, x + i, in, rows, slab, pack, columns);
-    }
-}
-
-/* One row: each number of W is used once, so all that counts is to read it in long stretches. The
- * sums of all columns stay in the cache while the rows of W go by, four at a time, in order. */
-static void one_row(float *y, const float *x, int in, const weight *W, size_t stride,
-                    const weight *b, int columns)
-{
-    int whole = columns / LINE * LINE, i = 0;
-    for (int c = 0; c < columns; c++) y[c] = 0;
-    for (; i + 4 <= in; i += 4, W += 4 * stride) {
-        for (int c = 0; c < whole; c += VEC) {
-            vec sum = load(y + c);
-            for (int k = 0; k < 4; k++) {
-                if (c % LINE == 0) fetch(beyond(W, (16 + k) * stride + c));
-                sum = fma_vec(all(x[i + k]), load(W + k * stride + c), sum);
+            float *s = sum + r * sum_stride + c;
+            vec    s0 = load(s), s1 = load(s + VEC);
+            for (int k = 0; k < n; k++) {
+                vec xk = all(x[r * CHUNK_STRIDE + k]);
+                s0 = fma_vec(xk, w[k][0], s0);
+                s1 = fma_vec(xk, w[k][1], s1);
             }
-            store(y + c, sum);
+            store(s, s0);
+            store(s + VEC, s1);
         }
-        for (int c = whole; c < columns; c++)
-            for (int k = 0; k < 4; k++) y[c] = fma1(x[i + k], W[k * stride + c], y[c]);
+        if (!pack) continue;
+        for (int k = 0; k < n; k++)
+            for (int v = 0; v < 2; v++) store(pack + k * PANEL + v * VEC, w[k][v]);
+        pack += panel;
     }
-    for (; i < in; i++, W += stride)
-        for (int c = 0; c < columns; c++) y[c] = fma1(x[i], W[c], y[c]);
-    for (int c = 0; c < columns; c++) y[c] += b[c];
+}
+
+/* sum <- sum + x W    x [rows,depth], W [depth,columns] -> sum [rows,columns]; rows <= MOST
+ * pack [columns/PANEL,depth,PANEL] <- W, or NULL. A copy of x, chunk by chunk, keeps its rows from
+ * fighting for one place in the cache, as they do where their distance is a power of two. */
+static void stream(float *sum, size_t sum_stride, const float *x, size_t x_stride, int rows,
+                   const weight *W, size_t stride, int depth, int columns, float *pack)
+{
+    float  chunk[MOST * CHUNK_STRIDE];
+    size_t panel = (size_t)depth * PANEL;
+    for (int first = 0; first < depth; first += CHUNK) {
+        int n = min_int(CHUNK, depth - first), i = 0;
+        for (int r = 0; r < rows; r++)
+            memcpy(chunk + r * CHUNK_STRIDE, x + r * x_stride + first, n * sizeof *x);
+        for (; i + TOGETHER <= n; i += TOGETHER, W += TOGETHER * stride) {
+            if (rows == 1)                              /* decoding, which hardly computes */
+                stream_step(sum, 0, chunk + i, 1, W, stride, TOGETHER, columns, NULL, 0);
+            else
+                stream_step(sum, sum_stride, chunk + i, rows, W, stride, TOGETHER, columns,
+                            pack ? pack + (first + i) * PANEL : NULL, panel);
+        }
+        for (; i < n; i++, W += stride)
+            stream_step(sum, sum_stride, chunk + i, rows, W, stride, 1, columns,
+                        pack ? pack + (first + i) * PANEL : NULL, panel);
+    }
+}
+
+/* y <- y + x W    x [TILE_ROWS,depth], W [depth,PANEL] -> y [TILE_ROWS,PANEL]
+ * begins: the sums start here, y is not read. bias [PANEL] if they end here, or NULL. */
+static void tile(float *y, size_t y_stride, const float *x, size_t x_stride, const float *W,
+                 int depth, int begins, const weight *bias)
+{
+    vec sum[TILE_ROWS][2];
+    #pragma GCC unroll 12                               /* or the sums do not stay in registers */
+    for (int r = 0; r < TILE_ROWS; r++)
+        for (int v = 0; v < 2; v++)
+            sum[r][v] = begins ? (vec){0} : load(y + r * y_stride + v * VEC);
+    for (int i = 0; i < depth; i++, W += PANEL) {
+        vec w0 = load(W), w1 = load(W + VEC);
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);        /* or gcc loads them once for each row */
+        #pragma GCC unroll 12
+        for (int r = 0; r < TILE_ROWS; r++) {
+            vec xi = all(x[r * x_stride + i]);
+            sum[r][0] = fma_vec(xi, w0, sum[r][0]);
+            sum[r][1] = fma_vec(xi, w1, sum[r][1]);
+        }
+    }
+    #pragma GCC unroll 12
+    for (int r = 0; r < TILE_ROWS; r++)
+        for (int v = 0; v < 2; v++)
+            store(y + r * y_stride + v * VEC,
+                  bias ? sum[r][v] + load(bias + v * VEC) : sum[r][v]);
+}
+
+/* y <- sum + b    sum [rows,columns], its rows `stride` apart */
+static void finish(float *y, int out, const float *sum, size_t stride, int rows, const weight *b,
+                   int columns)
+{
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) y[(size_t)r * out + c] = sum[r * stride + c] + b[c];
+}
+
+/* Whole panels of columns, as many as a block is wide, or as the sums of few rows allow. */
+static void panels(float *y, const float *x, int rows, int in, int out, const weight *W,
+                   size_t stride, const weight *b, int columns)
+{
+    float  sum[SUMS + MOST * 2 * LINE], pack[DEPTH * WIDTH] __attribute__((aligned(64)));
+    int    few = rows <= MOST ? rows : FEW + (rows - FEW) % TILE_ROWS, many = rows > few;
+    int    step = many ? DEPTH : in;
+    size_t sum_stride = (round_up(columns, LINE) / LINE | 1) * LINE;    /* no power of two */
+    memset(sum, 0, few * sum_stride * sizeof *sum);
+    for (int i = 0; i < in; i += step) {
+        int depth = min_int(step, in - i), ends = i + depth == in;
+        stream(sum, sum_stride, x + i, in, few, W + i * stride, stride, depth, columns,
+               many ? pack : NULL);
+        for (int c = 0; c < columns && many; c += PANEL)
+            for (int r = few; r < rows; r += TILE_ROWS)
+                tile(y + (size_t)r * out + c, out, x + (size_t)r * in + i, in, pack + c * depth,
+                     depth, i == 0, ends ? b + c : NULL);
+    }
+    finish(y, out, sum, sum_stride, few, b, columns);
+}
+
+/* The last columns may fill only a part of a panel: W padded with zeros. */
+static void edge(float *y, const float *x, int rows, int in, int out, const weight *W,
+                 size_t stride, const weight *b, int columns)
+{
+    float sum[MOST * PANEL], pad_W[DEPTH * PANEL] = {0};
+    for (int n; rows > 0; rows -= n, y += (size_t)n * out, x += (size_t)n * in) {
+        n = min_int(rows, MOST);
+        memset(sum, 0, sizeof sum);
+        for (int i = 0, depth; i < in; i += depth) {
+            depth = min_int(DEPTH, in - i);
+            for (int k = 0; k < depth; k++)
+                memcpy(pad_W + k * PANEL, W + (i + k) * stride, columns * sizeof *pad_W);
+            stream(sum, PANEL, x + i, in, n, pad_W, PANEL, depth, PANEL, NULL);
+        }
+        finish(y, out, sum, PANEL, n, b, columns);
+    }
 }
 
 /* Threads share out the columns, never the sum over inputs. Of many rows only so many at a time
- * that every panel finds them in the cache. */
+ * that they stay in the cache with a block of W. */
 static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
     enum { ROWS = 256 };
-    int step = rows == 1 ? round_up((out + threads - 1) / threads, LINE) : PANEL;
+    int share = round_up((out + threads - 1) / threads, 2 * LINE);
     for (int n; rows > 0; rows -= n, y += (size_t)n * out, x += (size_t)n * in) {
-        n = min_int(rows, ROWS);
+        n = rows / ((rows + ROWS - 1) / ROWS);
+        int width = n > MOST ? WIDTH : SUMS / n / PANEL * PANEL;
         #pragma omp parallel for schedule(static) num_threads(threads)
-        for (int c = 0; c < out; c += step) {
-            int columns = min_int(step, out - c);
-            if (n == 1) one_row(y + c, x, in, W + c, stride, b + c, columns);
-            else panel(y + c, x, n, in, out, W + c, stride, b + c, columns);
-        }
+        for (int t = 0; t < threads; t++)
+            for (int c = t * share, end = min_int(out, c + share), columns; c < end; c += columns) {
+                columns = min_int(width, end - c);
+                if (columns >= PANEL) columns -= columns % PANEL;
+                (columns < PANEL ? edge : panels)(y + c, x, n, in, out, W + c, stride, b + c,
+                                                  columns);
+            }
     }
 }
 
