@@ -842,8 +842,8 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
 }
 
 /* sigma = sqrt(sum_i (x_i - mean)^2 / D + epsilon)    x [D] -> scalar. The sum is divided by D, not
- * D - 1. A row too large to be squared has none: divided by infinity it would be beta, a number like
- * any other. */
+ * D - 1. A row too large to be squared has none: divided by infinity it would be beta, a number
+ * like any other. */
 static float sigma_of(const MiRun *run, const float *x, float mean)
 {
     const MiShape *shape = &run->model->shape;
@@ -1971,7 +1971,8 @@ void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const 
     for (int c = 0; c < columns; c += PANEL) {
         vec w[TOGETHER][2];
         for (int k = 0; k < n; k++) {
-            for (int i = 0; i < PANEL; i += LINE) fetch(beyond(W, (4 * TOGETHER + k) * stride + c + i));
+            for (int i = 0; i < PANEL; i += LINE)
+                fetch(beyond(W, (4 * TOGETHER + k) * stride + c + i));
             for (int v = 0; v < 2; v++) w[k][v] = load(W + k * stride + c + v * VEC);
         }
         for (int r = 0; r < rows; r++) {
@@ -7878,7 +7879,8 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
         lens->limit = 1;
         strcpy(lens->quantity, "probability");
         snprintf(lens->title, sizeof lens->title,
-                 "logit lens%s%s: the likeliest next token at each depth", final ? ", final statistics" : "", edited_or_not(c));
+                 "logit lens%s%s: the likeliest next token at each depth",
+                 final ? ", final statistics" : "", edited_or_not(c));
     }
     if (by_depth) {
         Table *depth = &out->at[has[DEPTH]];
@@ -7975,7 +7977,8 @@ static void read_heads(Case *c, const Asked *asked, Tables *out)
     const MiShape *s = &c->study->model->shape;
     int n = c->prompt.n / 2;
     const struct { const char *name, *title; int from, back; } kinds[] = {
-        { "induction", "induction: looks at what followed this token the first time", n - 1, n - 1 },
+        { "induction", "induction: looks at what followed this token the first time", n - 1,
+          n - 1 },
         { "previous", "previous token: looks one position back", 1, 1 },
         { "duplicate", "duplicate token: looks at this token's first time", n, n },
     };
