@@ -706,9 +706,9 @@ static uint64_t mix_bits(uint64_t x)
  * many were drawn before: so a cone that starts late sees the noise that the whole pass saw. */
 static float normal_at(const MiEdit *edit, int pos, int element)
 {
+    uint64_t head = SITES[edit->site].width == MI_KEYS ? edit->head + 1 : 0;
     uint64_t key = mix_bits(mix_bits(mix_bits(edit->seed) ^ edit->sample) ^
-                            ((uint64_t)(edit->head + 1) << 48 | (uint64_t)edit->site << 32 |
-                             (uint32_t)edit->layer));
+                            (head << 48 | (uint64_t)edit->site << 32 | (uint32_t)edit->layer));
     uint64_t bits = mix_bits(key ^ ((uint64_t)pos << 32 | (uint32_t)element));
     double u = ((bits >> 32) + 1) / 4294967296.0, v = (uint32_t)bits / 4294967296.0;
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
@@ -842,8 +842,8 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
 }
 
 /* sigma = sqrt(sum_i (x_i - mean)^2 / D + epsilon)    x [D] -> scalar. The sum is divided by D, not
- * D - 1. A row too large to be squared has none: divided by infinity it would be beta, a number like
- * any other. */
+ * D - 1. A row too large to be squared has none: divided by infinity it would be beta, a number
+ * like any other. */
 static float sigma_of(const MiRun *run, const float *x, float mean)
 {
     const MiShape *shape = &run->model->shape;
@@ -1946,171 +1946,170 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
 
 /* ---- Linear layers ----
  *
- * A tile of y, TILE_ROWS x PANEL, keeps its sums in registers: a load of W serves all its rows, a
- * load of x all its columns. A slab of W, DEPTH x PANEL, stays in the second-level cache while all
- * rows of x go by. Its rows lie far apart in the file; the first tile packs them side by side as
- * it reads them. From slab to slab the sums wait in y, so they still run over k = 0..in-1. */
-enum { TILE_ROWS = VEC == 16 ? 8 : 4, TILE_VECS = 3, PANEL = TILE_VECS * VEC, DEPTH = 384 };
+ * W is read once, and in long stretches: its rows lie far apart, and no cache, page table or
+ * prefetcher likes to visit many of them for a few numbers each. So the first rows of x take W as
+ * it lies, a few of its rows at a time, against wide rows of sums that stay in the first-level
+ * cache: stream(). While they do, they pack W into panels of PANEL columns, which stay in the
+ * second-level cache. Through these go the other rows of x, in tiles whose sums stay in registers:
+ * tile(). A load of W serves all rows of a tile, a load of x all its columns. From one block of W
+ * to the block below it the sums wait, so they still run over k = 0..in-1. */
 enum { LINE = 16,                                       /* floats in a line of the cache */
-       LINES = (PANEL / LINE + 2) / 2 * 2,              /* lines of one row of a slab, made even */
-       FEW = (LINES + 3) / 4 };
+       PANEL = 2 * VEC,
+       TILE_ROWS = VEC == 16 ? 12 : 6,                  /* whose sums are most of the registers */
+       TOGETHER = VEC == 16 ? 8 : 4,                    /* rows of W that stream() takes at once */
+       FEW = 16, MOST = FEW + TILE_ROWS - 1,            /* rows of x that it takes */
+       SUMS = 8192,                                     /* of all of them */
+       DEPTH = 256, WIDTH = 256,                        /* a block of W that is packed */
+       CHUNK = 64, CHUNK_STRIDE = CHUNK + LINE };       /* inputs of a row of x, side by side */
 
-typedef struct {
-    const weight *W;                                    /* [depth,PANEL], rows `stride` apart */
-    size_t        stride;
-    int           depth;
-    int           begins;                               /* the sums start here: y is not read */
-    const weight *bias;                                 /* [PANEL] if the sums end here, or NULL */
-    const weight *ahead;                                /* the next slab, to be fetched; its rows */
-    size_t        ahead_stride;                         /* lie so far apart */
-} Slab;
-
-/* y <- y + x W    x [rows,depth], W [depth,PANEL] -> y [rows,PANEL]; pack [depth,PANEL] <- W
- * Meanwhile fetch `lines` lines of each row of the next slab. */
+/* sum <- sum + x W    x [rows,n], W [n,columns] -> sum [rows,columns], n <= TOGETHER
+ * In each panel of `pack`, which are `panel` floats apart, n rows <- W. */
 static inline __attribute__((always_inline))
-void tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows, const Slab *slab,
-          float *pack, int lines)
+void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const weight *W,
+                 size_t stride, int n, int columns, float *pack, size_t panel)
 {
-    vec sum[TILE_ROWS][TILE_VECS];
-    const weight *W = slab->W, *ahead = slab->ahead;
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < TILE_VECS; v++)
-            sum[r][v] = slab->begins ? (vec){0} : load(y + r * y_stride + v * VEC);
-    for (int i = 0; i < slab->depth; i++, W += slab->stride) {
-        vec w[TILE_VECS];
-        for (int v = 0; v < TILE_VECS; v++) {
-            w[v] = load(W + v * VEC);
-            if (pack) store(pack + i * PANEL + v * VEC, w[v]);
+    for (int c = 0; c < columns; c += PANEL) {
+        vec w[TOGETHER][2];
+        for (int k = 0; k < n; k++) {
+            for (int i = 0; i < PANEL; i += LINE)
+                fetch(beyond(W, (4 * TOGETHER + k) * stride + c + i));
+            for (int v = 0; v < 2; v++) w[k][v] = load(W + k * stride + c + v * VEC);
         }
-        for (int line = 0; line < lines; line++) fetch(beyond(ahead, line * LINE));
-        ahead = beyond(ahead, slab->ahead_stride);
         for (int r = 0; r < rows; r++) {
-            vec xi = all(x[r * x_stride + i]);
-            for (int v = 0; v < TILE_VECS; v++) sum[r][v] = fma_vec(xi, w[v], sum[r][v]);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int v = 0; v < TILE_VECS; v++)
-            store(y + r * y_stride + v * VEC,
-                  slab->bias ? sum[r][v] + load(slab->bias + v * VEC) : sum[r][v]);
-}
-
-/* A tile of up to TILE_ROWS rows: each number of rows has registers of its own. */
-static void any_tile(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                     const Slab *slab)
-{
-    switch (rows) {
-#define CASE(n)                                                                                  \
-    case n:                                                                                      \
-        if (n <= TILE_ROWS) tile(y, y_stride, x, x_stride, n, slab, NULL, LINES);                \
-        break;
-    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
-#undef CASE
-    }
-}
-
-/* A full tile. With many tiles to come, each has to fetch less of the next slab. */
-static void full_tile(float *y, size_t y_stride, const float *x, size_t x_stride, const Slab *slab,
-                      float *pack, int many)
-{
-    if (pack && many) tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack, FEW);
-    else if (pack)    tile(y, y_stride, x, x_stride, TILE_ROWS, slab, pack, LINES / 2);
-    else if (many)    tile(y, y_stride, x, x_stride, TILE_ROWS, slab, NULL, FEW);
-    else              tile(y, y_stride, x, x_stride, TILE_ROWS, slab, NULL, LINES / 2);
-}
-
-/* All rows of x through one slab. */
-static void slab_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                      Slab slab, float *pack)
-{
-    int many = rows >= 4 * TILE_ROWS, lines = many ? FEW : LINES / 2, fetched = 0;
-    for (; rows > TILE_ROWS; rows -= TILE_ROWS) {
-        full_tile(y, y_stride, x, x_stride, &slab, slab.W == pack ? NULL : pack, many);
-        slab.W = pack;
-        slab.stride = PANEL;
-        fetched += lines;
-        if (fetched < LINES) slab.ahead = beyond(slab.ahead, lines * LINE);
-        y += TILE_ROWS * y_stride;
-        x += TILE_ROWS * x_stride;
-    }
-    any_tile(y, y_stride, x, x_stride, rows, &slab);
-}
-
-/* The last columns of W may fill only a part of a panel: tiles of y, W and b padded with zeros. */
-static void edge_rows(float *y, size_t y_stride, const float *x, size_t x_stride, int rows,
-                      Slab slab, float *pack, int columns)
-{
-    float  part[TILE_ROWS * PANEL] = {0}, bias[PANEL] = {0};
-    size_t size = columns * sizeof(float);
-    memset(pack, 0, slab.depth * PANEL * sizeof(float));
-    for (int i = 0; i < slab.depth; i++) memcpy(pack + i * PANEL, slab.W + i * slab.stride, size);
-    if (slab.bias) slab.bias = memcpy(bias, slab.bias, size);
-    slab.W = pack;
-    slab.stride = PANEL;
-    for (; rows > 0; rows -= TILE_ROWS) {
-        int n = min_int(TILE_ROWS, rows);
-        for (int i = 0; i < n; i++) memcpy(part + i * PANEL, y + i * y_stride, size);
-        any_tile(part, PANEL, x, x_stride, n, &slab);
-        for (int i = 0; i < n; i++) memcpy(y + i * y_stride, part + i * PANEL, size);
-        y += TILE_ROWS * y_stride;
-        x += TILE_ROWS * x_stride;
-    }
-}
-
-/* One panel of columns, slab by slab. */
-static void panel(float *y, const float *x, int rows, int in, int out, const weight *W,
-                  size_t stride, const weight *b, int columns)
-{
-    float pack[DEPTH * PANEL];
-    for (int i = 0; i < in; i += DEPTH) {
-        int  depth = min_int(DEPTH, in - i), ends = i + depth == in;
-        Slab slab = { .W = W + i * stride, .stride = stride, .depth = depth, .begins = i == 0,
-                      .bias = ends ? b : NULL, .ahead_stride = stride,
-                      .ahead = ends ? beyond(W, PANEL) : W + (i + depth) * stride };
-        if (columns == PANEL) slab_rows(y, out, x + i, in, rows, slab, pack);
-        else edge_rows(y, out, x + i, in, rows, slab, pack, columns);
-    }
-}
-
-/* One row: each number of W is used once, so all that counts is to read it in long stretches. The
- * sums of all columns stay in the cache while the rows of W go by, four at a time, in order. */
-static void one_row(float *y, const float *x, int in, const weight *W, size_t stride,
-                    const weight *b, int columns)
-{
-    int whole = columns / LINE * LINE, i = 0;
-    for (int c = 0; c < columns; c++) y[c] = 0;
-    for (; i + 4 <= in; i += 4, W += 4 * stride) {
-        for (int c = 0; c < whole; c += VEC) {
-            vec sum = load(y + c);
-            for (int k = 0; k < 4; k++) {
-                if (c % LINE == 0) fetch(beyond(W, (16 + k) * stride + c));
-                sum = fma_vec(all(x[i + k]), load(W + k * stride + c), sum);
+            float *s = sum + r * sum_stride + c;
+            vec    s0 = load(s), s1 = load(s + VEC);
+            for (int k = 0; k < n; k++) {
+                vec xk = all(x[r * CHUNK_STRIDE + k]);
+                s0 = fma_vec(xk, w[k][0], s0);
+                s1 = fma_vec(xk, w[k][1], s1);
             }
-            store(y + c, sum);
+            store(s, s0);
+            store(s + VEC, s1);
         }
-        for (int c = whole; c < columns; c++)
-            for (int k = 0; k < 4; k++) y[c] = fma1(x[i + k], W[k * stride + c], y[c]);
+        if (!pack) continue;
+        for (int k = 0; k < n; k++)
+            for (int v = 0; v < 2; v++) store(pack + k * PANEL + v * VEC, w[k][v]);
+        pack += panel;
     }
-    for (; i < in; i++, W += stride)
-        for (int c = 0; c < columns; c++) y[c] = fma1(x[i], W[c], y[c]);
-    for (int c = 0; c < columns; c++) y[c] += b[c];
+}
+
+/* sum <- sum + x W    x [rows,depth], W [depth,columns] -> sum [rows,columns]; rows <= MOST
+ * pack [columns/PANEL,depth,PANEL] <- W, or NULL. A copy of x, chunk by chunk, keeps its rows from
+ * fighting for one place in the cache, as they do where their distance is a power of two. */
+static void stream(float *sum, size_t sum_stride, const float *x, size_t x_stride, int rows,
+                   const weight *W, size_t stride, int depth, int columns, float *pack)
+{
+    float  chunk[MOST * CHUNK_STRIDE];
+    size_t panel = (size_t)depth * PANEL;
+    for (int first = 0; first < depth; first += CHUNK) {
+        int n = min_int(CHUNK, depth - first), i = 0;
+        for (int r = 0; r < rows; r++)
+            memcpy(chunk + r * CHUNK_STRIDE, x + r * x_stride + first, n * sizeof *x);
+        for (; i + TOGETHER <= n; i += TOGETHER, W += TOGETHER * stride) {
+            if (rows == 1)                              /* decoding, which hardly computes */
+                stream_step(sum, 0, chunk + i, 1, W, stride, TOGETHER, columns, NULL, 0);
+            else
+                stream_step(sum, sum_stride, chunk + i, rows, W, stride, TOGETHER, columns,
+                            pack ? pack + (first + i) * PANEL : NULL, panel);
+        }
+        for (; i < n; i++, W += stride)
+            stream_step(sum, sum_stride, chunk + i, rows, W, stride, 1, columns,
+                        pack ? pack + (first + i) * PANEL : NULL, panel);
+    }
+}
+
+/* y <- y + x W    x [TILE_ROWS,depth], W [depth,PANEL] -> y [TILE_ROWS,PANEL]
+ * begins: the sums start here, y is not read. bias [PANEL] if they end here, or NULL. */
+static void tile(float *y, size_t y_stride, const float *x, size_t x_stride, const float *W,
+                 int depth, int begins, const weight *bias)
+{
+    vec sum[TILE_ROWS][2];
+    #pragma GCC unroll 12                               /* or the sums do not stay in registers */
+    for (int r = 0; r < TILE_ROWS; r++)
+        for (int v = 0; v < 2; v++)
+            sum[r][v] = begins ? (vec){0} : load(y + r * y_stride + v * VEC);
+    for (int i = 0; i < depth; i++, W += PANEL) {
+        vec w0 = load(W), w1 = load(W + VEC);
+        __atomic_signal_fence(__ATOMIC_SEQ_CST);        /* or gcc loads them once for each row */
+        #pragma GCC unroll 12
+        for (int r = 0; r < TILE_ROWS; r++) {
+            vec xi = all(x[r * x_stride + i]);
+            sum[r][0] = fma_vec(xi, w0, sum[r][0]);
+            sum[r][1] = fma_vec(xi, w1, sum[r][1]);
+        }
+    }
+    #pragma GCC unroll 12
+    for (int r = 0; r < TILE_ROWS; r++)
+        for (int v = 0; v < 2; v++)
+            store(y + r * y_stride + v * VEC,
+                  bias ? sum[r][v] + load(bias + v * VEC) : sum[r][v]);
+}
+
+/* y <- sum + b    sum [rows,columns], its rows `stride` apart */
+static void finish(float *y, int out, const float *sum, size_t stride, int rows, const weight *b,
+                   int columns)
+{
+    for (int r = 0; r < rows; r++)
+        for (int c = 0; c < columns; c++) y[(size_t)r * out + c] = sum[r * stride + c] + b[c];
+}
+
+/* Whole panels of columns, as many as a block is wide, or as the sums of few rows allow. */
+static void panels(float *y, const float *x, int rows, int in, int out, const weight *W,
+                   size_t stride, const weight *b, int columns)
+{
+    float  sum[SUMS + MOST * 2 * LINE], pack[DEPTH * WIDTH] __attribute__((aligned(64)));
+    int    few = rows <= MOST ? rows : FEW + (rows - FEW) % TILE_ROWS, many = rows > few;
+    int    step = many ? DEPTH : in;
+    size_t sum_stride = (round_up(columns, LINE) / LINE | 1) * LINE;    /* no power of two */
+    memset(sum, 0, few * sum_stride * sizeof *sum);
+    for (int i = 0; i < in; i += step) {
+        int depth = min_int(step, in - i), ends = i + depth == in;
+        stream(sum, sum_stride, x + i, in, few, W + i * stride, stride, depth, columns,
+               many ? pack : NULL);
+        for (int c = 0; c < columns && many; c += PANEL)
+            for (int r = few; r < rows; r += TILE_ROWS)
+                tile(y + (size_t)r * out + c, out, x + (size_t)r * in + i, in, pack + c * depth,
+                     depth, i == 0, ends ? b + c : NULL);
+    }
+    finish(y, out, sum, sum_stride, few, b, columns);
+}
+
+/* The last columns may fill only a part of a panel: W padded with zeros. */
+static void edge(float *y, const float *x, int rows, int in, int out, const weight *W,
+                 size_t stride, const weight *b, int columns)
+{
+    float sum[MOST * PANEL], pad_W[DEPTH * PANEL] = {0};
+    for (int n; rows > 0; rows -= n, y += (size_t)n * out, x += (size_t)n * in) {
+        n = min_int(rows, MOST);
+        memset(sum, 0, sizeof sum);
+        for (int i = 0, depth; i < in; i += depth) {
+            depth = min_int(DEPTH, in - i);
+            for (int k = 0; k < depth; k++)
+                memcpy(pad_W + k * PANEL, W + (i + k) * stride, columns * sizeof *pad_W);
+            stream(sum, PANEL, x + i, in, n, pad_W, PANEL, depth, PANEL, NULL);
+        }
+        finish(y, out, sum, PANEL, n, b, columns);
+    }
 }
 
 /* Threads share out the columns, never the sum over inputs. Of many rows only so many at a time
- * that every panel finds them in the cache. */
+ * that they stay in the cache with a block of W. */
 static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
     enum { ROWS = 256 };
-    int step = rows == 1 ? round_up((out + threads - 1) / threads, LINE) : PANEL;
+    int share = round_up((out + threads - 1) / threads, 2 * LINE);
     for (int n; rows > 0; rows -= n, y += (size_t)n * out, x += (size_t)n * in) {
-        n = min_int(rows, ROWS);
+        n = rows / ((rows + ROWS - 1) / ROWS);
+        int width = n > MOST ? WIDTH : SUMS / n / PANEL * PANEL;
         #pragma omp parallel for schedule(static) num_threads(threads)
-        for (int c = 0; c < out; c += step) {
-            int columns = min_int(step, out - c);
-            if (n == 1) one_row(y + c, x, in, W + c, stride, b + c, columns);
-            else panel(y + c, x, n, in, out, W + c, stride, b + c, columns);
-        }
+        for (int t = 0; t < threads; t++)
+            for (int c = t * share, end = min_int(out, c + share), columns; c < end; c += columns) {
+                columns = min_int(width, end - c);
+                if (columns >= PANEL) columns -= columns % PANEL;
+                (columns < PANEL ? edge : panels)(y + c, x, n, in, out, W + c, stride, b + c,
+                                                  columns);
+            }
     }
 }
 
@@ -3662,6 +3661,10 @@ static const char *suggest_site(const Parser *p, int in_block, char text[64])
         int d = distance(SITES[site].name, p->at, n);
         if (d < least) least = d, snprintf(text, 64, "; did you mean %s?", SITES[site].name);
     }
+    static const char *const groups[] = { "heads", "mlps", "attns", "resid" };
+    for (int i = 0; i < 4 && !in_block && n > 2 && n < 40; i++)
+        if (distance(groups[i], p->at, n) < 3)
+            snprintf(text, 64, "; did you mean %s?", groups[i]);
     return text;
 }
 
@@ -3688,6 +3691,8 @@ static int parse_layered(Parser *p, Address *address)
     if (address->unit == HEAD && width != MI_HEADS && width != MI_KEYS)
         return fail_at(p, p->at, "a head has the sites z, q, k, v, scores and pattern");
     char meant[64];
+    if (site < 0 && word_length(p) == 11 && !strncmp(p->at, "hook_result", 11))
+        return fail_at(p, p->at, "a head's result is its z times W_O; edit or read z");
     if (site < 0 || SITES[site].place != MI_BLOCK)
         return fail_at(p, p->at, "no such site in a layer%s mi --sites lists them",
                        *suggest_site(p, 1, meant) ? meant : ";");
@@ -3750,7 +3755,7 @@ static int parse_site(Parser *p, Address *address)
         return fail_at(p, p->at, "addresses are written with capital letters: L5H3, L5N12");
     const char *result = strstr(p->at, "hook_result");
     if (result && result < p->end)
-        return fail_at(p, p->at, "a head's result is its z times W_O; edit or read its z: L5H3.z");
+        return fail_at(p, p->at, "a head's result is its z times W_O; edit or read z");
     return fail_at(p, p->at, "expected an address such as L5H3, L5.resid_pre, L5N12, heads or "
                    "embed%s mi --sites lists the sites", *suggest_site(p, 0, meant) ? meant : ";");
 }
@@ -3853,9 +3858,11 @@ static int read_cell(const Parser *p, const char *where, const Column *column, R
     if (hash && hash > cell && hash[1] && !hash[1 + strspn(hash + 1, "0123456789")])
         n = hash - cell, number = atoi(hash + 1);
     if (find_text(p, where, cell, n, *cell == ' ', number, where, pos) == 0) return 0;
-    return fail_at(p, where, "the column %s says \"%.100s\", which is no single place of the "
-                   "prompt: give its index, or \"%.100s#2\" for the second", column->name, cell,
-                   cell);
+    int several = number == 0 && find_text(p, where, cell, n, *cell == ' ', 1, where, pos) == 0;
+    return fail_at(p, where, several ? "the column %s says \"%.100s\", which stands several times "
+                   "in the prompt: \"%.100s#2\" is the second"
+                   : "the column %s says \"%.100s\": no index, and not in the prompt as whole "
+                   "tokens", column->name, cell, cell);
 }
 
 /* The column whose name stands at the cursor, the longest that fits; NULL if there is none. A
@@ -4295,7 +4302,7 @@ void mi_edits_free(MiEdits *edits)
 }
 
 #ifndef MI_NO_MAIN
-/* What follows waits for the library: optimizing it less halves the time that it takes to compile. */
+/* What follows waits for the library: optimizing it less halves the time to compile. */
 #ifndef __clang__
 #pragma GCC optimize("O1")
 #endif
@@ -4332,52 +4339,46 @@ static void *must(void *memory)
 
 /* ---- Reading ---- */
 
-static const char *input_name(const char *path)
-{
-    return !strcmp(path, "-") ? "standard input" : *path ? path : "a file without a name";
-}
+static const char NAMELESS[] = "a file without a name";
 
 static void check_input(const char *path, int result)
 {
-    if (result < 0) mi_fail_in(input_name(path)), leave(FAULT_OF_RUN);
+    if (result >= 0) return;
+    mi_fail_in(!strcmp(path, "-") ? "standard input" : *path ? path : NAMELESS);
+    leave(FAULT_OF_RUN);
 }
 
-/* Everything up to the end -> text [n <= most], and a 0 behind it. A pipe that somebody has open
- * for writing is waited for as long as it takes; one that nobody has, for two seconds. */
-static int read_to_end(int fd, size_t most, char **text, size_t *n)
+/* A file, a pipe, or "-" for standard input: everything up to the end, n <= most bytes and a 0. A
+ * pipe that somebody has open for writing is waited for as long as it takes; one that nobody has,
+ * for two seconds. */
+static char *read_all(const char *path, size_t most, size_t *n)
 {
+    int fd = strcmp(path, "-") ? open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : 0;
     struct stat   info;
     struct pollfd ready = { .fd = fd, .events = POLLIN };
     size_t        room = 1 << 16;
-    if (fd < 0 || fstat(fd, &info) < 0) return mi_fail("%s", strerror(errno));
-    if (S_ISDIR(info.st_mode)) return mi_fail("a folder, not a file");
+    if (fd < 0 || fstat(fd, &info) < 0) check_input(path, mi_fail("%s", strerror(errno)));
+    if (S_ISDIR(info.st_mode)) check_input(path, mi_fail("a folder, not a file"));
     if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size <= most) room = info.st_size + 1;
-    int wait = S_ISFIFO(info.st_mode) ? 2000 : 0;
-    *text = must(malloc(room + 1));
+    int   wait = S_ISFIFO(info.st_mode) ? 2000 : 0;
+    char *text = must(malloc(room + 1));
     for (*n = 0;;) {
-        ssize_t got = read(fd, *text + *n, room - *n);
+        ssize_t got = read(fd, text + *n, room - *n);
         if (got == 0 && !wait) break;
-        if (got == 0 && poll(&ready, 1, wait) == 0) return mi_fail("a pipe that nobody writes to");
+        if (got == 0 && poll(&ready, 1, wait) == 0)
+            check_input(path, mi_fail("a pipe that nobody writes to"));
         if (got < 0 && errno == EAGAIN) poll(&ready, 1, -1);
-        else if (got < 0 && errno != EINTR) return mi_fail("cannot be read: %s", strerror(errno));
+        else if (got < 0 && errno != EINTR)
+            check_input(path, mi_fail("cannot be read: %s", strerror(errno)));
         if (got >= 0) wait = 0;
-        if (got > 0 && (*n += got) > most) return mi_fail("more than %zu bytes", most);
-        if (*n == room) *text = must(realloc(*text, (room *= 2) + 1));
+        if (got > 0 && (*n += got) > most) check_input(path, mi_fail("more than %zu bytes", most));
+        if (*n == room) text = must(realloc(text, (room *= 2) + 1));
     }
-    if (*n >= 2 && (!memcmp(*text, "\xFF\xFE", 2) || !memcmp(*text, "\xFE\xFF", 2)))
-        return mi_fail("text in UTF-16; save it as UTF-8");
-    if (*n >= 3 && !memcmp(*text, "\xEF\xBB\xBF", 3))   /* some editors mark UTF-8 */
-        memmove(*text, *text + 3, *n -= 3);
-    (*text)[*n] = 0;
-    return 0;
-}
-
-/* A file, a pipe, or "-" for standard input */
-static char *read_all(const char *path, size_t most, size_t *n)
-{
-    char *text = NULL;
-    int   fd = strcmp(path, "-") ? open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : 0;
-    check_input(path, read_to_end(fd, most, &text, n));
+    if (*n >= 2 && (!memcmp(text, "\xFF\xFE", 2) || !memcmp(text, "\xFE\xFF", 2)))
+        check_input(path, mi_fail("text in UTF-16; save it as UTF-8"));
+    if (*n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3))    /* some editors mark UTF-8 */
+        memmove(text, text + 3, *n -= 3);
+    text[*n] = 0;
     if (fd) close(fd);
     return text;
 }
@@ -4546,7 +4547,7 @@ static void watch_signals(void)
 
 _Noreturn static void cannot_write(const char *path, const char *why)
 {
-    mi_fail("%.1000s: cannot be written: %s", *path ? path : "a file without a name", why);
+    mi_fail("%.1000s: cannot be written: %s", *path ? path : NAMELESS, why);
     leave(FAULT_OF_RUN);
 }
 
@@ -4621,9 +4622,8 @@ static void open_writer(Writer *w, const char *path)
     mode_t mode = info.st_mode ? info.st_mode & 0777 : 0666;
     w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (w->fd < 0) {
-        const char *why = strerror(errno);
-        forget(w);                                      /* it is not ours */
-        cannot_write(path, why);
+        *w->temporary = 0;                              /* it is not ours */
+        cannot_write(path, strerror(errno));
     }
     if (info.st_mode) fchmod(w->fd, mode);              /* as the file was that it replaces */
 }
@@ -4685,25 +4685,20 @@ static void print_shape(char *text, size_t size, const Array *array)
                i + 1 < array->n_dims || !i ? "," : "");
 }
 
-/* What stands before the values [array->n]; its length is a multiple of 64. */
-static void write_npy_header(Writer *w, const Array *array)
-{
-    char shape[96], header[256] = "\x93NUMPY\1";
-    print_shape(shape, sizeof shape, array);
-    int n = snprintf(header + 10, sizeof header - 10,
-                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
-    int size = round_up(10 + n + 1, 64);
-    header[8] = (char)(size - 10);
-    memset(header + 10 + n, ' ', size - 10 - n);
-    header[size - 1] = '\n';
-    write_bytes(w, header, size);
-}
-
+/* What stands before the values has a length that is a multiple of 64. */
 static void write_npy(const char *path, const Array *array)
 {
     Writer w;
+    char   shape[96], header[256] = "\x93NUMPY\1";
+    print_shape(shape, sizeof shape, array);
+    int n = 10 + snprintf(header + 10, sizeof header - 10,
+                          "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
+    int size = round_up(n + 1, 64);
+    header[8] = (char)(size - 10);
+    memset(header + n, ' ', size - n - 1);
+    header[size - 1] = '\n';
     open_writer(&w, path);
-    write_npy_header(&w, array);
+    write_bytes(&w, header, size);
     write_bytes(&w, array->values, array->n * sizeof *array->values);
     finish_writer(&w);
 }
@@ -4776,11 +4771,12 @@ static int parse_npy(const unsigned char *bytes, size_t size, Array *array)
     if (have != want)
         return mi_fail("its shape needs %zu bytes; %zu follow the header", want, have);
     array->values = must(malloc(array->n * sizeof *array->values));
-    for (size_t i = 0; i < array->n; i++) {
+    bytes += size - have;
+    if (width == 4) memcpy(array->values, bytes, have);
+    for (size_t i = 0; width == 8 && i < array->n; i++) {
         double number;
-        const unsigned char *at = bytes + size - have + i * width;
-        memcpy(width == 4 ? (void *)&array->values[i] : &number, at, width);
-        if (width == 8) array->values[i] = (float)number;
+        memcpy(&number, bytes + 8 * i, 8);
+        array->values[i] = (float)number;
     }
     return 0;
 }
@@ -5030,8 +5026,8 @@ static double limit_of(const Table *table)
 /* ---- Labels ---- */
 
 /* Append text to a label. Line ends, broken UTF-8 and characters that nobody could see (spaces of
- * other kinds, controls of direction) are spelt out. Cut between characters, with … */
-static void label_append(char *label, size_t size, const char *text, size_t n)
+ * other kinds, controls of direction) are spelt out. Cut between characters, with …: returns 0. */
+static int label_append(char *label, size_t size, const char *text, size_t n)
 {
     static const CodeRange unseen[] = {
         {0xA0,0xA0}, {0xAD,0xAD}, {0x34F,0x34F}, {0x115F,0x1160}, {0x1680,0x1680}, {0x180E,0x180E},
@@ -5051,25 +5047,25 @@ static void label_append(char *label, size_t size, const char *text, size_t n)
         else snprintf(shown, sizeof shown, "%.*s", length, text);
         if (used + strlen(shown) + sizeof "…" > size) {
             if (used + sizeof "…" <= size) strcpy(label + used, "…");
-            return;
+            return 0;
         }
         strcpy(label + used, shown);
         used += strlen(shown);
     }
+    return 1;
 }
 
 /* A token as people can read it: its spaces as dots, and a dot as something else. */
 static const char *token_label(const MiTokenizer *words, int token, char *label, size_t size)
 {
-    int         n, length;
+    int         n, length, fits = 1;
     const char *bytes = mi_token_bytes(words, token, &n);
     *label = 0;
     if (n == 0) snprintf(label, size, "<%d>", token);
-    for (int i = 0; i < n; i += length) {
+    for (int i = 0; i < n && fits; i += length) {
         int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
-        if (code == ' ') label_append(label, size, "·", strlen("·"));
-        else if (code == 0xB7) label_append(label, size, "<U+00B7>", strlen("<U+00B7>"));
-        else label_append(label, size, bytes + i, length);
+        const char *as = code == ' ' ? "·" : code == 0xB7 ? "<U+00B7>" : NULL;
+        fits = label_append(label, size, as ? as : bytes + i, as ? strlen(as) : (size_t)length);
     }
     return label;
 }
@@ -5088,12 +5084,12 @@ static int bytes_of(const char *text, int columns)
 
 static int columns_in(const char *text) { return columns_of(text, strlen(text)); }
 
-/* The columns of the widest of n labels. */
-static int widest_of(const Label *label, int n)
+/* The columns of the widest of n labels, at most `most`. */
+static int widest_of(const Label *label, int n, int most)
 {
     int widest = 0;
     for (int i = 0; i < n; i++) widest = max_int(widest, columns_in(label[i]));
-    return widest;
+    return min_int(widest, most);
 }
 
 /* What stands in a cell: its token, or its number in at most 5 columns: .97  -1.3  12.4  1e+05; 0
@@ -5140,11 +5136,6 @@ static Color heat(double share)
     return s < 1 ? between(white, end[0], s) : between(end[0], end[1], s - 1);
 }
 
-static double share_of(const Table *table, int i, double limit)
-{
-    return (table->is_signed ? table->value[i] : fabs(table->value[i])) / limit;
-}
-
 /* The colours of runs and of other bars, and what letters are written in: on paper, and on
  * terminals without colours, with 256, with all. */
 #define INK(name, r, g, b, nearest) \
@@ -5165,8 +5156,7 @@ static int ink_of(const char *name)
     return ink;
 }
 
-/* What a terminal is told, to write in the colour of a run, bold, dim, or off again; "" where
- * there are no colours, and for other names. */
+/* What a terminal is told, to write in the colour of a run, bold, dim, or off again. */
 static const char *color_of(const Screen *screen, const char *name)
 {
     int ink = ink_of(name);
@@ -5214,9 +5204,8 @@ static int color_depth(const char *wish)
 /* Text padded with spaces to a number of columns, cut with … where it is longer. */
 static void print_padded(FILE *out, const char *text, int columns)
 {
-    int shown = columns_in(text), fits = shown <= columns ? 0 : bytes_of(text, columns - 1);
-    if (shown <= columns) fprintf(out, "%s%*s", text, columns - shown, "");
-    else fprintf(out, "%.*s…%*s", fits, text, columns - 1 - columns_of(text, fits), "");
+    int cut = columns_in(text) > columns, n = bytes_of(text, columns - cut);
+    fprintf(out, "%.*s%s%*s", n, text, cut ? "…" : "", columns - cut - columns_of(text, n), "");
 }
 
 /* Tokens stand at the left of their column, numbers at its right. */
@@ -5225,7 +5214,7 @@ static void print_cell(const Screen *screen, const Table *table, int i, int widt
     Label       label;
     const char *text = is_pale(table, i) ? "~" : cell_text(table, screen->words, i, label);
     int         color = screen->color && *text && isfinite(table->value[i]);
-    if (color) begin_heat(screen, is_pale(table, i) ? 0 : share_of(table, i, limit));
+    if (color) begin_heat(screen, is_pale(table, i) ? 0 : table->value[i] / limit);
     if (table->token) print_padded(screen->out, text, width - 1), fputc(' ', screen->out);
     else fprintf(screen->out, "%*s%s", width - columns_in(text), "", text);
     fputs(color ? "\033[0m" : "", screen->out);
@@ -5242,11 +5231,11 @@ static void print_header(FILE *out, const Table *table, int first, int last, int
         fprintf(out, "%*s", label + 3, "");
         for (int c = first; c < last; c++) {
             const char *text = table->col[c], *second = strchr(text, ' ');
-            int         n = second ? (int)(second - text) : (int)strlen(text);
             Label       part;
-            if (line) text = second ? second + 1 : "", n = (int)strlen(text);
-            if (line && !table->token && !strncmp(text, "·", 2) && n > 2) text += 2, n -= 2;
-            snprintf(part, sizeof part, "%.*s", n, text);
+            snprintf(part, sizeof part, "%.*s", (int)strcspn(text, " "), text);
+            if (line) strcpy(part, second ? second + 1 : "");
+            if (line && !table->token && !strncmp(part, "·", 2) && part[2])
+                memmove(part, part + 2, strlen(part) - 1);
             int fits = bytes_of(part, width - 1);       /* no room for a sign that it was cut */
             if (table->token) print_padded(out, part, width - 1), fputc(' ', out);
             else fprintf(out, "%*s%.*s", width - columns_of(part, fits), "", fits, part);
@@ -5255,7 +5244,6 @@ static void print_header(FILE *out, const Table *table, int first, int last, int
     }
 }
 
-/* Some columns in a row: is there anything? */
 static int has_cells(const Table *table, int row, int first, int last)
 {
     int found = 0;
@@ -5267,7 +5255,7 @@ static int has_cells(const Table *table, int row, int first, int last)
  * the window is too narrow for all columns. */
 static void print_map(const Screen *screen, const Table *table)
 {
-    int    label = min_int(widest_of(table->row, table->n_rows), 20), n = table->n_cols;
+    int    label = widest_of(table->row, table->n_rows, 20), n = table->n_cols;
     int    room = screen->columns - label - 3, widest = 9;
     int    least = table->token ? 8 : table->is_signed ? 5 : 4;
     double limit = limit_of(table);
@@ -5384,7 +5372,6 @@ static void print_signed_bar(FILE *out, double share, int columns, const char *c
     print_bar(out, share, half, color);
 }
 
-/* A name in its colour. */
 static void print_ink(const Screen *screen, const char *name)
 {
     fprintf(screen->out, "%s%s%s", color_of(screen, name), name, color_of(screen, "off"));
@@ -5396,70 +5383,60 @@ static void print_top(const Screen *screen, const Table *table)
     int   n = table->n_cols, gap = n > 2 ? 3 : 4;
     int   bar = max_int(0, min_int(12, (screen->columns - 5 + gap) / n - 19 - gap));
     FILE *out = screen->out;
-    fprintf(out, "     ");
     for (int c = 0; c < n; c++) {
+        fprintf(out, "%*s", c ? 19 + bar + gap - columns_in(table->col[c - 1]) : 5, "");
         print_ink(screen, table->col[c]);
-        if (c + 1 < n) fprintf(out, "%*s", 19 + bar + gap - columns_in(table->col[c]), "");
     }
     for (int i = 0; i < cells_of(table); i++) {
         int   c = i % n;
         Label label;
         if (c == 0) fprintf(out, "\n%4d ", i / n + 1);
+        else fprintf(out, "%*s", gap, "");
         if (exists(table, i)) {
             print_padded(out, cell_text(table, screen->words, i, label), 11);
             fprintf(out, "%5.1f %% ", 100 * table->value[i]);
-            print_bar(out, table->value[i] < 0.0005 ? 0 : table->value[i], bar,
-                      color_of(screen, table->col[c]));
+            print_bar(out, table->value[i], bar, color_of(screen, table->col[c]));
         } else fprintf(out, "%*s", 19 + bar, "");
-        if (c + 1 < n) fprintf(out, "%*s", gap, "");
     }
     fputs("\n\n", out);
-}
-
-/* The number of a bar in its width, with its standard error if it has one. */
-static void print_number(FILE *out, const Table *table, int i, int width)
-{
-    double value = table->value[i], error = table->error ? table->error[i] : NAN;
-    const char *format = isinf(table->limit) ? "%.6g" : table->is_signed ? "%+.4f"
-                       : table->n_rows > 4 && limit_of(table) >= 0.1 ? "%.4f" : "%.4g";
-    char text[40] = "", se[24] = "";
-    if (isfinite(value)) snprintf(text, sizeof text, format, value);
-    else if (exists(table, i)) strcpy(text, "nan");
-    if (isfinite(value) && isfinite(error)) snprintf(se, sizeof se, " ± %.2g", error);
-    int before = table->error ? 9 : 10;
-    fprintf(out, " %*s%s%*s", before, text, se, width - 1 - before - columns_in(se), "");
 }
 
 /* A line for each row, with a bar; several columns side by side. */
 static void print_bars(const Screen *screen, const Table *table)
 {
-    int    n = table->n_cols, label = max_int(6, min_int(widest_of(table->row, table->n_rows), 24));
+    int    n = table->n_cols, label = max_int(6, widest_of(table->row, table->n_rows, 24));
     int    number = table->error ? 21 : 11, negative = 0;
     int    room = (screen->columns - 5 - label) / n - number - 3;
     int    columns = isinf(table->limit) || room < 4 ? 0 : min_int(table->error ? 28 : 40, room);
+    int    before = table->error ? 10 : 11, after = label + 5;      /* of the names of columns */
     double limit = limit_of(table);
     FILE  *out = screen->out;
+    const char *format = isinf(table->limit) ? "%.6g" : table->is_signed ? "%+.4f"
+                       : table->n_rows > 4 && limit >= 0.1 ? "%.4f" : "%.4g";
     for (int i = 0; i < cells_of(table); i++) negative |= table->is_signed && table->value[i] < 0;
-    fprintf(out, "  %s%s%*s", table->title, n > 1 ? "\n" : "", n > 1 ? label + 5 : 0, "");
+    fprintf(out, "  %s%s", table->title, n > 1 ? "\n" : "");
     for (int c = 0; c < n && n > 1; c++) {
-        int before = table->error ? 10 : 11, after = number - before + (columns ? columns + 2 : 0);
-        fprintf(out, "%*s", before - columns_in(table->col[c]), "");
+        fprintf(out, "%*s", after + before - columns_in(table->col[c]), "");
         print_ink(screen, table->col[c]);
-        if (c + 1 < n) fprintf(out, "%*s", after, "");
+        after = number - before + (columns ? columns + 2 : 0);
     }
     for (int i = 0; i < cells_of(table); i++) {
         const char *row = table->row[i / n], *color = INKS[bar_ink(table, i)].code[screen->color];
-        double      share = table->value[i] / limit;
+        double      value = table->value[i], share = value / limit;
+        char        text[40] = "", error[24] = "";
         if (i % n == 0) {
             fprintf(out, "\n     %s", color_of(screen, row));
             print_padded(out, row, label);
             fputs(color_of(screen, "off"), out);
         }
-        if (n == 1 && exists(table, i) && !isfinite(table->value[i])) {
+        if (n == 1 && exists(table, i) && !isfinite(value)) {
             fputs("   not a number: something in this run became infinite", out);
             continue;
         }
-        print_number(out, table, i, number);
+        if (exists(table, i)) snprintf(text, sizeof text, isfinite(value) ? format : "nan", value);
+        if (isfinite(value) && table->error && isfinite(table->error[i]))
+            snprintf(error, sizeof error, " ± %.2g", table->error[i]);
+        fprintf(out, " %*s%s%*s", before - 1, text, error, number - before - columns_in(error), "");
         if (columns) fputs("  ", out);
         if (columns && negative) print_signed_bar(out, share, columns, color);
         else if (columns) print_bar(out, fabs(share), columns, color);
@@ -5467,7 +5444,6 @@ static void print_bars(const Screen *screen, const Table *table)
     fputs("\n\n", out);
 }
 
-/* As people see it. */
 static void print_table(const Screen *screen, const Table *table)
 {
     if (table->look == SILENT || cells_of(table) == 0) return;
@@ -5602,11 +5578,11 @@ static void json_table(FILE *out, const Table *table, const MiTokenizer *words)
     json_labels(out, "cols", table->col, table->n_cols);
     json(out, ",\n  'values':"), json_numbers(out, table, table->value);
     if (table->error) json(out, ",\n  'se':"), json_numbers(out, table, table->error);
-    for (int prompt = 0; table->all && prompt < table->n_prompts; prompt++) {
+    for (int prompt = 0; prompt < table->n_prompts; prompt++) {
         json(out, prompt ? "," : ",\n  'each':[");
         json_numbers(out, table, table->all + (size_t)prompt * cells_of(table));
-        if (prompt == table->n_prompts - 1) json(out, "]");
     }
+    if (table->n_prompts) json(out, "]");
     for (int i = 0; table->token && i < cells_of(table); i++) {
         json(out, i % table->n_cols ? "," : i ? "],\n   [" : ",\n  'tokens':[\n   [");
         if (table->token[i] < 0) json(out, "null");
@@ -5628,10 +5604,10 @@ enum { FIGURE_WIDTH = 960 };            /* pixels */
 typedef struct { FILE *out; const MiTokenizer *words; double y, right; } Figure;
 
 /* Text as XML: what XML cannot hold, even escaped, becomes U+FFFD. */
-static void xml_text(FILE *out, const char *text)
+static void xml_text(FILE *out, const char *text, size_t n)
 {
-    for (int length; *text; text += length) {
-        int32_t code = utf8_decode((const uint8_t *)text, strnlen(text, 4), &length);
+    for (int length; n > 0; text += length, n -= length) {
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
         if (is_control(code) || code == 0xFFFE || code == 0xFFFF) fputs("\xEF\xBF\xBD", out);
         else if (code < 128 && strchr("&<>\"", code)) fprintf(out, "&#%d;", code);
         else fwrite(text, 1, length, out);
@@ -5642,21 +5618,19 @@ static void xml_text(FILE *out, const char *text)
 static void svg_text(Figure *f, double x, double y, double size, double width, const char *style,
                      const char *text)
 {
-    int  columns = width > 0 ? max_int(1, (int)(width / (size * EM))) : 1000;
-    int  cut = columns_in(text) > columns;
-    char shown[4096];
-    snprintf(shown, sizeof shown, "%.*s%s", bytes_of(text, columns - cut), text, cut ? "…" : "");
+    int columns = width > 0 ? max_int(1, (int)(width / (size * EM))) : 1000;
+    int cut = columns_in(text) > columns;
     fprintf(f->out, "<text x=\"%.5g\" y=\"%.5g\" font-size=\"%g\"%s>", x, y, size, style);
-    xml_text(f->out, shown);
-    fputs("</text>\n", f->out);
+    xml_text(f->out, text, bytes_of(text, columns - cut));
+    fputs(cut ? "…</text>\n" : "</text>\n", f->out);
 }
 
 /* Lines, broken between words where they are wider than `width`. */
 static void svg_lines(Figure *f, double size, double width, const char *style, const char *text)
 {
     while (*text) {
-        int n = (int)strcspn(text, "\n"), fits = bytes_of(text, (int)(width / (size * EM)));
-        int cut = fits = min_int(n, fits);
+        int n = (int)strcspn(text, "\n"), columns = (int)(width / (size * EM));
+        int fits = min_int(n, bytes_of(text, columns)), cut = fits;
         while (cut > 0 && cut < n && text[cut] != ' ') cut--;
         if (cut == 0) cut = fits;
         char line[4096];
@@ -5668,25 +5642,26 @@ static void svg_lines(Figure *f, double size, double width, const char *style, c
     }
 }
 
-/* A rectangle that is not closed, for what belongs to it. */
-static void svg_rect(Figure *f, double x, double y, double width, double height, Color c)
+/* What follows its attributes, "/>\n" if nothing, is up to the caller. */
+static void svg_rect(Figure *f, double x, double y, double width, double height, Color c,
+                     const char *rest)
 {
     fprintf(f->out, "<rect x=\"%.5g\" y=\"%.5g\" width=\"%.5g\" height=\"%.5g\" "
-            "fill=\"#%02x%02x%02x\"", x, y, width, height, c.r, c.g, c.b);
+            "fill=\"#%02x%02x%02x\"%s", x, y, width, height, c.r, c.g, c.b, rest);
 }
 
 /* Pointing at a rectangle shows where it is and all its digits. */
 static void svg_hint(Figure *f, const Table *table, int i)
 {
-    Label label;
+    Label token = "";
+    char  hint[320];
+    if (table->token) token_label(f->words, table->token[i], token, sizeof token);
+    snprintf(hint, sizeof hint, "%s | %s : %.6g", table->row[i / table->n_cols],
+             table->col[i % table->n_cols], table->value[i]);
+    if (table->error) append(hint, sizeof hint, " ± %.2g", table->error[i]);
+    append(hint, sizeof hint, " %s", token);
     fputs("><title>", f->out);
-    xml_text(f->out, table->row[i / table->n_cols]);
-    fputs(" | ", f->out);
-    xml_text(f->out, table->col[i % table->n_cols]);
-    fprintf(f->out, " : %.6g", table->value[i]);
-    if (table->error) fprintf(f->out, " ± %.2g", table->error[i]);
-    fputc(' ', f->out);
-    if (table->token) xml_text(f->out, token_label(f->words, table->token[i], label, sizeof label));
+    xml_text(f->out, hint, strlen(hint));
     fputs("</title></rect>\n", f->out);
 }
 
@@ -5715,36 +5690,30 @@ typedef struct {
 static Color paper_color(const Table *table, int i, double limit)
 {
     if (is_pale(table, i) || !isfinite(table->value[i])) return (Color){ 255, 255, 255 };
-    return heat(share_of(table, i, limit));
+    return heat(table->value[i] / limit);
 }
 
-/* A row's cells from column c on that can be drawn as one: where they are too small to be pointed
- * at, those of the same colour. */
-static int cells_alike(const Table *table, const Panel *p, int row, int c)
-{
-    int   i = row * table->n_cols + c, n = 1;
-    Color first = paper_color(table, i, p->limit);
-    for (; p->width < 5 && c + n < p->last && exists(table, i + n); n++) {
-        Color next = paper_color(table, i + n, p->limit);
-        if (memcmp(&next, &first, sizeof first)) break;
-    }
-    return n;
-}
-
-static void svg_cell(Figure *f, const Table *table, const Panel *p, int i, int n, double y)
+/* Cell i, and where cells are too small to be pointed at, those of its colour behind it as one.
+ * Returns how many. */
+static int svg_cells(Figure *f, const Table *table, const Panel *p, int i, double y)
 {
     Label  label;
-    int    c = i % table->n_cols - p->first, pale = is_pale(table, i) || !isfinite(table->value[i]);
-    double x = p->x + c * p->width, gap = p->width > 8;
-    Color  color = paper_color(table, i, p->limit);
-    int    dark = 299 * color.r + 587 * color.g + 114 * color.b < 140000;
-    svg_rect(f, x, y, n * p->width - gap, p->height - gap, color);
-    if (p->width < 5) fputs("/>\n", f->out);
-    else svg_hint(f, table, i);
+    int    c = i % table->n_cols, n = 1, pale = is_pale(table, i) || !isfinite(table->value[i]);
+    double x = p->x + (c - p->first) * p->width, gap = p->width > 8;
+    Color  color = paper_color(table, i, p->limit), next;
+    int    dark = 299 * color.r + 587 * color.g + 114 * color.b < 140000, small = p->width < 5;
+    if (!exists(table, i)) return 1;
+    for (; small && c + n < p->last && exists(table, i + n); n++) {
+        next = paper_color(table, i + n, p->limit);
+        if (memcmp(&next, &color, sizeof color)) break;
+    }
+    svg_rect(f, x, y, n * p->width - gap, p->height - gap, color, small ? "/>\n" : "");
+    if (!small) svg_hint(f, table, i);
     if (p->values)
         svg_text(f, x + p->width / 2 - 0.5, y + p->height / 2 + 3.5, p->letter - 1, p->width,
                  pale ? MIDDLE PALE : dark ? MIDDLE " fill=\"#fff\"" : MIDDLE,
                  cell_text(table, f->words, i, label));
+    return n;
 }
 
 /* One panel -> where it ends. Rows without a cell in it are left out. */
@@ -5765,11 +5734,8 @@ static double svg_panel(Figure *f, const Table *table, const Panel *p)
         if (p->rows && r % every_row == 0)
             svg_text(f, p->x - 6, y + p->height / 2 + 0.35 * size, size, 20 * size * EM,
                      " text-anchor=\"end\"", table->row[r]);
-        for (int c = p->first, n; c < p->last; c += n) {
-            int i = r * table->n_cols + c;
-            n = exists(table, i) ? cells_alike(table, p, r, c) : 1;
-            if (exists(table, i)) svg_cell(f, table, p, i, n, y);
-        }
+        for (int c = p->first; c < p->last;)
+            c += svg_cells(f, table, p, r * table->n_cols + c, y);
         y += p->height;
     }
     f->right = fmax(f->right, p->x + (p->last - p->first) * p->width +
@@ -5777,24 +5743,21 @@ static double svg_panel(Figure *f, const Table *table, const Panel *p)
     return y;
 }
 
-/* What the colours mean. */
 static void svg_scale(Figure *f, const Table *table, double x, double limit)
 {
     enum { STEPS = 60, STEP = 3 };
     double least = table->is_signed ? -limit : 0, end = x + STEPS * STEP + 28;
-    char   pale[80];
-    for (int i = 0; i < STEPS; i++) {
+    char   pale[80] = "";
+    for (int i = 0; i < STEPS; i++)
         svg_rect(f, x + i * STEP, f->y, STEP + (i + 1 < STEPS), 10,
-                 heat(table->is_signed ? 2 * (i + 0.5) / STEPS - 1 : (i + 0.5) / STEPS));
-        fputs("/>\n", f->out);
-    }
+                 heat(table->is_signed ? 2 * (i + 0.5) / STEPS - 1 : (i + 0.5) / STEPS), "/>\n");
     svg_ticks(f, x, f->y + 22, least, limit, STEPS * STEP);
     svg_text(f, end, f->y + 10, 12, 0, "", table->quantity);
-    snprintf(pale, sizeof pale, "grey: within %.3g standard errors of 0", table->critical);
     if (table->error)
-        svg_text(f, end, f->y + 25, 11, 0, PALE, pale);
-    f->right = fmax(f->right, end + fmax(columns_in(table->quantity) * 12,
-                                         table->error ? columns_in(pale) * 11 : 0) * EM);
+        snprintf(pale, sizeof pale, "grey: within %.3g standard errors of 0", table->critical);
+    if (*pale) svg_text(f, end, f->y + 25, 11, 0, PALE, pale);
+    f->right = fmax(f->right, end + EM * max_int(columns_in(table->quantity) * 12,
+                                                 columns_in(pale) * 11));
     f->y += 28;
 }
 
@@ -5805,11 +5768,12 @@ static Panel svg_layout(const Figure *f, const Table *table, int n, int *across)
     int    cols = table->n_cols, widest = 3, many = cols > 96 || (cols > 24 && table->n_rows > 24);
     Panel  p = { .last = cols, .letter = n > 1 || many ? 10 : 12, .height = 22, .values = 1 };
     Label  text;
-    p.x = 34 + min_int(widest_of(table->row, table->n_rows), 20) * p.letter * EM;
+    p.x = 34 + widest_of(table->row, table->n_rows, 20) * p.letter * EM;
     double room = FIGURE_WIDTH - p.x - 40;
     for (*across = min_int(n, 4); *across > 1 && room / *across - 14 < 2 * cols;) --*across;
     for (int i = 0; i < cells_of(table); i++)
         widest = min_int(10, max_int(widest, columns_in(cell_text(table, f->words, i, text))));
+    for (int i = 0; i < n; i++) p.limit = fmax(p.limit, limit_of(&table[i]));
     if (n > 1 || many) {
         p.width = fmin(26, (room / *across - 14) / cols);
         p.height = n == 1 && table->n_rows <= 24 ? 16 : fmax(2, fmin(p.width, 20));
@@ -5820,21 +5784,20 @@ static Panel svg_layout(const Figure *f, const Table *table, int n, int *across)
         p.last = (cols + panels - 1) / panels;
         p.width = fmin(least + 8, room / p.last);
     }
-    p.header = min_int(widest_of(table->col, cols), 16) * p.letter * EM;
+    p.header = widest_of(table->col, cols, 16) * p.letter * EM;
     p.above = p.letter + (p.header < p.width ? 6 : 0.7 * p.header);
     return p;
 }
 
 /* A map, wrapped into panels of the same width; or n maps of one shape side by side, the labels of
  * their rows and columns at the rim. */
-static void svg_maps(Figure *f, const Table *table, int n, double limit)
+static void svg_maps(Figure *f, const Table *table, int n)
 {
     int    across, cols = table->n_cols;
     Panel  p = svg_layout(f, table, n, &across);
     int    per_panel = p.last, blocks = n > 1 ? n : (cols + per_panel - 1) / per_panel;
-    double left = p.x, top = f->y + 14, end = 0;
+    double left = p.x, top = f->y + 14;
     char   style[100];
-    p.limit = limit;
     if (*table->col_axis) f->y += 18;
     for (int i = 0; i < blocks; i++) {
         const Table *shown = n > 1 ? &table[i] : table;
@@ -5847,31 +5810,16 @@ static void svg_maps(Figure *f, const Table *table, int n, double limit)
         if (n > 1)
             svg_text(f, p.x, p.cols ? p.y - p.above - 4 : p.y - 5, 11, p.width * cols, "",
                      shown->name);
-        end = fmax(end, svg_panel(f, shown, &p));
+        double end = svg_panel(f, shown, &p);
         if (i == 0) {
             svg_text(f, left + per_panel * p.width / 2, top, 12, 0, MIDDLE GREY, table->col_axis);
             snprintf(style, sizeof style, MIDDLE GREY " transform=\"rotate(-90 20 %.5g)\"",
                      (p.y + end) / 2);
             svg_text(f, 20, (p.y + end) / 2, 12, 0, style, table->row_axis);
         }
-        if ((i + 1) % across == 0 || i + 1 == blocks) f->y = end + 14;
+        f->y = end + 14;
     }
-    svg_scale(f, table, left, limit);
-}
-
-/* One bar, with its error. */
-static void svg_bar(Figure *f, const Table *table, int i, double zero, double scale, double y,
-                    int thick)
-{
-    double value = table->value[i], error = table->error ? table->error[i] : NAN;
-    if (!isfinite(value)) return;
-    svg_rect(f, zero + fmin(value, 0) * scale, y, fabs(value) * scale, thick - 1,
-             INKS[bar_ink(table, i)].color);
-    if (is_pale(table, i)) fputs(" opacity=\"0.4\"", f->out);
-    svg_hint(f, table, i);
-    if (isfinite(error))
-        fprintf(f->out, "<path d=\"M%.5g %.5gv6m0-3h%.5gm0-3v6\" stroke=\"#222\" fill=\"none\"/>\n",
-                zero + (value - error) * scale, y + thick / 2.0 - 3, 2 * error * scale);
+    svg_scale(f, table, left, p.limit);
 }
 
 /* Horizontal bars with error bars; those of several columns one below the other. */
@@ -5880,7 +5828,7 @@ static void svg_bars(Figure *f, const Table *table)
     enum { LENGTH = 360 };
     int    n = table->n_cols, thick = n > 1 ? 12 : 14, step = n * thick + 8;
     double lo = 0, hi = 0, top = f->y + 10, limit = table->limit;
-    double x = 34 + min_int(widest_of(table->row, table->n_rows), 24) * 12 * EM, end = x + LENGTH;
+    double x = 34 + widest_of(table->row, table->n_rows, 24) * 12 * EM, end = x + LENGTH;
     char   text[80];
     for (int i = 0; i < cells_of(table); i++) {
         double error = table->error && isfinite(table->error[i]) ? table->error[i] : 0;
@@ -5892,24 +5840,33 @@ static void svg_bars(Figure *f, const Table *table)
     double scale = LENGTH / (hi - lo), zero = x - lo * scale;
     int    digits = min_int(9, max_int(0, 3 - (int)floor(log10(hi - lo))));
     for (int i = 0; i < cells_of(table); i++) {
-        double y = top + i / n * step + i % n * thick, base = y + thick / 2.0 + 3;
+        double y = top + i / n * step + i % n * thick, middle = y + thick / 2.0;
+        double value = table->value[i], error = table->error ? table->error[i] : NAN;
         if (i % n == 0)
-            svg_text(f, x - 8, top + i / n * step + n * thick / 2.0 + 3, 12, 24 * 12 * EM,
-                     " text-anchor=\"end\"", table->row[i / n]);
+            svg_text(f, x - 8, y + n * thick / 2.0 + 3, 12, 24 * 12 * EM, " text-anchor=\"end\"",
+                     table->row[i / n]);
         if (!exists(table, i)) continue;
-        svg_bar(f, table, i, zero, scale, y, thick);
-        snprintf(text, sizeof text, table->is_signed ? "%+.*f" : "%.*f", digits, table->value[i]);
-        if (table->error && isfinite(table->error[i]))
-            append(text, sizeof text, " ± %.2g", table->error[i]);
-        svg_text(f, end + 12, base, 11, 0, "", text);
+        if (isfinite(value)) {
+            svg_rect(f, zero + fmin(value, 0) * scale, y, fabs(value) * scale, thick - 1,
+                     INKS[bar_ink(table, i)].color, is_pale(table, i) ? " opacity=\"0.4\"" : "");
+            svg_hint(f, table, i);
+        }
+        snprintf(text, sizeof text, table->is_signed ? "%+.*f" : "%.*f", digits, value);
+        if (isfinite(value) && isfinite(error)) {
+            fprintf(f->out, "<path d=\"M%.5g %.5gv6m0-3h%.5gm0-3v6\" stroke=\"#222\" "
+                    "fill=\"none\"/>\n", zero + (value - error) * scale, middle - 3,
+                    2 * error * scale);
+            append(text, sizeof text, " ± %.2g", error);
+        }
+        svg_text(f, end + 12, middle + 3, 11, 0, "", text);
     }
     f->y = top + table->n_rows * step;
     fprintf(f->out, "<path d=\"M%.5g %.5gV%.5g\" stroke=\"#222\"/>\n", zero, top - 4, f->y);
     svg_ticks(f, x, f->y + 12, lo, hi, LENGTH);
     svg_text(f, x + LENGTH / 2, f->y + 29, 12, 0, MIDDLE, table->quantity);
     for (int c = 0; c < n && n > 1; c++) {
-        svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[ink_of(table->col[c])].color);
-        fputs("/>\n", f->out);
+        svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[ink_of(table->col[c])].color,
+                 "/>\n");
         svg_text(f, end + 46, f->y + 15 + 14 * c, 11, 0, "", table->col[c]);
     }
     f->right = fmax(f->right, end + 12 + 16 * 11 * EM);
@@ -5947,13 +5904,11 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
         others |= table->look != SILENT && !is_summary(table);
     if (title) svg_lines(&f, 15, COLUMN, " font-weight=\"bold\"", title), f.y += 8;
     for (const Table *table = tables->at; table < end; table += n) {
-        double limit = 0;
         n = maps_alike(table, end);
         if (table->look == SILENT || !cells_of(table) || (others && is_summary(table))) continue;
-        for (int k = 0; k < n; k++) limit = fmax(limit, limit_of(&table[k]));
         if (n == 1) svg_lines(&f, 12, COLUMN, "", table->title), f.y += 4;
         if (table->look == BARS) svg_bars(&f, table);
-        else svg_maps(&f, table, n, limit);
+        else svg_maps(&f, table, n);
         f.y += 16;
     }
     svg_lines(&f, 12, f.right - 12, GREY, caption);
@@ -5975,7 +5930,7 @@ typedef struct Readout Readout;
 /* An intervention as it was typed, with its modifiers. */
 typedef struct {
     const Intervention *what;
-    const char         *flag;           /* "--ablate", or "--trace", which stands for two */
+    char                flag[16];       /* "--ablate", or "--trace", which stands for two */
     const char         *argument, *toward, *away, *direction, *align;
     int                 window;         /* ROME's: a sweep of so many layers at a time */
 } Request;
@@ -6029,17 +5984,17 @@ typedef enum {
 typedef struct {
     OptionKind  kind;
     char        letter;
-    const char *name, *argument;        /* HEADING: the title, an example */
+    const char *name, *argument;        /* HEADING: "", an example */
     size_t      field;                  /* of Command; MODIFIER: of Request */
     int         low, high;              /* of numbers */
-    const char *help;                   /* CHOICE: the words stand in argument */
+    const char *help;                   /* HEADING: the title. CHOICE: its words are argument */
     const void *row;                    /* of INTERVENTIONS or READOUTS */
 } Option;
 
-#define TITLE(title, example) { HEADING, 0, title, example, 0, 0, 0, NULL, NULL }
+#define TITLE(title, example) { HEADING, 0, "", example, 0, 0, 0, title, NULL }
 #define OPTION(kind, letter, name, argument, field, help) \
     { kind, letter, name, argument, offsetof(Command, field), 0, 0, help, NULL }
-#define WITH_NUMBER(kind, letter, name, argument, field, low, high, help) \
+#define NUMBER(kind, letter, name, argument, field, low, high, help) \
     { kind, letter, name, argument, offsetof(Command, field), low, high, help, NULL }
 #define OF_REQUEST(name, argument, help) \
     { MODIFIER, 0, #name, argument, offsetof(Request, name), 0, 0, help, NULL }
@@ -6048,8 +6003,8 @@ static const Option OPTIONS[] = {
     TITLE("Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\""),
     OPTION(TEXT, 'm', "model", "FILE", model, "a GPT-2 in .safetensors ($MI_MODEL, or tiny)"),
     OPTION(TEXT, 0, "tokenizer", "FILE", tokenizer, "the tokenizer.bin to use"),
-    WITH_NUMBER(INTEGER, 0, "n-head", "N", n_head, 1, 100000,
-                "the number of heads, where the file cannot say it"),
+    NUMBER(INTEGER, 0, "n-head", "N", n_head, 1, 100000,
+           "the number of heads, where the file cannot say it"),
     OPTION(TEXT, 0, "tokens", "IDS", tokens, "the prompt as GPT-2 ids: \"464 3290\""),
     OPTION(FLAG, 0, "bos", NULL, bos, "put <|endoftext|> first, as TransformerLens does"),
     OPTION(TEXT, 0, "source", "PROMPT", source, "the donor of --patch; same = the prompt"),
@@ -6061,7 +6016,7 @@ static const Option OPTIONS[] = {
     OPTION(TEXT, 0, "rows", "A-B", rows, "only these rows of --data; means are of all"),
     OPTION(CHOICE, 0, "mean-from", "prompt|source", mean_from,
            "what --ablate =mean averages over with --data"),
-    WITH_NUMBER(INTEGER, 0, "threads", "N", threads, 1, 1024, "how many cores to use (all)"),
+    NUMBER(INTEGER, 0, "threads", "N", threads, 1, 1024, "how many cores to use (all)"),
 
     TITLE("Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
           "mi --ablate heads --each"),
@@ -6074,18 +6029,17 @@ static const Option OPTIONS[] = {
     OPTION(EACH, 0, "each", NULL, swept, "sweep the edit before it: one run per cell"),
     OPTION(TEXT, 0, "trace", "TEXT", trace, "causal trace: noise on TEXT, each state restored"),
     OPTION(CHOICE, 0, "kind", "resid|mlp|attn", kind, "what --trace restores (resid)"),
-    WITH_NUMBER(INTEGER, 0, "window", "N", window, 1, 1000,
-                "layers at a time, for mlp and attn (10)"),
-    WITH_NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "draws of noise to average over (10)"),
-    WITH_NUMBER(INTEGER, 0, "seed", "N", seed, 0, INT_MAX, "of noise and sampling (0)"),
+    NUMBER(INTEGER, 0, "window", "N", window, 1, 1000, "layers at a time, for mlp and attn (10)"),
+    NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "draws of noise to average over (10)"),
+    NUMBER(INTEGER, 0, "seed", "N", seed, 0, INT_MAX, "of noise and sampling (0)"),
 
     TITLE("Readouts", "mi \"Once upon a time\" -n 20"),
     OPTION(CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", metric,
            "the number to report"),
     { .kind = READOUT_ROWS },
-    WITH_NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
-    WITH_NUMBER(REAL, 0, "temp", "T", temp, 0, 100, "sample with temperature T (0: the likeliest)"),
-    WITH_NUMBER(REAL, 0, "top-p", "P", top_p, 0, 1, "sample from the likeliest tokens of mass P"),
+    NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
+    NUMBER(REAL, 0, "temp", "T", temp, 0, 100, "sample with temperature T (0: the likeliest)"),
+    NUMBER(REAL, 0, "top-p", "P", top_p, 0, 1, "sample from the likeliest tokens of mass P"),
 
     TITLE("Output", "mi --attn L5H3 --svg pattern.svg"),
     OPTION(FLAG, 0, "json", NULL, json, "one JSON object instead of text"),
@@ -6110,18 +6064,17 @@ static Menu list_options(void)
 {
     Menu menu = { .n = 0 };
     for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
-        const Option *o = &OPTIONS[i];
-        for (int j = 0; o->kind == INTERVENTION_ROWS && j < N_INTERVENTIONS; j++) {
-            const Intervention *what = &INTERVENTIONS[j];
+        const Option  *o = &OPTIONS[i];
+        const Readout *r;
+        const Intervention *what = INTERVENTIONS;
+        if (o->kind != INTERVENTION_ROWS && o->kind != READOUT_ROWS) menu.at[menu.n++] = *o;
+        for (; o->kind == INTERVENTION_ROWS && what < INTERVENTIONS + N_INTERVENTIONS; what++)
             menu.at[menu.n++] = (Option){ INTERVENTION, 0, what->name, what->argument, 0, 0, 0,
                                           what->help, what };
-        }
-        const Readout *r;
         for (int j = 0; o->kind == READOUT_ROWS && (r = readout_at(j)); j++)
             if (r->help)
                 menu.at[menu.n++] = (Option){ READOUT, r->letter, r->name, r->argument, 0, r->low,
                                               r->high, r->help, r };
-        if (o->kind != INTERVENTION_ROWS && o->kind != READOUT_ROWS) menu.at[menu.n++] = *o;
     }
     return menu;
 }
@@ -6134,21 +6087,21 @@ static void print_help(FILE *out)
     for (const Option *o = menu.at; o < menu.at + menu.n; o++) {
         char left[96];
         if (o->kind == HEADING) {
-            fprintf(out, "\n%s\n    %s\n", o->name, o->argument);
+            fprintf(out, "\n%s\n    %s\n", o->help, o->argument);
             continue;
         }
-        snprintf(left, sizeof left, "  %c%c%c --%s %s", o->letter ? '-' : ' ',
-                 o->letter ? o->letter : ' ', o->letter ? ',' : ' ', o->name,
-                 o->argument ? o->argument : "");
+        snprintf(left, sizeof left, o->letter ? "  -%c, --%s %s" : " %c    --%s %s",
+                 o->letter ? o->letter : ' ', o->name, o->argument ? o->argument : "");
         if (strlen(left) >= 32) fprintf(out, "%s\n%32s%s\n", left, "", o->help);
         else fprintf(out, "%-32s%s\n", left, o->help);
     }
     fprintf(out,
             "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
             "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
-            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are\n"
-            "not independent, which standard errors take into account); any other names a position\n"
-            "by its text or index: --ablate L5H3@S2. A flag holds for all rows instead.\n"
+            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are"
+            "\nnot independent, which standard errors take into account); any other names a "
+            "position\nby its text or index: --ablate L5H3@S2. A flag holds for all rows "
+            "instead.\n"
             "In pictures: 0 exactly, · below .005, ~ what may well be 0 (within its error).\n"
             "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
@@ -6171,23 +6124,21 @@ static const Option *find_option(const Menu *menu, const char *word, const char 
 {
     size_t n = strcspn(word, "=");
     int    is_long = !strncmp(word, "--", 2);
-    *value = is_long && word[n] ? word + n + 1 : NULL;
+    int    digit = !is_long && isdigit((unsigned char)word[2]);
+    *value = is_long ? word[n] ? word + n + 1 : NULL : word[2] ? word + 2 : NULL;
     for (const Option *o = menu->at; o < menu->at + menu->n; o++) {
-        if (o->kind == HEADING) continue;
-        if (is_long && n > 2 && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2))
+        int number = digit && (o->kind == INTEGER || o->kind == READOUT);
+        if (is_long ? n > 2 && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2)
+                    : o->letter && o->letter == word[1] && (!word[2] || number))
             return o;
-        if (is_long || !o->letter || word[1] != o->letter) continue;
-        int number = o->kind == INTEGER || o->kind == READOUT;
-        if (word[2] && !(number && isdigit((unsigned char)word[2]))) continue;
-        *value = word[2] ? word + 2 : NULL;
-        return o;
     }
     return NULL;
 }
 
-/* U+2010 to U+2015: what a word processor makes of "--". */
+/* U+2010 to U+2015, U+2212: what a word processor makes of "--". */
 static int is_typographic_dash(const char *text)
 {
+    if (!strncmp(text, "\xE2\x88\x92", 3)) return 1;
     return !strncmp(text, "\xE2\x80", 2) && (text[2] & 0xFF) >= 0x90 && (text[2] & 0xFF) <= 0x95;
 }
 
@@ -6201,7 +6152,7 @@ static int fail_option(const Menu *menu, const char *word)
     size_t n = strcspn(name, "=");
     int    least = n > 3 ? 3 : 2;
     for (const Option *o = menu->at; n > 2 && n < 38 && o < menu->at + menu->n; o++) {
-        int d = o->kind == HEADING ? least : distance(o->name, name, n);
+        int d = distance(o->name, name, n);
         if (d < least) least = d, nearest = o;
     }
     char shown[256] = "";
@@ -6226,9 +6177,8 @@ static int set_number(void *field, const Option *o, const char *value)
     char *end;
     double number = strtod(value, &end);
     int    whole = o->kind != REAL;
-    if (!*value || *end || isspace((unsigned char)*value) || strpbrk(value, "xX") ||
-        !(number >= o->low) || !(number <= o->high) ||
-        (whole && strspn(value, "0123456789") != strlen(value)))
+    if (!*value || *end || value[strspn(value, whole ? "0123456789" : "0123456789.eE+-")] ||
+        !(number >= o->low) || !(number <= o->high))
         return mi_fail("--%s: \"%.100s\" is not a %snumber from %d to %d", o->name, value,
                        whole ? "whole " : "", o->low, o->high);
     if (whole) *(int *)field = (int)number;
@@ -6272,12 +6222,18 @@ static int set_each(Command *command)
 
 static int add_request(Command *command, const Intervention *what, const char *argument)
 {
-    static const char *const flags[] = { "--ablate", "--patch", "--freeze", "--knockout", "--scale",
-                                         "--noise", "--steer", "--project", "--set" };
     command->request = must(grow(command->request, command->n_requests, sizeof(Request)));
-    command->request[command->n_requests++] =
-        (Request){ .what = what, .flag = flags[what - INTERVENTIONS], .argument = argument };
+    Request *request = &command->request[command->n_requests++];
+    *request = (Request){ .what = what, .argument = argument };
+    snprintf(request->flag, sizeof request->flag, "--%s", what->name);
     return 0;
+}
+
+static const Asked *find_asked(const Command *c, const char *name)
+{
+    for (int i = 0; i < c->n_asked; i++)
+        if (!strcmp(c->asked[i].what->name, name)) return &c->asked[i];
+    return NULL;
 }
 
 static int add_asked(Command *command, const Option *o, const char *value)
@@ -6287,15 +6243,13 @@ static int add_asked(Command *command, const Option *o, const char *value)
     if (value && what->takes == A_NUMBER && set_number(&asked.number, o, value) < 0) return -1;
     if (value && what->takes == A_WORD && !is_choice("each|final", value))
         return mi_fail("--%s: \"%.100s\" is not one of each|final", o->name, value);
-    for (int i = 0; i < command->n_asked; i++)
-        if (command->asked[i].what == what && what->takes != ADDRESS_AND_FILE)
-            return mi_fail("--%s is given twice", o->name);
+    if (what->takes != ADDRESS_AND_FILE && find_asked(command, o->name))
+        return mi_fail("--%s is given twice", o->name);
     command->asked = must(grow(command->asked, command->n_asked, sizeof asked));
     command->asked[command->n_asked++] = asked;
     return 0;
 }
 
-/* Store the value of one option. */
 static int set_option(Command *command, const Option *o, const char *value)
 {
     char *field = (char *)command + o->field;
@@ -6322,9 +6276,9 @@ static int add_trace(Command *command)
 {
     const char *kind = command->kind ? command->kind : "resid";
     const char *sites = *kind == 'm' ? "mlps@*" : *kind == 'a' ? "attns@*" : "L*.resid_post@*";
-    if (!command->trace && (command->kind || command->window))
-        return mi_fail("--kind and --window are for --trace");
-    if (!command->trace) return 0;
+    if (!command->trace)
+        return command->kind || command->window
+               ? mi_fail("--kind and --window are for --trace") : 0;
     if (command->window && *kind == 'r') return mi_fail("--window is for --kind mlp and attn");
     if (command->source || command->source_tokens)
         return mi_fail("--trace takes its values from the prompt itself; leave out --source");
@@ -6339,14 +6293,13 @@ static int add_trace(Command *command)
              text + length);
     command->source = "same";
     add_request(command, find_intervention("noise"), command->traced);
-    command->request[command->n_requests - 1].flag = "--trace";
+    strcpy(command->request[command->n_requests - 1].flag, "--trace");
     add_request(command, find_intervention("patch"), sites);
     command->request[command->n_requests - 1].window = *kind == 'r' ? 0
                                                      : command->window ? command->window : 10;
     return set_each(command);
 }
 
-/* Is there an intervention that does this? */
 static int uses(const Command *c, MiOp op, int needs)
 {
     for (int i = 0; i < c->n_requests; i++)
@@ -6354,15 +6307,8 @@ static int uses(const Command *c, MiOp op, int needs)
     return 0;
 }
 
-static const Asked *find_asked(const Command *c, const char *name)
-{
-    for (int i = 0; i < c->n_asked; i++)
-        if (!strcmp(c->asked[i].what->name, name)) return &c->asked[i];
-    return NULL;
-}
-
 /* A word alone that is no prompt: an address after a space, or an option without its dashes. */
-static int check_prompt_word(const Command *c, const Menu *menu)
+static int check_prompt_word(const Command *c)
 {
     const char *prompt = c->prompt;
     if (!prompt || strchr(prompt, ' ')) return 0;
@@ -6371,16 +6317,14 @@ static int check_prompt_word(const Command *c, const Menu *menu)
     if (address && (c->n_requests || c->n_asked))
         return mi_fail("\"%.100s\" looks like an address, not a prompt: a list of addresses has "
                        "commas and no spaces; mi -- %.100s makes it the prompt", prompt, prompt);
-    for (const Option *o = menu->at; o < menu->at + menu->n; o++)
-        if (o->kind != HEADING && !strcmp(o->name, prompt) &&
-            is_choice("help|version|sites|explain|heads", prompt))
-            return mi_fail("\"%s\" would be the prompt; did you mean --%s? mi -- %s makes it the "
-                           "prompt", prompt, prompt, prompt);
+    if (is_choice("help|version|sites|explain|heads", prompt))
+        return mi_fail("\"%s\" would be the prompt; did you mean --%s? mi -- %s makes it the "
+                       "prompt", prompt, prompt, prompt);
     return 0;
 }
 
 /* What cannot be asked together. */
-static int check_command(Command *c)
+static int check_command(Command *c, const Menu *menu)
 {
     int from_stdin = c->prompt && c->source && !strcmp(c->prompt, "-") && !strcmp(c->source, "-");
     int pictures = c->swept >= 0, shown = 0;
@@ -6395,6 +6339,8 @@ static int check_command(Command *c)
         { c->data && (c->prompt || c->tokens),
           "--data: there is a prompt already; the prompts stand in the file" },
         { c->data && c->generate, "--data: --generate is for one prompt" },
+        { find_asked(c, "heads") && (c->prompt || c->tokens || c->data || c->bos),
+          "--heads: its prompt is random tokens; leave out yours (and --bos)" },
         { c->mean_from && !c->data, "--mean-from is for --data" },
         { c->rows && !c->data, "--rows is for --data" },
         { c->per_prompt && !(c->data && c->tsv), "--per-prompt is for --data with --tsv" },
@@ -6413,20 +6359,16 @@ static int check_command(Command *c)
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         if (rules[i].wrong) return mi_fail("%s", rules[i].why);
     if (!c->samples) c->samples = 10;
-    if (!shown && !c->generate && !pictures && !c->data) {
-        Menu menu = list_options();
-        const char *value;
-        return add_asked(c, find_option(&menu, "--top", &value), "10");
-    }
-    return 0;
+    const char *value;
+    if (shown || c->generate || pictures || c->data) return 0;
+    return add_asked(c, find_option(menu, "--top", &value), "10");
 }
 
 /* The value of an option that stands in the next word, if that is one: "[N]" may be missing. */
 static const char *next_value(const Option *o, const char *word)
 {
     const Readout *what = o->row;
-    if (*o->argument != '[') return word;
-    if (!word) return NULL;
+    if (*o->argument != '[' || !word) return word;
     if (what->takes == A_WORD) return is_choice("each|final", word) ? word : NULL;
     return *word && strspn(word, "0123456789") == strlen(word) ? word : NULL;
 }
@@ -6464,8 +6406,8 @@ static int parse_command(Command *command, int argc, char **argv)
             return mi_fail("--%s is given twice", o->name);
         if (set_option(command, o, value) < 0) return -1;
     }
-    if (add_trace(command) < 0 || check_command(command) < 0) return -1;
-    return only_prompts ? 0 : check_prompt_word(command, &menu);
+    if (add_trace(command) < 0 || check_command(command, &menu) < 0) return -1;
+    return only_prompts ? 0 : check_prompt_word(command);
 }
 
 /* ============================================================================================= */
@@ -6510,7 +6452,7 @@ typedef struct {
     int            spaced[2];           /* --answer, --versus: all cells take a space before them */
     Metric         metric;              /* of the first prompt, and so of all */
     int           *partner;             /* [n_rows] of =resample: another row */
-    int           *group;               /* of each row that is run: rows that belong together */
+    int           *group, n_groups;     /* of each row that is run: rows that belong together */
     double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit */
     long          *count;               /* [n_sums] touches, [longest or 1, count] */
     int            n_sums;
@@ -6678,6 +6620,21 @@ static void parse_ids(Case *c, const char *flag, const char *text, Prompt *promp
         prompt->tokens[prompt->n++] = row;
     }
     check_prompt(c, flag, prompt);
+}
+
+/* The prompt of --heads: n random tokens, twice. */
+static void random_prompt(Case *c, int n)
+{
+    const MiShape *s = &c->study->model->shape;
+    if (n < 0) n = min_int(50, s->n_ctx / 2);
+    if (2 * n > s->n_ctx)
+        resolving(c, mi_fail("--heads: %d tokens twice do not fit this model's context of %d", n,
+                             s->n_ctx));
+    begin_prompt(c, 2 * n, &c->prompt);
+    c->prompt.n = 2 * n;
+    for (int i = 0; i < n; i++)
+        c->prompt.tokens[i] = c->prompt.tokens[i + n] =
+            (int)(mix_bits(mix_bits(c->command->seed) ^ (uint64_t)i << 8) % s->n_vocab);
 }
 
 /* Only the only prompt and its source can be "-", for standard input. */
@@ -7128,7 +7085,8 @@ static void read_input(Case *c)
     c->input = (Input){ command->prompt, command->tokens, command->source, command->source_tokens,
                         command->answer, command->versus, command->at };
     if (!rows->n_rows) {
-        if (!command->prompt && !command->tokens) c->input.prompt = DEFAULT_PROMPT;
+        if (!command->prompt && !command->tokens && !find_asked(command, "heads"))
+            c->input.prompt = DEFAULT_PROMPT;
         return;
     }
     static const char *const names[] = { "prompt", "tokens", "source", "answer", "versus" };
@@ -7141,6 +7099,9 @@ static void read_input(Case *c)
         if (*text) *fields[i] = text;
     }
     if (!c->input.at && column_of(rows, "at") >= 0) c->input.at = "{at}";
+    if (!c->input.prompt && !c->input.tokens) resolving(c, mi_fail("the prompt is empty"));
+    if (c->input.prompt && c->input.tokens)
+        resolving(c, mi_fail("it has both a prompt and tokens"));
     if (c->input.source_tokens) c->input.source = NULL;
     c->columns = room(c, rows->n_cols, sizeof *c->columns);
     for (int i = 0; i < rows->n_cols; i++)
@@ -7190,10 +7151,9 @@ static Case *open_case(Study *study, int row)
     c->command = command;
     c->row = row;
     read_input(c);
-    if (!c->input.prompt && !c->input.tokens) resolving(c, mi_fail("the prompt is empty"));
-    if (c->input.prompt && c->input.tokens)
-        resolving(c, mi_fail("it has both a prompt and tokens"));
-    read_prompt(c, "the prompt", c->input.prompt, c->input.tokens, &c->prompt);
+    const Asked *heads = find_asked(command, "heads");
+    if (heads) random_prompt(c, heads->number);
+    else read_prompt(c, "the prompt", c->input.prompt, c->input.tokens, &c->prompt);
     if (command->generate > study->model->shape.n_ctx - c->prompt.n)
         resolving(c, mi_fail("--generate: %d tokens after the prompt's %d are more than this "
                              "model's context of %d", command->generate, c->prompt.n,
@@ -7780,9 +7740,11 @@ static const char *answer_label(const Case *c, int versus)
 }
 
 /* One number as a share of another. */
-static void add_share(Case *c, Tables *out, const char *name, double part, double whole)
+static void add_share(Case *c, Tables *out, const char *name, const char *title, double part,
+                      double whole)
 {
     Table *table = titled(add_table(out, name, SILENT, 1, 1), "share", "", "");
+    snprintf(table->title, sizeof table->title, "%s", title);
     strcpy(table->row[0], c->outcome[1].name);
     strcpy(table->col[0], METRICS[c->question.metric].name);
     table->value[0] = part;
@@ -7802,10 +7764,11 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
                           METRICS[q->metric].name, "run", "");
     snprintf(table->title, sizeof table->title, METRICS[q->metric].title, answer_label(c, 0),
              answer_label(c, 1));
-    if (study) append(table->title, sizeof table->title, ": mean ± SE");
+    const char *mean = !study || c->study->n_groups < 2 ? "" : ": mean ± SE";
+    append(table->title, sizeof table->title, "%s", mean);
     strcpy(table->col[0], METRICS[q->metric].name);
     table->is_signed = has_sign(q->metric) && q->metric != LOGPROB;
-    if (!study && q->metric == PROB) table->limit = 1;
+    if (q->metric == PROB) table->limit = 1;
     if (q->metric == RANK) table->limit = INFINITY;
     for (int i = 0; i < n; i++) {
         strcpy(table->row[i], c->outcome[i].name);
@@ -7818,8 +7781,8 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
     }
     if (study && q->answer.n) {
         table = titled(add_table(out, "accuracy", BARS, n, 1), "accuracy", "run", "");
-        snprintf(table->title, sizeof table->title, "share of rows with %s on top: mean ± SE",
-                 answer_label(c, 0));
+        snprintf(table->title, sizeof table->title, "share of rows with %s on top%s",
+                 answer_label(c, 0), mean);
         strcpy(table->col[0], "accuracy");
         table->limit = 1;
         for (int i = 0; i < n; i++) {
@@ -7830,9 +7793,11 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
         }
     }
     if (c->command->swept >= 0 || !c->edited) return;
-    if (q->metric != RANK && q->metric != KL) add_share(c, out, "left", c->outcome[1].metric, base);
-    if (c->source) add_share(c, out, "restored", c->outcome[1].metric - base, restorable(c) +
-                             held_of(c)->metric - base);
+    if (q->metric != RANK && q->metric != KL) 
+        add_share(c, out, "left", "edited / base", c->outcome[1].metric, base);
+    if (c->source)
+        add_share(c, out, "restored", "(edited - base) / (source - base)",
+                  c->outcome[1].metric - base, restorable(c) + held_of(c)->metric - base);
 }
 
 /* How hard each --steer pushes: |C v| / |h|. */
@@ -7914,7 +7879,8 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
         lens->limit = 1;
         strcpy(lens->quantity, "probability");
         snprintf(lens->title, sizeof lens->title,
-                 "logit lens%s%s: the likeliest next token at each depth", final ? ", final statistics" : "", edited_or_not(c));
+                 "logit lens%s%s: the likeliest next token at each depth",
+                 final ? ", final statistics" : "", edited_or_not(c));
     }
     if (by_depth) {
         Table *depth = &out->at[has[DEPTH]];
@@ -8002,57 +7968,42 @@ static void read_attn(Case *c, const Asked *asked, Tables *out)
     }
 }
 
-static void resolve_heads(Case *c, Asked *asked)
-{
-    int n_ctx = c->study->model->shape.n_ctx;
-    if (asked->number < 0) asked->number = min_int(50, n_ctx / 2);
-    if (asked->number < 2 || 2 * asked->number > n_ctx)
-        resolving(c, mi_fail("--heads: %d tokens twice do not fit this model's context of %d",
-                             asked->number, n_ctx));
-}
-
-/* Which heads look where, on n random tokens twice: at what came after this token the first time
- * (induction, A[i, i-n+1]), at the token before (previous, A[i, i-1]), at the same token the first
- * time (duplicate, A[i, i-n]); means over the queries that can. The definitions are those of
- * transformer_lens.head_detector's demos: Olsson et al. 2022. */
+/* Which heads look where, on the prompt of --heads, n random tokens twice: at what came after this
+ * token the first time (induction, A[i, i-n+1]), at the token before (previous, A[i, i-1]), at the
+ * same token the first time (duplicate, A[i, i-n]); means over the queries that can. Olsson et al.
+ * 2022; the convention is that of the field's notebooks, not of TransformerLens' head_detector. */
 static void read_heads(Case *c, const Asked *asked, Tables *out)
 {
-    static const struct { const char *name, *title; } kinds[] = {
-        { "induction", "induction: looks at what followed this token the first time" },
-        { "previous", "previous token: looks one position back" },
-        { "duplicate", "duplicate token: looks at this token's first time" },
-    };
     const MiShape *s = &c->study->model->shape;
-    int  n = asked->number;
-    int *tokens = must(malloc(2 * n * sizeof *tokens));
-    for (int i = 0; i < n; i++)
-        tokens[i] = tokens[i + n] =
-            (int)(mix_bits(mix_bits(c->command->seed) ^ (uint64_t)i << 8) % s->n_vocab);
-    MiOptions options = { .keep = MI_KEEP(pattern) | MI_KEEP_CACHE,
-                          .threads = c->command->threads };
-    MiRun    *run = mi_run(c->study->model, tokens, 2 * n, NULL, &options);
-    if (!run) running(c, -1);
+    int n = c->prompt.n / 2;
+    const struct { const char *name, *title; int from, back; } kinds[] = {
+        { "induction", "induction: looks at what followed this token the first time", n - 1,
+          n - 1 },
+        { "previous", "previous token: looks one position back", 1, 1 },
+        { "duplicate", "duplicate token: looks at this token's first time", n, n },
+    };
+    (void)asked;
     for (int kind = 0; kind < 3; kind++) {
-        int    back[] = { n - 1, 1, n }, from[] = { n - 1, 1, n };
+        int    from = kinds[kind].from;
         Table *table = titled(add_table(out, kinds[kind].name, HEAT, s->n_layer, s->n_head),
                               "attention", "layer", "head");
-        snprintf(table->title, sizeof table->title, "%s (%d random tokens twice)",
-                 kinds[kind].title, n);
+        snprintf(table->title, sizeof table->title, "%s%s", kinds[kind].title, edited_or_not(c));
         table->limit = 1;
         table->address = must(calloc(s->n_layer * s->n_head + 1, sizeof(Label)));
         for (int i = 0; i < s->n_layer * s->n_head; i++) {
             int    l = i / s->n_head, h = i % s->n_head;
             double sum = 0;
-            for (int t = from[kind]; t < 2 * n; t++)
-                sum += mi_head(run, 0, MI_pattern, l, h, t)[t - back[kind]];
-            table->value[i] = sum / (2 * n - from[kind]);
+            for (int t = from; t < 2 * n; t++) {
+                const float *keys = mi_head(shown_run(c), c->lane, MI_pattern, l, h, t);
+                if (!keys) running(c, -1);
+                sum += keys[t - kinds[kind].back];
+            }
+            table->value[i] = sum / (2 * n - from);
             snprintf(table->address[i], sizeof(Label), "L%dH%d", l, h);
             snprintf(table->row[l], sizeof(Label), "L%d", l);
             snprintf(table->col[h], sizeof(Label), "H%d", h);
         }
     }
-    mi_free(run);
-    free(tokens);
 }
 
 /* ---- Loss ---- */
@@ -8143,8 +8094,7 @@ static const Readout READOUTS[] = {
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn, NULL },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
-      A_NUMBER, 2, 100000, 0, resolve_heads, read_heads,
-      "--heads looks at random tokens, not at the prompts of a table" },
+      A_NUMBER, 2, 100000, MI_KEEP(pattern), NULL, read_heads, NULL },
     { "loss", NULL, "how surprising each token of the prompt is", 0, NOTHING, 0, 0, 0, resolve_loss,
       read_loss, NULL },
     { "save", "SITES=FILE.npy", "write values; logits=FILE too", 0, ADDRESS_AND_FILE, 0, 0, 0,
@@ -8175,6 +8125,7 @@ static void save_row(const Case *c, Tables *report, Tables *one, int r, int n)
             if (theirs.n_dims == MOST_AXES || theirs.n > (size_t)MOST_NUMBERS / n)
                 running(c, mi_fail("--save: %d rows of %zu numbers are too many for one file", n,
                                    theirs.n));
+            report->saved[i].path = one->saved[i].path;
             *ours = theirs;
             memmove(ours->dim + 1, ours->dim, theirs.n_dims * sizeof *ours->dim);
             ours->dim[0] = n, ours->n_dims++, ours->n *= n;
@@ -8237,6 +8188,8 @@ static void add_prompt(const Case *c, Tables *report, Tables *one, int r, int n)
  * too. A row with a number that is not finite leaves them all: *n_dropped, *n_groups. */
 static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_groups)
 {
+    int several = 0;                    /* of one group nothing is known about others */
+    for (int r = 0; r < n; r++) several |= group[r] != group[0];
     *n_dropped = 0, *n_groups = 1;
     for (int i = 0; i < report->n && n > 1; i++)
         *n_dropped += drop_rows(report->at[i].all, cells_of(&report->at[i]), n, group);
@@ -8244,7 +8197,7 @@ static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_
         size_t cells = cells_of(t);
         double whole = 0;
         for (int r = 0; r < n; r++) whole += group[r] >= 0 ? t->wholes[r] / n : 0;
-        if (n > 1) t->error = must(calloc(cells + 1, sizeof *t->error));
+        if (several) t->error = must(calloc(cells + 1, sizeof *t->error));
         for (size_t i = 0; i < cells; i++) {
             Estimate e = t->is_share ? ratio_over(t->all + i, cells, t->wholes, 1, group, n)
                                      : mean_over(t->all + i, cells, group, n);
@@ -8464,10 +8417,11 @@ static void print_heading(const Report *report, const Screen *screen)
     char  file[256] = "";
     if (is_study(c)) {
         append_visible(file, sizeof file, study->rows.file, strlen(study->rows.file));
-        fprintf(out, "  %s%d prompt%s%s of %s", color_of(screen, "bold"), report->n,
-                report->n > 1 ? "s" : "", color_of(screen, "off"), file);
+        int used = report->n - report->n_dropped;
+        fprintf(out, "  %s%d prompt%s%s of %s", color_of(screen, "bold"), used,
+                used == 1 ? "" : "s", color_of(screen, "off"), file);
         if (c->command->rows) fprintf(out, " (rows %s of %d)", c->command->rows, study->n_rows);
-        if (report->n_groups < report->n - report->n_dropped)
+        if (report->n_groups > 1 && report->n_groups < used)
             fprintf(out, "; standard errors over its %d groups", report->n_groups);
     } else {
         fprintf(out, "  %s", color_of(screen, "bold"));
@@ -8488,8 +8442,8 @@ static void print_heading(const Report *report, const Screen *screen)
         print_note(screen, "the prompt ends with a space, which belongs to the next token: leave "
                    "it out");
     else if (spaces)
-        print_note(screen, "%d prompts end with a space, which belongs to the next token: leave it "
-                   "out", spaces);
+        print_note(screen, "%d of the prompts end%s with a space, which belongs to the next token",
+                   spaces, spaces == 1 ? "s" : "");
     int dropped = 0;
     while (report->n_dropped && study->group[dropped] >= 0) dropped++;
     if (report->n_dropped)
@@ -8660,7 +8614,8 @@ static void tl_name(const MiEdit *edit, char tl[64])
     snprintf(tl, 64, pattern ? pattern : "", edit->layer);
 }
 
-static void json_edits(FILE *out, const Case *c)
+/* Of many prompts those of the first, but without positions, which differ from row to row. */
+static void json_edits(FILE *out, const Case *c, int one)
 {
     json(out, ",\n 'edits':[");
     for (int i = 0; i < c->n_held; i++) {
@@ -8671,10 +8626,12 @@ static void json_edits(FILE *out, const Case *c)
         json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
              c->command->request[edit->order].what->name, name);
         json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
-        json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
-             edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
         if (edit->head >= 0) json(out, ",'head':%d", edit->head);
-        json(out, ",'hits':%d}", last - edit->pos + 1);
+        if (edit->head < 0 || one)
+            json(out, ",%s:[%d,%d]", edit->head < 0 ? "columns" : "keys", edit->first,
+                 last_column(c, edit));
+        if (one) json(out, ",'pos':[%d,%d],'hits':%d", edit->pos, last, last - edit->pos + 1);
+        json(out, "}");
     }
     json(out, "]");
 }
@@ -8720,10 +8677,11 @@ static void print_json(const Report *report, FILE *out, int argc, char **argv)
          METRICS[c->question.metric].name);
     if (is_study(c)) {
         json(out, ",\n 'data':{'file':%s,'n':%d,'dropped':%d,'groups':%d,'aligned':",
-             study->rows.file, report->n, report->n_dropped, report->n_groups);
+             study->rows.file, report->n - report->n_dropped, report->n_dropped,
+             report->n_groups);
         json(out, study->aligned ? "true}" : "false}");
     } else json_prompt(out, c);
-    json_edits(out, c);
+    json_edits(out, c, report->n <= 1);
     json(out, ",\n 'tables':{");
     for (int i = 0; i < report->tables.n; i++) {
         json(out, i ? ",\n %s:" : "\n %s:", report->tables.at[i].name);
@@ -9066,10 +9024,9 @@ static void survey(Study *study)
 static void number_rows(Study *study, int from, int to)
 {
     const char **name = must(calloc(to - from + 1, sizeof *name));
-    int ignored;
     for (int r = from; r < to && study->rows.n_rows; r++) name[r - from] = cell(&study->rows, r,
                                                                                 "group");
-    study->group = number_groups(name, to - from, &ignored);
+    study->group = number_groups(name, to - from, &study->n_groups);
     free(name);
 }
 

@@ -2,6 +2,7 @@
 """mutate.py - do the tests notice? Break each function of mi.c in several ways and see them go red.
 
     python3 tests/mutate.py                            the library half, four changes a function
+    python3 tests/mutate.py --quick                    without the slow tests: then try survivors
     python3 tests/mutate.py --only 'hook|word_end' --each 8
     python3 tests/mutate.py --change 'row < to' 'row <= to'      one change of one's own
     python3 tests/mutate.py --report                   count what is in the log
@@ -34,6 +35,7 @@ KINDS = ["early", "drop", "swap", "number", "negate"]
 TESTS = ["edges", "files", "golden", "kernels", "tokens", "gpt2", "promises", "sweeps", "tiny",
          "sampling"]
 WHITEBOX = {"kernels", "tokens"}
+SLOW = ["gpt2", "tiny", "sampling"]
 SCRIPTS = ["test_cli.sh", "test_sweeps.sh", "test_files.sh"]
 
 
@@ -159,11 +161,11 @@ class Lab:
             process.wait()
             return False
 
-    def verdict(self, section, scripts=True):
+    def verdict(self, section, quick):
         """The first test that goes red, or None."""
         first = [t for t in TESTS if t in WHITEBOX and
                  (t == "tokens" if "Tokens" in section else "ernels" in section)]
-        order = first + [t for t in TESTS if t not in first]
+        order = first + [t for t in TESTS if t not in first and not (quick and t in SLOW)]
         program = False
         for test in order:
             if test in WHITEBOX:
@@ -180,7 +182,7 @@ class Lab:
                     shutil.copy(name, self.folder)
             if not self.passes(["../test"], 40):
                 return test
-        for script in SCRIPTS if scripts and program else []:
+        for script in SCRIPTS if program else []:
             if not self.passes(["sh", "tests/" + script], 300):
                 return script
         return None
@@ -215,7 +217,8 @@ def main():
     parser.add_argument("--folder", default="build-mutants")
     parser.add_argument("--cc", default="gcc")
     parser.add_argument("--change", nargs=2, metavar=("OLD", "NEW"), help="try this one change")
-    parser.add_argument("--no-scripts", action="store_true", help="leave the shell tests out")
+    parser.add_argument("--quick", action="store_true",
+                        help="leave out the slow tests (" + ", ".join(SLOW + SCRIPTS) + ")")
     parser.add_argument("--report", action="store_true", help="only count what is in the log")
     options = parser.parse_args()
     log = options.folder + "/log.tsv"
@@ -226,7 +229,7 @@ def main():
     original = lab.library(text)
     if original is None:
         sys.exit("mi.c does not compile")
-    scripts = not options.no_scripts
+    quick = options.quick
     if options.change:
         old, new = options.change
         if text.count(old) != 1:
@@ -235,13 +238,15 @@ def main():
         section = [f.section for f in functions_of(text) if f.start <= at < f.end] or [""]
         if lab.library(text.replace(old, new)) is None:
             sys.exit("does not compile")
-        verdict = lab.verdict(section[0], scripts)
+        verdict = lab.verdict(section[0], quick)
         print("%s -> %s: %s" % (one_line(old), one_line(new), verdict or "SURVIVED"))
         return verdict is None
     done = {line.split("\t")[0] for line in open(log)} if os.path.exists(log) else set()
     library = text.find("\n#ifndef MI_NO_MAIN")
     code = blank(text)
-    for function in functions_of(text[:library]):
+    functions = functions_of(text[:library])
+    random.Random(options.seed).shuffle(functions)      # what is done by then stands for the whole
+    for function in functions:
         if function.name in done or not re.search(options.only, function.name) or \
            not re.search(options.section, function.section):
             continue
@@ -259,7 +264,7 @@ def main():
                 if machine is None or machine == original:
                     continue
                 made += 1
-                verdict = lab.verdict(function.section, scripts) or "SURVIVED"
+                verdict = lab.verdict(function.section, quick) or "SURVIVED"
                 line_start, line_end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
                 shown = one_line(text[line_start:at] + "[" + old + " -> " + new.strip() + "]" +
                                  text[at + len(old):line_end])

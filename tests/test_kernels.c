@@ -166,6 +166,11 @@ static void test_linear(void)
     check_linear(1, 40, 1025, 3);                       /* decoding: wide panels and a rest */
     check_linear(1, 65, 1023, 2);
     check_linear(17, 300, 769, 4);
+    check_linear(1, 9, SUMS + 77, 1);                   /* more columns than sums */
+    check_linear(MOST, 2 * DEPTH + 1, WIDTH + PANEL + 3, 2);                /* no tile yet */
+    check_linear(MOST + 1, 2 * DEPTH + 7, 2 * WIDTH + 5, 1);                /* one */
+    check_linear(3 * MOST, DEPTH, WIDTH + 2 * PANEL, 3);
+    check_linear(257, DEPTH + 2, PANEL + 1, 1);
     static const int many[] = {255, 256, 257, 264, 265, 512, 513, 600};    /* several blocks of rows */
     for (int i = 0; i < 8; i++) check_linear(many[i], 1 + below(60), 1 + below(150), 1 + below(3));
 }
