@@ -5108,12 +5108,10 @@ static int strongest(const Table *table, int sign, int n, int *top)
 static void place_of(const Table *table, int i, char place[160])
 {
     const char *row = table->row[i / table->n_cols], *col = table->col[i % table->n_cols];
-    if (table->address && !strchr(row, ' ') && !strchr(col, ' '))
-        snprintf(place, 160, "%s", table->address[i]);
-    else {
-        int apart = *row && *col && *col != 'H' && *col != 'N';
-        snprintf(place, 160, "%s%s%s", row, apart ? " at " : "", col);
-    }
+    int typed = table->address && !strchr(row, ' ') && !strchr(col, ' ');
+    int apart = *row && *col && *col != 'H' && *col != 'N';
+    if (typed) snprintf(place, 160, "%s", table->address[i]);
+    else snprintf(place, 160, "%s%s%s", row, apart ? " at " : "", col);
 }
 
 static void print_strongest(FILE *out, const Table *table)
