@@ -5302,12 +5302,10 @@ static int strongest(const Table *table, int sign, int n, int *top)
 static void place_of(const Table *table, int i, char place[160])
 {
     const char *row = table->row[i / table->n_cols], *col = table->col[i % table->n_cols];
-    if (table->address && !strchr(row, ' ') && !strchr(col, ' '))
-        snprintf(place, 160, "%s", table->address[i]);
-    else {
-        int apart = *row && *col && *col != 'H' && *col != 'N';
-        snprintf(place, 160, "%s%s%s", row, apart ? " at " : "", col);
-    }
+    int typed = table->address && !strchr(row, ' ') && !strchr(col, ' ');
+    int apart = *row && *col && *col != 'H' && *col != 'N';
+    if (typed) snprintf(place, 160, "%s", table->address[i]);
+    else snprintf(place, 160, "%s%s%s", row, apart ? " at " : "", col);
 }
 
 static void print_strongest(FILE *out, const Table *table)
@@ -6194,8 +6192,6 @@ static int needs_direction(const Request *request)
 static int set_modifier(Command *command, const Option *o, const char *value)
 {
     int is_align = !strcmp(o->name, "align");
-    if (is_align && !is_choice(o->argument, value))
-        return mi_fail("--align: \"%.100s\" is not one of %s", value, o->argument);
     for (int i = command->n_requests - 1; i >= 0; i--) {
         Request *request = &command->request[i];
         if (!needs_direction(request) || (is_align && request->what->op != MI_ADD)) continue;
@@ -6220,13 +6216,13 @@ static int set_each(Command *command)
     return 0;
 }
 
-static int add_request(Command *command, const Intervention *what, const char *argument)
+static Request *add_request(Command *command, const Intervention *what, const char *argument)
 {
     command->request = must(grow(command->request, command->n_requests, sizeof(Request)));
     Request *request = &command->request[command->n_requests++];
     *request = (Request){ .what = what, .argument = argument };
     snprintf(request->flag, sizeof request->flag, "--%s", what->name);
-    return 0;
+    return request;
 }
 
 static const Asked *find_asked(const Command *c, const char *name)
@@ -6255,18 +6251,17 @@ static int set_option(Command *command, const Option *o, const char *value)
     char *field = (char *)command + o->field;
     if (value && !*value && is_choice("model|tokenizer|svg|data|direction", o->name))
         return mi_fail("--%s: the name of a file is empty", o->name);
+    if ((o->kind == CHOICE || !strcmp(o->name, "align")) && !is_choice(o->argument, value))
+        return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
     switch (o->kind) {
     case FLAG:         return *(int *)field = 1, 0;
     case INTEGER:
     case REAL:         return set_number(field, o, value);
     case MODIFIER:     return set_modifier(command, o, value);
-    case INTERVENTION: return add_request(command, o->row, value);
+    case INTERVENTION: return add_request(command, o->row, value), 0;
     case READOUT:      return add_asked(command, o, value);
     case EACH:         return set_each(command);
-    default:
-        if (o->kind == CHOICE && !is_choice(o->argument, value))
-            return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
-        return *(const char **)field = value, 0;
+    default:           return *(const char **)field = value, 0;
     }
 }
 
@@ -6292,11 +6287,9 @@ static int add_trace(Command *command)
     snprintf(command->traced, n, plain ? "embed@%.*s%s=3s" : "embed@\"%.*s\"%s=3s", length, text,
              text + length);
     command->source = "same";
-    add_request(command, find_intervention("noise"), command->traced);
-    strcpy(command->request[command->n_requests - 1].flag, "--trace");
-    add_request(command, find_intervention("patch"), sites);
-    command->request[command->n_requests - 1].window = *kind == 'r' ? 0
-                                                     : command->window ? command->window : 10;
+    strcpy(add_request(command, find_intervention("noise"), command->traced)->flag, "--trace");
+    Request *patch = add_request(command, find_intervention("patch"), sites);
+    if (*kind != 'r') patch->window = command->window ? command->window : 10;
     return set_each(command);
 }
 
@@ -6327,10 +6320,9 @@ static int check_prompt_word(const Command *c)
 static int check_command(Command *c, const Menu *menu)
 {
     int from_stdin = c->prompt && c->source && !strcmp(c->prompt, "-") && !strcmp(c->source, "-");
-    int pictures = c->swept >= 0, shown = 0;
+    int pictures = c->swept >= 0;
     for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++) {
         pictures |= a->what->takes != ADDRESS_AND_FILE && strcmp(a->what->name, "top");
-        shown |= !strcmp(a->what->name, "top");
         if (c->data && a->what->conflict) return mi_fail("--data: %s", a->what->conflict);
     }
     const struct { int wrong; const char *why; } rules[] = {
@@ -6360,7 +6352,7 @@ static int check_command(Command *c, const Menu *menu)
         if (rules[i].wrong) return mi_fail("%s", rules[i].why);
     if (!c->samples) c->samples = 10;
     const char *value;
-    if (shown || c->generate || pictures || c->data) return 0;
+    if (find_asked(c, "top") || c->generate || pictures || c->data) return 0;
     return add_asked(c, find_option(menu, "--top", &value), "10");
 }
 
