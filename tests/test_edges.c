@@ -143,6 +143,35 @@ static void carets_point_at_the_culprit(void)
     }
 }
 
+/* A value is one finite decimal number and nothing else; a size may count deviations, 3s. */
+static void values_are_whole_numbers_or_nothing(void)
+{
+    static const struct { const char *op, *value; int good; float amount; } cases[] = {
+        {"scale", "2", 1, 2}, {"scale", "-2.5", 1, -2.5f}, {"scale", ".5", 1, 0.5f},
+        {"scale", "+1e-3", 1, 1e-3f}, {"scale", "0", 1, 0}, {"scale", "2x", 0, 0},
+        {"scale", "0x10", 0, 0}, {"scale", " 2", 0, 0}, {"scale", "2 ", 0, 0},
+        {"scale", "\t2", 0, 0}, {"scale", "inf", 0, 0}, {"scale", "-inf", 0, 0},
+        {"scale", "nan", 0, 0}, {"scale", "1e999", 0, 0}, {"scale", "1e39", 0, 0},
+        {"scale", "", 0, 0}, {"scale", "2s", 0, 0}, {"scale", "--2", 0, 0}, {"scale", "1e", 0, 0},
+        {"scale", "1,5", 0, 0}, {"noise", "0.25", 1, 0.25f}, {"noise", "s", 0, 0},
+        {"noise", "3ss", 0, 0}, {"noise", "3 s", 0, 0}, {"noise", "0x3s", 0, 0},
+        {"noise", " 3s", 0, 0}, {"noise", "infs", 0, 0}, {"noise", "1e39s", 0, 0},
+        {"patch", "0.5", 1, 0.5f}, {"patch", "half", 0, 0}, {"patch", "1", 1, 1},
+        {"steer", "-4", 1, -4}, {"steer", "4x", 0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        MiEdits edits = {0};
+        char text[64];
+        snprintf(text, sizeof text, "L0.resid_mid@1=%s", cases[i].value);
+        int status = mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, cases[i].op, text);
+        CHECK(status == cases[i].good - 1, "%s '%s' %s", cases[i].op, text,
+              status ? mi_error() : "is accepted");
+        CHECK(edits.n == cases[i].good && (!edits.n || edits.at[0].amount == cases[i].amount),
+              "%s '%s' gives %d edits", cases[i].op, text, edits.n);
+        mi_edits_free(&edits);
+    }
+}
+
 /* A patch needs the source's row: there is none behind the source's end. */
 static void patches_end_with_the_source(void)
 {
@@ -533,6 +562,7 @@ static int body(void)
         {"contractions", contractions_are_lower_case},
         {"absurd numbers", absurd_numbers_are_refused},
         {"carets", carets_point_at_the_culprit},
+        {"values", values_are_whole_numbers_or_nothing},
         {"a source that is shorter", patches_end_with_the_source},
         {"tensors in no layer", tensors_that_are_in_no_layer},
         {"noise of 3s", noise_in_standard_deviations},
