@@ -70,6 +70,7 @@ arm)
     arm=aarch64-linux-gnu
     if ! command -v qemu-aarch64 >/dev/null || ! can $arm-gcc -static || ! has_avx2; then
         echo "arm: not tried (needs AVX2, qemu-aarch64 and $arm-gcc: qemu-user, gcc-$arm)"
+        echo "== all"
         echo "0 passed, 0 failed"
         exit
     fi
@@ -80,6 +81,7 @@ arm)
     if can clang --target=$arm -static; then
         agrees fused qemu-aarch64 clang --target=$arm -O2 -static
     fi
+    echo "== all"
     ;;
 esac
 echo "$passed passed, $failed failed"
