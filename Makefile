@@ -1,6 +1,7 @@
 # make              the program ./mi
 # make test         every test; needs only a C compiler and make
 # make check-docs   the commands of README.md and walkthrough.md print what stands there
+# make test-arm     NEON builds under qemu-aarch64 give the bits of AVX2 builds
 # make fuzz         search for inputs that break it (clang); FUZZ_SECONDS=60 each, FUZZ="weights"
 # make bench        how fast it is, as a share of what this machine can do
 # make gpt2         download the real GPT-2 (124M), 548 MB
@@ -39,7 +40,10 @@ $(BUILD)/test_%: tests/test_%.c $(wildcard tests/*.h) mi.c mi.h $(BUILD)/mi.o
 	$(CC) $(FLAGS) -DMI_NO_MAIN -I. $< $(if $(filter $<,$(WHITEBOX)),,$(BUILD)/mi.o) -o $@ -lm
 
 test: $(BUILD)/mi $(TESTS)
-	@MI=$(BUILD)/mi sh tests/run.sh $(TESTS) $(wildcard tests/test_*.sh)
+	@MI=$(BUILD)/mi CC='$(CC)' sh tests/run.sh $(TESTS) $(wildcard tests/test_*.sh)
+
+test-arm:
+	@CC='$(CC)' sh tests/test_builds.sh arm
 
 $(BUILD)/bench: tests/bench.c tests/random_model.h mi.c mi.h
 	@mkdir -p $(BUILD)
@@ -96,4 +100,4 @@ gpt2.safetensors:
 clean:
 	rm -rf mi build build-*
 
-.PHONY: test bench fuzz check-docs gpt2 clean
+.PHONY: test test-arm bench fuzz check-docs gpt2 clean

@@ -214,6 +214,7 @@ def main():
     parser.add_argument("--only", default="", help="only functions whose name matches this")
     parser.add_argument("--section", default="", help="only sections whose title matches this")
     parser.add_argument("--seed", type=int, default=1, help="which changes are chosen (1)")
+    parser.add_argument("--part", default="0/1", help="1/3: the second third of the functions")
     parser.add_argument("--folder", default="build-mutants")
     parser.add_argument("--cc", default="gcc")
     parser.add_argument("--change", nargs=2, metavar=("OLD", "NEW"), help="try this one change")
@@ -246,7 +247,8 @@ def main():
     code = blank(text)
     functions = functions_of(text[:library])
     random.Random(options.seed).shuffle(functions)      # what is done by then stands for the whole
-    for function in functions:
+    part, parts = map(int, options.part.split("/"))
+    for function in functions[part::parts]:
         if function.name in done or not re.search(options.only, function.name) or \
            not re.search(options.section, function.section):
             continue

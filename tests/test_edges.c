@@ -110,6 +110,68 @@ static void absurd_numbers_are_refused(void)
     }
 }
 
+/* What is refused is quoted, with a caret under the culprit. */
+static void carets_point_at_the_culprit(void)
+{
+    static const struct { const char *op, *argument, *culprit; } cases[] = {
+        {"ablate", "blocks.9.attn.hook_z", "9.attn"}, {"ablate", "L0H99", "99"},
+        {"ablate", "L0H0,L9H0", "9H0"}, {"ablate", "L0-9H0", "9H0"}, {"ablate", "L0H0@99", "99"},
+        {"ablate", "L0H0@3-1", "3-1"}, {"ablate", "L0H0=meen", "meen"},
+        {"ablate", "L0.resid_pr", "resid_pr"}, {"ablate", "L0.ln1_scale", "L0.ln1_scale"},
+        {"ablate", "L0H0.pattern=mean", "mean"}, {"ablate", "L0H0.mlp_out", "mlp_out"},
+        {"scale", "not:L0H0,L1.mlp_out=2", "L1.mlp_out"},
+        {"scale", "not:L0H0@1,L0H1@2=2", "L0H1@2"},
+        {"scale", "not:L0H0@1-2,L0H1@1-3=2", "L0H1@1-3"},
+        {"scale", "not:L0H0@1-3,L0H1@2-3=2", "L0H1@2-3"},
+        {"scale", "not:L0H0.pattern@2:1=2", "L0H0.pattern"}, {"scale", "L0H0=two", "two"},
+        {"scale", "L0H0", ""}, {"knockout", "L0H0@1:2", "2"}, {"knockout", "L0.mlp_out", "L0"},
+        {"knockout", "L0H0.q@1:0", ".q"}, {"steer", "L0H0.scores=1", "L0H0"},
+        {"patch", "L0H0 @1", " @1"}, {"patch", "L0H0@1;", ";"}, {"patch", "L0H0=1,L0H1", "1,L0H1"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *argument = cases[i].argument, *culprit = cases[i].culprit;
+        MiEdits edits = {0};
+        int status = mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, cases[i].op, argument);
+        const char *why = mi_error(), *last = strrchr(why, '\n'), *quoted = strstr(why, argument);
+        long want = *culprit ? strstr(argument, culprit) - argument : (long)strlen(argument);
+        long got = last ? (long)strspn(last + 1, " ") - 4 : -1;
+        CHECK(status == -1 && quoted && last && last[1 + 4 + got] == '^' && got == want,
+              "%s '%s' is refused with the caret at %ld, not %ld: %s", cases[i].op, argument, got,
+              want, status ? why : "(not at all)");
+        CHECK(edits.n == 0, "%s '%s' is refused and leaves edits", cases[i].op, argument);
+        mi_edits_free(&edits);
+    }
+}
+
+/* A value is one finite decimal number and nothing else; a size may count deviations, 3s. */
+static void values_are_whole_numbers_or_nothing(void)
+{
+    static const struct { const char *op, *value; int good; float amount; } cases[] = {
+        {"scale", "2", 1, 2}, {"scale", "-2.5", 1, -2.5f}, {"scale", ".5", 1, 0.5f},
+        {"scale", "+1e-3", 1, 1e-3f}, {"scale", "0", 1, 0}, {"scale", "2x", 0, 0},
+        {"scale", "0x10", 0, 0}, {"scale", " 2", 0, 0}, {"scale", "2 ", 0, 0},
+        {"scale", "\t2", 0, 0}, {"scale", "inf", 0, 0}, {"scale", "-inf", 0, 0},
+        {"scale", "nan", 0, 0}, {"scale", "1e999", 0, 0}, {"scale", "1e39", 0, 0},
+        {"scale", "", 0, 0}, {"scale", "2s", 0, 0}, {"scale", "--2", 0, 0}, {"scale", "1e", 0, 0},
+        {"scale", "1,5", 0, 0}, {"noise", "0.25", 1, 0.25f}, {"noise", "s", 0, 0},
+        {"noise", "3ss", 0, 0}, {"noise", "3 s", 0, 0}, {"noise", "0x3s", 0, 0},
+        {"noise", " 3s", 0, 0}, {"noise", "infs", 0, 0}, {"noise", "1e39s", 0, 0},
+        {"patch", "0.5", 1, 0.5f}, {"patch", "half", 0, 0}, {"patch", "1", 1, 1},
+        {"steer", "-4", 1, -4}, {"steer", "4x", 0, 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        MiEdits edits = {0};
+        char text[64];
+        snprintf(text, sizeof text, "L0.resid_mid@1=%s", cases[i].value);
+        int status = mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, cases[i].op, text);
+        CHECK(status == cases[i].good - 1, "%s '%s' %s", cases[i].op, text,
+              status ? mi_error() : "is accepted");
+        CHECK(edits.n == cases[i].good && (!edits.n || edits.at[0].amount == cases[i].amount),
+              "%s '%s' gives %d edits", cases[i].op, text, edits.n);
+        mi_edits_free(&edits);
+    }
+}
+
 /* A patch needs the source's row: there is none behind the source's end. */
 static void patches_end_with_the_source(void)
 {
@@ -164,6 +226,37 @@ static MiModel *open_changed(const char *header, const void *data, size_t n)
     MiModel *model = wrote == length + n ? mi_open(path) : NULL;
     unlink(path);
     return model;
+}
+
+/* A tensor belongs to layer 7 if it is called h.7.SOMETHING, and else to none. */
+static void tensors_that_are_in_no_layer(void)
+{
+    static const struct { const char *name; int layer; } extra[] = {
+        {"ab7.x", 0}, {"h.x", 0}, {"h.7", 0}, {"h.7x", 0}, {"h.-7.x", 0}, {"transformer.7.x", 0},
+        {"h7.x", 0}, {"mask", 0}, {"h.0.attn.masked_bias", 0}, {"h.7.x", 1},
+        {"transformer.h.7.x", 1},
+    };
+    RandomModel shape = {.n_layer = 1, .n_head = 1, .d_head = 8, .n_ctx = 8, .n_vocab = 40};
+    const char *path = random_model_file(shape);
+    Bytes file = read_file(path);
+    unlink(path);
+    size_t length = 0;
+    for (int i = 7; i >= 0; i--) length = length << 8 | (unsigned char)file.at[i];
+    char *header = calloc(length + 200, 1);
+    for (size_t i = 0; i < sizeof extra / sizeof *extra; i++) {
+        memcpy(header, file.at + 8, length);
+        header[length] = 0;
+        char *end = strrchr(header, '}');
+        size_t n = file.n - 8 - length;
+        sprintf(end, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[%zu,%zu]}}",
+                extra[i].name, n, n);
+        MiModel *model = open_changed(header, file.at + 8 + length, n);
+        CHECK(extra[i].layer ? !model : model && mi_shape(model).n_layer == 1,
+              "a model with a tensor %s: %s", extra[i].name, model ? "opens" : mi_error());
+        mi_close(model);
+    }
+    free(header);
+    free(file.at);
 }
 
 /* "3s" is 3 standard deviations of the embedding, around its mean wherever that is. */
@@ -468,7 +561,10 @@ static int body(void)
         {"tokens outside the vocabulary", tokens_outside_the_vocabulary},
         {"contractions", contractions_are_lower_case},
         {"absurd numbers", absurd_numbers_are_refused},
+        {"carets", carets_point_at_the_culprit},
+        {"values", values_are_whole_numbers_or_nothing},
         {"a source that is shorter", patches_end_with_the_source},
+        {"tensors in no layer", tensors_that_are_in_no_layer},
         {"noise of 3s", noise_in_standard_deviations},
         {"all halves", halves_are_exact},
         {"the highest logits", top_and_its_ties},

@@ -18,7 +18,8 @@ static void must_agree(const MiRun *a, const MiRun *b)
         for (int l = 0; l < layers_of(&w, site); l++)
             for (int t = 0; t < w.T; t++)
                 for (int h = 0; h < (is_keys(site) ? w.s.n_head : 1); h++) {
-                    int head = is_keys(site) ? h : -1, n = is_keys(site) ? t + 1 : width_of(&w, site);
+                    int keys = is_keys(site), head = keys ? h : -1;
+                    int n = keys ? t + 1 : width_of(&w, site);
                     const float *x = part(trunk(a), site, l, head, t);
                     const float *y = part(trunk(b), site, l, head, t);
                     MUST(x && y, "%s", mi_error());
@@ -106,7 +107,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (!w.model) {                     /* tokens ! to ~, so that texts name positions too */
         RandomModel shape = {.n_layer = 2, .n_head = 2, .d_head = 3, .n_ctx = 12, .n_vocab = 94};
-        static int prompt[7] = {33, 34, 35, 33, 36, 33, 34}, other[7] = {33, 40, 35, 41, 36, 33, 42};
+        static int prompt[7] = {33, 34, 35, 33, 36, 33, 34};
+        static int other[7] = {33, 40, 35, 41, 36, 33, 42};
         MiOptions options = {.threads = 1};
         w.model = random_model_open(shape);
         MUST(w.model, "%s", mi_error());

@@ -41,7 +41,8 @@ static void forget(const void *at)
     if (!at || !hole->at) return;
     n_taken--;
     hole->at = NULL;
-    for (size_t i = (size_t)(hole - taken + 1) % MOST_TAKEN; taken[i].at; i = (i + 1) % MOST_TAKEN) {
+    size_t i = (size_t)(hole - taken + 1) % MOST_TAKEN;
+    for (; taken[i].at; i = (i + 1) % MOST_TAKEN) {     /* what follows may have wanted its place */
         Taken moved = taken[i];
         taken[i].at = NULL;
         *place_of(moved.at) = moved;
@@ -234,8 +235,8 @@ static void must_fail_well(int status, const char *out, size_t n_out, const char
     MUST(!strncmp(err, "mi: ", 4), "status %d, and stderr says: \"%.200s\"", status, err);
     for (const char *c = err; *c; c++) {
         lines += *c == '\n';
-        MUST(*c == '\n' || ((unsigned char)*c >= 32 && *c != 127), "control character %d in: %s", *c,
-             err);
+        MUST(*c == '\n' || ((unsigned char)*c >= 32 && *c != 127), "control character %d in: %s",
+             *c, err);
     }
     MUST(lines <= 4, "%d lines on stderr: %s", lines, err);
     MUST(!second || !second[1] || !strncmp(second + 1, "    ", 4), "a second line: %s", err);

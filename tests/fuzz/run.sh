@@ -27,7 +27,8 @@ for name in "$@"; do
         echo "fuzz $name: $runs executions, $(ls "$corpus" | wc -l | tr -d ' ') inputs kept"
         passed=$((passed + 1))
     else
-        echo "FAIL fuzz $name: $(grep -hE 'MUST hold|ERROR|runtime error|SUMMARY' "$log" | head -n 1)"
+        why=$(grep -hE 'MUST hold|ERROR|runtime error|SUMMARY' "$log" | head -n 1)
+        echo "FAIL fuzz $name: $why"
         grep -h 'Test unit written' "$log"
         failed=$((failed + 1))
     fi
