@@ -4561,10 +4561,10 @@ static char *target_of(const char *path)
     if (lstat(path, &info) == 0) cannot_write(path, "a symlink to nowhere");
     char *folder = must(strndup(slash ? path : ".", slash > path ? slash - path : 1));
     char *real = realpath(folder, NULL);
+    free(folder);
     if (!real) cannot_write(path, errno == ENOENT ? "there is no such folder" : strerror(errno));
     target = must(malloc(strlen(real) + strlen(base) + 2));
     sprintf(target, "%s/%s", real[1] ? real : "", base);
-    free(folder);
     free(real);
     return target;
 }
@@ -6556,7 +6556,8 @@ static void begin_prompt(Case *c, size_t n, Prompt *prompt)
     size_t most = c->study->model->shape.n_ctx;
     prompt->tokens = room(c, (n > most ? n : most) + 1, sizeof(int));
     prompt->n = c->command->bos;
-    if (prompt->n && (prompt->tokens[0] = mi_row_of_id(c->study->words, END_OF_TEXT)) < 0)
+    if (prompt->n && (!mi_has_text(c->study->words) ||
+                      (prompt->tokens[0] = mi_row_of_id(c->study->words, END_OF_TEXT)) < 0))
         resolving(c, mi_fail("--bos: the model has no token <|endoftext|>"));
 }
 
@@ -8882,7 +8883,9 @@ static void generate(Case *c, int edited, Stream *stream)
         check_logits(c, run, i);
         next = sample(command, c->logits, choices, V, i);
         const char *bytes = mi_token_bytes(c->study->words, next, &length);
-        int         ended = mi_id_of_row(c->study->words, next) == END_OF_TEXT;
+        int         ended = length > 0 && mi_id_of_row(c->study->words, next) == END_OF_TEXT;
+        char        number[16];
+        if (length == 0) bytes = number, length = snprintf(number, sizeof number, "<%d>", next);
         if (!ended || !stream->as_is) stream_bytes(stream, bytes, length, 0);
         if (ended) break;
     }
@@ -9214,9 +9217,20 @@ static void spin_less(char **argv)
     (void)argv;
 }
 
+/* The weights are read where they lie in the file. */
+static void file_is_gone(int number)
+{
+    static const char why[] = "mi: a file became shorter while it was read\n";
+    (void)number;
+    if (write(2, why, sizeof why - 1) >= 0) remove_unfinished();
+    _exit(FAULT_OF_RUN);
+}
+
 int main(int argc, char **argv)
 {
     Command command;
+    signal(SIGBUS, file_is_gone);
+    signal(SIGXFSZ, SIG_IGN);                           /* writing fails instead, and says so */
     spin_less(argv);
     check(parse_command(&command, argc, argv), FAULT_OF_USER);
     if (command.help) print_help(stdout);
