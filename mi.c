@@ -7564,11 +7564,18 @@ static void run_cases(Case *const *cases, int n)
 /* Each is a function that returns tables, and a row of READOUTS below.                          */
 /* ============================================================================================= */
 
-static Table *titled(Table *table, const char *quantity, const char *rows, const char *cols)
+/* What the numbers, rows and columns of a new table are, and its title. */
+__attribute__((format(printf, 5, 6)))
+static Table *titled(Table *table, const char *quantity, const char *rows, const char *cols,
+                     const char *title, ...)
 {
+    va_list args;
     snprintf(table->quantity, sizeof(Label), "%s", quantity);
     snprintf(table->row_axis, sizeof(Label), "%s", rows);
     snprintf(table->col_axis, sizeof(Label), "%s", cols);
+    va_start(args, title);
+    vsnprintf(table->title, sizeof table->title, title, args);
+    va_end(args);
     return table;
 }
 
@@ -7585,10 +7592,10 @@ static const char *edited_or_not(const Case *c) { return c->edited ? ", edited" 
 static void read_top(Case *c, const Asked *asked, Tables *out)
 {
     int    V = n_vocab(c), k = min_int(asked->number, V), n = c->n_outcomes;
-    Table *table = titled(add_table(out, "top", TOP, k, n), "probability", "rank", "run");
+    Table *table = titled(add_table(out, "top", TOP, k, n), "probability", "rank", "run",
+                          "the likeliest next tokens");
     int   *top = must(malloc((k + 1) * sizeof *top));
     table->token = must(malloc(((size_t)k * n + 1) * sizeof *table->token));
-    snprintf(table->title, sizeof table->title, "the likeliest next tokens");
     for (int i = 0; i < n; i++) {
         const float *prob = c->outcome[i].prob;
         int found = isfinite(prob[0]) ? mi_top(prob, V, k, top) : 0;
@@ -7671,18 +7678,15 @@ static void run_sweep(Case *c, double *metric, int n_cells)
     free(values);
 }
 
-/* A table with the rows, columns and addresses of another. */
-static Table *same_form(Tables *out, const Table *form, const char *name, Look look)
+/* A table with the rows, columns and addresses of the sweep's form. */
+static Table *add_cells_table(const Case *c, Tables *out, const char *name, Look look)
 {
+    const Table *form = &c->form.at[0];
     Table *table = add_table(out, name, look, form->n_rows, form->n_cols);
     memcpy(table->row, form->row, form->n_rows * sizeof(Label));
     memcpy(table->col, form->col, form->n_cols * sizeof(Label));
-    strcpy(table->row_axis, form->row_axis);
-    strcpy(table->col_axis, form->col_axis);
-    if (form->address) {
-        table->address = must(malloc((cells_of(form) + 1) * sizeof(Label)));
-        memcpy(table->address, form->address, cells_of(form) * sizeof(Label));
-    }
+    table->address = must(malloc((cells_of(form) + 1) * sizeof(Label)));
+    memcpy(table->address, form->address, cells_of(form) * sizeof(Label));
     return table;
 }
 
@@ -7691,34 +7695,34 @@ static Table *same_form(Tables *out, const Table *form, const char *name, Look l
 static void read_sweep(Case *c, const Asked *asked, Tables *out)
 {
     enum { MANY = 64, SHOWN = 20 };
-    const Command *command = c->command;
-    const char    *metric = METRICS[c->question.metric].name;
+    const char *metric = METRICS[c->question.metric].name, *held = held_of(c)->name;
     (void)asked;
-    if (command->swept < 0) return;
-    const Request *request = &command->request[command->swept];
-    const Asked   *top = find_asked(command, "top");
-    const char    *held = held_of(c)->name;
-    int            n = cells_of(&c->form.at[0]), patch = request->what->needs & NEEDS_SOURCE;
-    Table *cells = titled(same_form(out, &c->form.at[0], "cells", SILENT), metric,
-                          c->form.at[0].row_axis, c->form.at[0].col_axis);
-    snprintf(cells->title, sizeof cells->title, "--%s, one run per cell: %s", request->what->name,
-             metric);
-    memset(cells->value, 0, n * sizeof *cells->value);
-    run_sweep(c, cells->value, n);
+    if (c->command->swept < 0) return;
+    const Request *request = &c->command->request[c->command->swept];
+    const Asked   *top = find_asked(c->command, "top");
+    const Table   *form = &c->form.at[0];
+    int    n = cells_of(form), patch = request->what->needs & NEEDS_SOURCE;
+    Table *cells = titled(add_cells_table(c, out, "cells", SILENT), metric, form->row_axis,
+                          form->col_axis, "--%s, one run per cell: %s", request->what->name, metric);
+    double *value = cells->value;
+    memset(value, 0, n * sizeof *value);
+    run_sweep(c, value, n);
     for (int i = 0; i < n; i++)
-        if (c->first_cell[i] == c->first_cell[i + 1]) cells->value[i] = NAN;
-    const double *value = cells->value;
-    Table *table = same_form(out, &c->form.at[0], "change",
-                             c->form.at[0].n_cols == 1 ? BARS : HEAT);
-    snprintf(table->quantity, sizeof(Label), patch ? "share of %s restored" : "change of %s",
-             metric);
-    snprintf(table->title, sizeof table->title, patch
-             ? "--%s, one run per cell: %s, 0 as in %s, 1 as in source"
-             : "--%s, one run per cell: change of %s from %s", request->what->name, metric, held);
+        if (c->first_cell[i] == c->first_cell[i + 1]) value[i] = NAN;
+    Label quantity;
+    snprintf(quantity, sizeof quantity, patch ? "share of %s restored" : "change of %s", metric);
+    Table *table = add_cells_table(c, out, "change", form->n_cols == 1 ? BARS : HEAT);
+    if (patch)
+        titled(table, quantity, form->row_axis, form->col_axis,
+               "--%s, one run per cell: %s, 0 as in %s, 1 as in source", request->what->name,
+               metric, held);
+    else
+        titled(table, quantity, form->row_axis, form->col_axis,
+               "--%s, one run per cell: change of %s from %s", request->what->name, metric, held);
     table->is_signed = 1;
-    if (patch) table->whole = restorable(c);
     table->is_share = patch;
-    if (table->n_cols == 1 || strchr(c->form.at[0].col[0], 'N'))
+    if (patch) table->whole = restorable(c);
+    if (table->n_cols == 1 || strchr(form->col[0], 'N'))
         table->most = top && top->number > 0 ? top->number : n > MANY ? SHOWN : 0;
     for (int i = 0; i < n; i++) table->value[i] = value[i] - held_of(c)->metric;
 }
@@ -7736,8 +7740,7 @@ static const char *answer_label(const Case *c, int versus)
 static void add_share(Case *c, Tables *out, const char *name, const char *title, double part,
                       double whole)
 {
-    Table *table = titled(add_table(out, name, SILENT, 1, 1), "share", "", "");
-    snprintf(table->title, sizeof table->title, "%s", title);
+    Table *table = titled(add_table(out, name, SILENT, 1, 1), "share", "", "", "%s", title);
     strcpy(table->row[0], c->outcome[1].name);
     strcpy(table->col[0], METRICS[c->question.metric].name);
     table->value[0] = part;
@@ -7750,32 +7753,27 @@ static void add_share(Case *c, Tables *out, const char *name, const char *title,
 static void read_metric(Case *c, const Asked *asked, Tables *out)
 {
     const Question *q = &c->question;
+    const char *metric = METRICS[q->metric].name;
     int study = is_study(c), n = c->n_outcomes, changed = study && c->edited, V = n_vocab(c);
     int quiet = (!study && q->metric == KL && n == 1) || (c->command->generate && !q->answer.n);
     (void)asked;
-    Table *table = titled(add_table(out, "metric", quiet ? SILENT : BARS, n + changed, 1),
-                          METRICS[q->metric].name, "run", "");
-    snprintf(table->title, sizeof table->title, METRICS[q->metric].title, answer_label(c, 0),
-             answer_label(c, 1));
+    Table *table = titled(add_table(out, "metric", quiet ? SILENT : BARS, n + changed, 1), metric,
+                          "run", "", METRICS[q->metric].title, answer_label(c, 0),
+                          answer_label(c, 1));
     const char *mean = !study || c->study->n_groups < 2 ? "" : ": mean ± SE";
     append(table->title, sizeof table->title, "%s", mean);
-    strcpy(table->col[0], METRICS[q->metric].name);
+    strcpy(table->col[0], metric);
     table->is_signed = has_sign(q->metric) && q->metric != LOGPROB;
-    if (q->metric == PROB) table->limit = 1;
-    if (q->metric == RANK) table->limit = INFINITY;
+    table->limit = q->metric == PROB ? 1 : q->metric == RANK ? INFINITY : 0;
     for (int i = 0; i < n; i++) {
         strcpy(table->row[i], c->outcome[i].name);
         table->value[i] = c->outcome[i].metric;
     }
-    double base = c->outcome[0].metric;
-    if (changed) {
-        strcpy(table->row[n], "change");
-        table->value[n] = c->outcome[1].metric - base;
-    }
+    double base = c->outcome[0].metric, edited = c->outcome[changed].metric;
+    if (changed) strcpy(table->row[n], "change"), table->value[n] = edited - base;
     if (study && q->answer.n) {
-        table = titled(add_table(out, "accuracy", BARS, n, 1), "accuracy", "run", "");
-        snprintf(table->title, sizeof table->title, "share of rows with %s on top%s",
-                 answer_label(c, 0), mean);
+        table = titled(add_table(out, "accuracy", BARS, n, 1), "accuracy", "run", "",
+                       "share of rows with %s on top%s", answer_label(c, 0), mean);
         strcpy(table->col[0], "accuracy");
         table->limit = 1;
         for (int i = 0; i < n; i++) {
@@ -7786,31 +7784,12 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
         }
     }
     if (c->command->swept >= 0 || !c->edited) return;
-    if (q->metric != RANK && q->metric != KL) 
-        add_share(c, out, "left", "edited / base", c->outcome[1].metric, base);
+    edited = c->outcome[1].metric;
+    if (q->metric != RANK && q->metric != KL)
+        add_share(c, out, "left", "edited / base", edited, base);
     if (c->source)
-        add_share(c, out, "restored", "(edited - base) / (source - base)",
-                  c->outcome[1].metric - base, restorable(c) + held_of(c)->metric - base);
-}
-
-/* How hard each --steer pushes: |C v| / |h|. */
-static void read_push(Case *c, const Asked *asked, Tables *out)
-{
-    int n = 0;
-    (void)asked;
-    for (int i = 0; i < c->command->n_requests; i++) n += c->command->request[i].what->op == MI_ADD;
-    if (!n) return;
-    Table *table = titled(add_table(out, "push", SILENT, n, 1), "|C v| / |h|", "step", "");
-    snprintf(table->title, sizeof table->title,
-             "length of what is added, relative to what is there");
-    strcpy(table->col[0], "push");
-    n = 0;
-    for (const Step *step = c->step; step < c->step + c->command->n_requests; step++) {
-        if (step->typed->what->op != MI_ADD) continue;
-        label_append(table->row[n], sizeof(Label), step->typed->argument,
-                     strlen(step->typed->argument));
-        table->value[n++] = step->strength;
-    }
+        add_share(c, out, "restored", "(edited - base) / (source - base)", edited - base,
+                  c->outcome[2].metric - base);
 }
 
 /* ---- The logit lens ---- */
@@ -7833,7 +7812,7 @@ static MiSite lens_site(const Case *c, int point, int *layer)
 static Table *lens_table(Case *c, Tables *out, const char *name, Look look, int n_cols)
 {
     Table *table = titled(add_table(out, name, look, n_points(c), n_cols), name, "point",
-                          "position");
+                          "position", "%s", name);
     for (int i = 0; i < table->n_rows; i++) {
         int    layer;
         MiSite site = lens_site(c, i, &layer);
@@ -7939,10 +7918,8 @@ static void read_attn(Case *c, const Asked *asked, Tables *out)
         snprintf(name, sizeof name, "%s L%dH%d", SITES[head->site].name, head->layer, head->head);
         int    last = min_int(head->pos_end, T), n = last - head->pos;
         Table *table = titled(add_table(out, name, HEAT, n, T), SITES[head->site].name, "query",
-                              "key");
-        snprintf(table->title, sizeof table->title,
-                 "%s of L%dH%d%s: row = who looks, column = at whom", SITES[head->site].name,
-                 head->layer, head->head, edited_or_not(c));
+                              "key", "%s of L%dH%d%s: row = who looks, column = at whom",
+                              SITES[head->site].name, head->layer, head->head, edited_or_not(c));
         table->is_signed = head->site == MI_scores;
         if (head->site == MI_pattern) table->limit = 1;
         table->address = must(calloc((size_t)n * T + 1, sizeof(Label)));
@@ -7979,8 +7956,8 @@ static void read_heads(Case *c, const Asked *asked, Tables *out)
     for (int kind = 0; kind < 3; kind++) {
         int    from = kinds[kind].from;
         Table *table = titled(add_table(out, kinds[kind].name, HEAT, s->n_layer, s->n_head),
-                              "attention", "layer", "head");
-        snprintf(table->title, sizeof table->title, "%s%s", kinds[kind].title, edited_or_not(c));
+                              "attention", "layer", "head", "%s%s", kinds[kind].title,
+                              edited_or_not(c));
         table->limit = 1;
         table->address = must(calloc(s->n_layer * s->n_head + 1, sizeof(Label)));
         for (int i = 0; i < s->n_layer * s->n_head; i++) {
@@ -8012,8 +7989,8 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
 {
     int T = c->prompt.n, n = 1 + (c->edited != NULL);
     (void)asked;
-    Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "");
-    snprintf(means->title, sizeof means->title, "mean loss over the prompt, in nats");
+    Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "",
+                          "mean loss over the prompt, in nats");
     strcpy(means->col[0], "loss");
     for (int i = 0; i < n; i++) {
         const Outcome *o = &c->outcome[i];
@@ -8021,9 +7998,8 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
         means->value[i] = mean_loss(c, o->run, o->lane, o->prompt);
     }
     if (is_study(c) && !c->study->aligned) return;
-    Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run");
-    snprintf(table->title, sizeof table->title,
-             "loss of each token: -log p after the tokens before it, in nats");
+    Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run",
+                          "loss of each token: -log p after the tokens before it, in nats");
     for (int i = 0; i < n; i++) {
         const Outcome *o = &c->outcome[i];
         strcpy(table->col[i], o->name);
@@ -8081,7 +8057,6 @@ static const Readout READOUTS[] = {
       read_top, NULL },
     { "each", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_sweep, NULL },
     { "metric", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_metric, NULL },
-    { "push", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_push, NULL },
     { "lens", "[each|final]", "the logit lens; final: with the last LayerNorm", 0, A_WORD, 0, 0,
       RESID, NULL, read_lens, NULL },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
@@ -8348,9 +8323,8 @@ static void print_steps(const Report *report, const Screen *screen)
 {
     const Case    *c = report->first;
     const Command *command = c->command;
-    const Table   *push = find_table(report, "push");
     FILE *out = screen->out;
-    for (int i = 0, steered = 0; i < command->n_requests; i++) {
+    for (int i = 0; i < command->n_requests; i++) {
         const Step    *step = &c->step[i];
         const Request *request = &command->request[i];
         const char    *value = find_value(request->argument, 0), *name =
@@ -8364,9 +8338,8 @@ static void print_steps(const Report *report, const Screen *screen)
                   : c->study->aligned ? "   (mean over the rows, position by position)"
                   : "   (mean over the rows and their positions)", out);
         if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
-        if (request->what->op == MI_ADD && push && i != command->swept)
-            fprintf(out, "   (|C v| / |h| = %.3g)", push->value[steered]);
-        steered += request->what->op == MI_ADD;
+        if (request->what->op == MI_ADD && !is_study(c) && i != command->swept)
+            fprintf(out, "   (|C v| / |h| = %.3g)", step->strength);
         if (request->what->op == MI_NOISE)
             fprintf(out, "   (deviation %.3g; mean of %d samples, seed %d)", step->strength,
                     c->samples, command->seed);
@@ -8708,26 +8681,36 @@ static void print_tsv(const Report *report, FILE *out)
 /* The tokens, and the edits as they were understood. */
 static void read_plan(Case *c, Tables *out)
 {
-    static const char *const cols[] = { "first position", "last position", "first column",
-                                        "last column", "head" };
+    static const char *const cols[] = { "position", "to", "column", "to", "head" };
     int    T = c->prompt.n;
-    Table *tokens = titled(add_table(out, "tokens", SILENT, T, 1), "GPT-2 id", "position", "");
+    Table *tokens = titled(add_table(out, "tokens", BARS, T, 1), "GPT-2 id", "position", "",
+                           "tokens and their ids");
     tokens->token = must(malloc(T * sizeof *tokens->token));
+    tokens->limit = INFINITY;
     strcpy(tokens->col[0], "id");
     for (int t = 0; t < T; t++) {
-        snprintf(tokens->row[t], sizeof(Label), "%d", t);
+        position_label(c, t, 0, tokens->row[t]);
         tokens->token[t] = c->prompt.tokens[t];
         tokens->value[t] = mi_id_of_row(c->study->words, c->prompt.tokens[t]);
     }
     if (!c->n_held) return;
-    Table *edits = titled(add_table(out, "edits", SILENT, c->n_held, 5), "", "site", "");
+    Table *edits = titled(add_table(out, "edits", BARS, c->n_held, 5), "", "site", "",
+                          "edits (columns of scores and pattern are keys)");
+    edits->limit = INFINITY;
+    edits->address = must(calloc(5 * c->n_held, sizeof(Label)));
     for (int k = 0; k < 5; k++) strcpy(edits->col[k], cols[k]);
     for (int i = 0; i < c->n_held; i++) {
         const MiEdit *edit = c->edit[i];
         const int values[] = { edit->pos, last_pos(c, edit), edit->first, last_column(c, edit),
                                edit->head };
+        char tl[64];
         site_name(edit->site, edit->layer, edits->row[i]);
-        for (int k = 0; k < 5 - (edit->head < 0); k++) edits->value[i * 5 + k] = values[k];
+        tl_name(edit, tl);
+        for (int k = 0; k < 5 - (edit->head < 0); k++) {
+            edits->value[i * 5 + k] = values[k];
+            snprintf(edits->address[i * 5 + k], sizeof(Label), "%s", *tl ? tl : edits->row[i]);
+        }
+        if (*tl) append(edits->row[i], sizeof(Label), " %s", tl);
     }
 }
 
@@ -8757,41 +8740,21 @@ static void print_cost(const Case *c, FILE *out)
 }
 
 /* Everything that is known before the first run. */
-static void print_plan(const Case *c, const Tables *plan, FILE *out)
+static void print_plan(const Case *c, const Tables *plan, const Screen *screen)
 {
     const MiShape *s = &c->study->model->shape;
     const char *name = c->study->model->file, *slash = strrchr(name, '/');
-    const Table *tokens = &plan->at[0];
     char file[256] = "";
     if (slash && !c->command->model) name = slash + 1;
     append_visible(file, sizeof file, name, strlen(name));
     if (is_study(c))
-        fprintf(out, "data    %s: %d rows, of which this is the first\n", c->study->rows.file,
-                c->study->n_rows);
-    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n"
-            "tokens\n", file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
-    for (int t = 0; t < tokens->n_rows; t++) {
-        Label label;
-        fprintf(out, "  %4d  %6.0f  %s\n", t, tokens->value[t],
-                token_label(c->study->words, tokens->token[t], label, sizeof label));
-    }
-    for (int i = 0; i < c->command->n_requests; i++) {
-        const Request *request = &c->command->request[i];
-        print_typed(out, request->flag, request->argument, "");
-        fputs(i == c->command->swept ? " --each\n" : "\n", out);
-        print_direction(out, "  ", request);
-        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            char site[64], tl[64];
-            site_name(edit->site, edit->layer, site), tl_name(edit, tl);
-            fprintf(out, "  %-13s %-32s positions %d-%d, %s %d-%d", site,
-                    *tl ? tl : "(not in TransformerLens)", edit->pos, last_pos(c, edit),
-                    edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
-            if (edit->head >= 0) fprintf(out, " of head %d", edit->head);
-            fputc('\n', out);
-        }
-    }
-    print_cost(c, out);
+        fprintf(screen->out, "data    %s: %d rows, of which this is the first\n",
+                c->study->rows.file, c->study->n_rows);
+    fprintf(screen->out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n",
+            file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    print_cost(c, screen->out);
+    fputc('\n', screen->out);
+    for (int i = 0; i < plan->n; i++) print_table(screen, &plan->at[i]);
 }
 
 /* ============================================================================================= */
@@ -9182,10 +9145,11 @@ static void run_command(const Command *command, int argc, char **argv)
     open_model(&study, argv[0]);
     if (command->explain) {
         report.first = open_case(&study, 0);
+        Screen screen = { stdout, color_depth(command->color), window_columns(), study.words };
         read_plan(report.first, &report.tables);
         if (command->json) print_json(&report, stdout, argc, argv);
         else if (command->tsv) print_tsv(&report, stdout);
-        else print_plan(report.first, &report.tables, stdout);
+        else print_plan(report.first, &report.tables, &screen);
     } else {
         if (command->data) survey(&study);
         run_study(&study, &report);
