@@ -179,8 +179,10 @@ static void test_unembed(void)
 {
     for (int i = 0; i < 120; i++) {
         int V = 1 + i % 61, D = 1 + below(i % 2 ? 40 : 200), odd = below(4), threads = 1 + below(4);
-        int rows = 1 + below(i % 3 ? 1 : 10), n = rows * V;
+        int rows = 1 + below(i % 3 ? 1 : 10);
         if (i % 5 == 0) D = 16 + D / 16 * 16;
+        if (i % 10 == 0) rows = 1 + below(300), V += i;                 /* many: they are turned */
+        int n = rows * V;
         float *x = floats(rows * D, 1), *y = floats(n + 1, 1), *z = floats(n + 1, 1);
         Floats W = random_floats(V * D, odd, 1);
         y[n] = z[n] = 12345;
