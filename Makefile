@@ -1,6 +1,7 @@
 # make              the program ./mi
 # make test         every test; needs only a C compiler and make
 # make check-docs   the commands of README.md and walkthrough.md print what stands there
+# make fuzz         search for inputs that break it (clang); FUZZ_SECONDS=60 each, FUZZ="weights"
 # make bench        how fast it is, as a share of what this machine can do
 # make gpt2         download the real GPT-2 (124M), 548 MB
 # make clean
@@ -16,7 +17,10 @@ OPENMP  ?= $(shell printf '\043include <omp.h>\nint main(void){return 0;}\n' | \
 BUILD   ?= build
 FLAGS    = $(CFLAGS) $(ARCH) $(OPENMP) -Wall -Wextra -std=gnu11 $(if $(OPENMP),,-Wno-unknown-pragmas)
 
-TESTS    = $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/test_*.c))
+# What the others rest on comes first: then the first message is where to begin.
+FIRST    = $(BUILD)/test_kernels $(BUILD)/test_tokens
+TESTS    = $(FIRST) $(filter-out $(FIRST),$(patsubst tests/%.c,$(BUILD)/%,\
+             $(wildcard tests/test_*.c)))
 WHITEBOX = $(shell grep -l 'include "../mi.c"' tests/test_*.c)
 
 mi: mi.c mi.h
@@ -44,6 +48,35 @@ $(BUILD)/bench: tests/bench.c tests/random_model.h mi.c mi.h
 bench: $(BUILD)/bench
 	@GOMP_SPINCOUNT=1000 $(BUILD)/bench	# as mi itself
 
+# Fuzzing, with clang: each harness of tests/fuzz for FUZZ_SECONDS, sanitizers on.
+FUZZ         ?= weights tokenizer text edits npy table command
+FUZZ_SECONDS ?= 60
+FUZZ_FLAGS    = -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
+                $(ARCH) -std=gnu11 -Wall -Wextra -Wno-unknown-pragmas -I.
+FUZZ_PROGRAM  = npy table command
+FUZZ_FAST     = -fsanitize-ignorelist=tests/fuzz/ignore.txt \
+                -fsanitize-coverage-ignorelist=tests/fuzz/ignore.txt
+
+$(BUILD)/fuzz/library.o: mi.c mi.h
+	@mkdir -p $(BUILD)/fuzz
+	clang $(FUZZ_FLAGS) -DMI_NO_MAIN -c mi.c -o $@
+
+$(BUILD)/fuzz/program.o: mi.c mi.h tests/fuzz/program.c tests/fuzz/ignore.txt \
+                           $(wildcard tests/fuzz/*.h tests/*.h)
+	@mkdir -p $(BUILD)/fuzz
+	clang $(FUZZ_FLAGS) $(FUZZ_FAST) -DFUZZ_REDIRECT -include tests/fuzz/redirect.h -c mi.c \
+	    -o $(BUILD)/fuzz/mi.o
+	clang $(FUZZ_FLAGS) -c tests/fuzz/program.c -o $(BUILD)/fuzz/calls.o
+	clang -r $(BUILD)/fuzz/mi.o $(BUILD)/fuzz/calls.o -o $@
+
+$(BUILD)/fuzz/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h tests/*.h) $(BUILD)/fuzz/library.o \
+                      $(BUILD)/fuzz/program.o
+	clang $(FUZZ_FLAGS) -fsanitize=fuzzer $< \
+	    $(BUILD)/fuzz/$(if $(filter $*,$(FUZZ_PROGRAM)),program,library).o -o $@ -lm
+
+fuzz: $(FUZZ:%=$(BUILD)/fuzz/fuzz_%)
+	@sh tests/fuzz/run.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZ)
+
 check-docs: $(BUILD)/mi
 	@MI=$(BUILD)/mi sh tests/test_docs.sh
 
@@ -63,4 +96,4 @@ gpt2.safetensors:
 clean:
 	rm -rf mi build build-*
 
-.PHONY: test bench check-docs gpt2 clean
+.PHONY: test bench fuzz check-docs gpt2 clean

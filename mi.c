@@ -2,10 +2,14 @@
  *
  *     cc -O3 -march=native mi.c -lm -o mi && ./mi --ablate L5H3
  *
- * mi runs a GPT-2, shows every number on the way, and lets you change any of them. The idea:
+ * GPT-2 reads the beginning of a text, cut into tokens, and gives every token a score to come next.
+ * What it computes is a few pages of C, "The forward pass". Why this makes sense is hidden in
+ * millions of numbers, the weights, which were found by fitting those pages to a lot of text. mi
+ * runs a GPT-2, shows every number on the way, and lets you change any of them. The idea:
  *
- *   A forward pass is a list of named arrays ("sites"). Each stays where it was computed:
- *   reading is free.
+ *   A forward pass is a list of named arrays ("sites"). Each has a buffer of its own, which never
+ *   holds anything else: reading is free. (Of a site that a run was not told to keep, the buffer
+ *   holds one layer, the current one.)
  *   Writing is a row in one table: an edit says where and what. After each site the forward pass
  *   calls hook(), and knows nothing else about interpretability.
  *   An edit can only touch its light cone: the layers from it up, the positions from it on. A fork
@@ -14,7 +18,8 @@
  *   Every number is summed in one fixed order, whatever the batch, the threads or the place of
  *   restart. So experiments are compared with ==.
  *
- * One block, with the names of its sites (l = layer; TransformerLens uses the same names):
+ * One block, with the names of its sites (TransformerLens uses the same names). GPT-2 is L of them,
+ * one on the other:
  *
  *     resid_pre ── ln1_scale ─ ln1 ─┬─ q ─┬─ scores ─ pattern ─┬─ z ─ attn_out ─┐
  *         │                         ├─ k ─┘                    │                │
@@ -27,12 +32,53 @@
  *     resid_post
  *
  * below the first block: embed + pos_embed; above the last: ln_f_scale, ln_f, and the unembedding.
+ * The way down to attn_out is the first half-layer, attention; the rest is the second, the MLP.
  *
  * Letters:  L layers  H heads  D d_model  d = D/H  F = 4D  V vocabulary  T positions
  *           l layer   h head   t position (query)  j key   r row of a run
  *
- * In reading order: tools, tables, the kernels to read, runs and forks, edits, THE FORWARD PASS,
- * reading, the kernels to run, the model on disk, tokens, addresses, printing, the command line.
+ * Words:
+ *     token            a piece of text, often a word with the space before it, as a number < V
+ *     vector           D numbers that stand for what is known at one position, at one depth
+ *     residual stream  that vector on its way up: every half-layer reads it and adds to it
+ *     head             a part of attention: it looks at earlier positions and copies from there
+ *     logit            the score of a token to come next; softmax makes probabilities of all V
+ *     site             an intermediate value with a name, such as q: an array, one row per position
+ *     edit             a change to some columns of some rows of a site: one line of the table
+ *     run              one pass through the model with all its sites
+ *     trunk            a run that computes all layers and positions of a prompt
+ *     fork             a run that computes only what its edits can reach
+ *     lane             one experiment of a fork: its own edits on a trunk
+ *     cone             what an edit can reach: its half-layer and those above, from its position on
+ *
+ * To try, on the model and prompt that are built in:
+ *     ./mi --sites                            all that can be read and changed
+ *     ./mi --lens                             what it would say if it stopped at each depth
+ *     ./mi --attn L5H3                        where a head looks
+ *     ./mi --ablate heads --each              what the answer loses without each head
+ *     ./mi --noise embed@3=1 --explain        what an edit means, before it is run
+ *
+ * In reading order:
+ *     Small tools
+ *     Names and shapes
+ *     The kernels to read                     each sum of the model, as a loop
+ *     What a run is                           with a drawing of trunk, fork, lanes and cones
+ *     Edits: the one place where activations are changed
+ *     The forward pass                        the model: start here if you like
+ *     Reading                                 sites, logits, the logit lens
+ *     Making runs: trunks and forks
+ *     Sweeps: one experiment per cell
+ *     The kernels to run                      the same sums, fast
+ *     The model on disk
+ *     Tokens
+ *     The address grammar                     "L5H3@-1" -> edits
+ *   and behind MI_NO_MAIN the program, which uses the library above:
+ *     Tables: what a readout returns
+ *     Files: whole or not at all
+ *     The command line: what can be typed
+ *     Cases: one prompt under the command
+ *     Readouts: what can be asked
+ *     main
  */
 #define _DEFAULT_SOURCE
 #include "mi.h"
@@ -42,6 +88,8 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <math.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +106,10 @@
 #include <immintrin.h>
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 #include <arm_neon.h>
+#endif
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "mi promises the same bits always, and tells NaN from numbers: no -Ofast, no -ffast-math"
 #endif
 
 /* a*b + c must round twice unless we write fma: compilers fuse some sums of a loop and not others,
@@ -105,6 +157,74 @@ static int32_t utf8_decode(const uint8_t *text, size_t n, int *length)
     return code;
 }
 
+/* Code points from .first to .last */
+typedef struct { int32_t first, last; } CodeRange;
+
+static int is_in_ranges(int32_t code, const CodeRange *range, size_t n)
+{
+    while (n > 0 && code > range->last) range++, n--;
+    return n > 0 && code >= range->first;
+}
+#define IN_RANGES(code, ranges) is_in_ranges(code, ranges, sizeof (ranges) / sizeof *(ranges))
+
+/* Could this character move a terminal's cursor, or turn the direction in which text runs, so that
+ * it does not read as it is stored? -1 is no character. */
+static int is_control(int32_t code)
+{
+    static const CodeRange ranges[] = {
+        {-1,31}, {127,159}, {0x61C,0x61C}, {0x200E,0x200F}, {0x2028,0x202E}, {0x2066,0x2069},
+    };
+    return IN_RANGES(code, ranges);
+}
+
+/* What stands on the character before it: nonspacing and enclosing marks, and format characters
+ * (Mn, Me, Cf of UnicodeData.txt, version 14) of scripts that terminals can show; the vowels and
+ * final consonants of Hangul's conjoining letters. */
+static const CodeRange NO_COLUMN[] = {
+    {0x300,0x36F}, {0x483,0x489}, {0x591,0x5BD}, {0x5BF,0x5BF}, {0x5C1,0x5C2}, {0x5C4,0x5C5},
+    {0x5C7,0x5C7}, {0x610,0x61A}, {0x61C,0x61C}, {0x64B,0x65F}, {0x670,0x670}, {0x6D6,0x6DC},
+    {0x6DF,0x6E4}, {0x6E7,0x6E8}, {0x6EA,0x6ED}, {0x711,0x711}, {0x730,0x74A}, {0x900,0x902},
+    {0x93A,0x93A}, {0x93C,0x93C}, {0x941,0x948}, {0x94D,0x94D}, {0x951,0x957}, {0x962,0x963},
+    {0x981,0x981}, {0x9BC,0x9BC}, {0x9C1,0x9C4}, {0x9CD,0x9CD}, {0x9E2,0x9E3}, {0x9FE,0x9FE},
+    {0xE31,0xE31}, {0xE34,0xE3A}, {0xE47,0xE4E}, {0xEB1,0xEB1}, {0xEB4,0xEBC}, {0xEC8,0xECD},
+    {0x1160,0x11FF}, {0x1AB0,0x1AFF}, {0x1DC0,0x1DFF}, {0x200B,0x200F}, {0x202A,0x202E},
+    {0x2060,0x206F}, {0x20D0,0x20FF}, {0x302A,0x302D}, {0x3099,0x309A}, {0xFE00,0xFE0F},
+    {0xFE20,0xFE2F}, {0xFEFF,0xFEFF}
+};
+
+/* Wide and Fullwidth in EastAsianWidth.txt, version 14; gaps in the blocks of these scripts too. */
+static const CodeRange TWO_COLUMNS[] = {
+    {0x1100,0x115F}, {0x231A,0x231B}, {0x2329,0x232A}, {0x23E9,0x23EC}, {0x23F0,0x23F0},
+    {0x23F3,0x23F3}, {0x25FD,0x25FE}, {0x2614,0x2615}, {0x2648,0x2653}, {0x267F,0x267F},
+    {0x2693,0x2693}, {0x26A1,0x26A1}, {0x26AA,0x26AB}, {0x26BD,0x26BE}, {0x26C4,0x26C5},
+    {0x26CE,0x26CE}, {0x26D4,0x26D4}, {0x26EA,0x26EA}, {0x26F2,0x26F3}, {0x26F5,0x26F5},
+    {0x26FA,0x26FA}, {0x26FD,0x26FD}, {0x2705,0x2705}, {0x270A,0x270B}, {0x2728,0x2728},
+    {0x274C,0x274C}, {0x274E,0x274E}, {0x2753,0x2755}, {0x2757,0x2757}, {0x2795,0x2797},
+    {0x27B0,0x27B0}, {0x27BF,0x27BF}, {0x2B1B,0x2B1C}, {0x2B50,0x2B50}, {0x2B55,0x2B55},
+    {0x2E80,0x303E}, {0x3041,0x3247}, {0x3250,0x4DBF}, {0x4E00,0xA4CF}, {0xA960,0xA97C},
+    {0xAC00,0xD7A3}, {0xF900,0xFAFF}, {0xFE10,0xFE19}, {0xFE30,0xFE6F}, {0xFF01,0xFF60},
+    {0xFFE0,0xFFE6}, {0x16FE0,0x18D08}, {0x1AFF0,0x1B2FF}, {0x1F004,0x1F004}, {0x1F0CF,0x1F0CF},
+    {0x1F18E,0x1F18E}, {0x1F191,0x1F19A}, {0x1F200,0x1F320}, {0x1F32D,0x1F335}, {0x1F337,0x1F37C},
+    {0x1F37E,0x1F393}, {0x1F3A0,0x1F3CA}, {0x1F3CF,0x1F3D3}, {0x1F3E0,0x1F3F0}, {0x1F3F4,0x1F3F4},
+    {0x1F3F8,0x1F43E}, {0x1F440,0x1F440}, {0x1F442,0x1F4FC}, {0x1F4FF,0x1F53D}, {0x1F54B,0x1F54E},
+    {0x1F550,0x1F567}, {0x1F57A,0x1F57A}, {0x1F595,0x1F596}, {0x1F5A4,0x1F5A4}, {0x1F5FB,0x1F64F},
+    {0x1F680,0x1F6C5}, {0x1F6CC,0x1F6CC}, {0x1F6D0,0x1F6D2}, {0x1F6D5,0x1F6D7}, {0x1F6DD,0x1F6DF},
+    {0x1F6EB,0x1F6EC}, {0x1F6F4,0x1F6FC}, {0x1F7E0,0x1F7EB}, {0x1F7F0,0x1F7F0}, {0x1F90C,0x1F93A},
+    {0x1F93C,0x1F945}, {0x1F947,0x1F9FF}, {0x1FA70,0x1FAFF}, {0x20000,0x3FFFD}
+};
+
+/* Columns that text [n] takes on a terminal, with a '?' where append_visible() puts one. */
+static int columns_of(const char *text, size_t n)
+{
+    int columns = 0;
+    for (int length; n > 0; text += length, n -= length) {
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
+        columns += code < 0x300 || is_control(code) ? 1
+                 : IN_RANGES(code, NO_COLUMN) ? 0 : 1 + IN_RANGES(code, TWO_COLUMNS);
+    }
+    return columns;
+}
+
 /* Append text to a message. It may come from anywhere: control characters and broken UTF-8, which
  * could move a terminal's cursor, become '?'. */
 static void append_visible(char *out, size_t size, const char *text, size_t n)
@@ -112,8 +232,7 @@ static void append_visible(char *out, size_t size, const char *text, size_t n)
     size_t used = strlen(out);
     for (size_t i = 0; i < n && used + 8 < size;) {
         int length;
-        int32_t code = utf8_decode((const uint8_t *)text + i, n - i, &length);
-        if (code < 32 || (code >= 127 && code < 160)) out[used++] = '?';
+        if (is_control(utf8_decode((const uint8_t *)text + i, n - i, &length))) out[used++] = '?';
         else memcpy(out + used, text + i, length), used += length;
         i += length;
     }
@@ -146,13 +265,39 @@ static int min_int(int a, int b) { return a < b ? a : b; }
 static int max_int(int a, int b) { return a > b ? a : b; }
 static int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
-/* Make room for one more element. Doubling keeps n appends at O(n); NULL when memory is out. */
+/* Make room for one more element of an array that has n. Doubling keeps n appends at O(n). NULL
+ * when memory is out. */
 static void *grow(void *array, int n, size_t element)
 {
     if (n & (n - 1)) return array;                      /* full only when n is a power of two */
     void *bigger = realloc(array, (n ? 2 * (size_t)n : 1) * element);
     if (!bigger) mi_fail("out of memory");
     return bigger;
+}
+
+/* Open a file to read; -1 where it is none: a pipe would block, and a device has no end. */
+static int open_file(const char *path, struct stat *info)
+{
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) return mi_fail("%s", strerror(errno));
+    if (fstat(descriptor, info) == 0 && S_ISREG(info->st_mode)) return descriptor;
+    close(descriptor);
+    if (S_ISDIR(info->st_mode)) return mi_fail("%s", strerror(EISDIR));
+    return mi_fail("is a %s, not a file", S_ISFIFO(info->st_mode) ? "pipe" : "device");
+}
+
+/* The first bytes of a file, at most `most` -> how many there are, or -1. */
+static int64_t read_file(const char *path, void *bytes, size_t most)
+{
+    struct stat info;
+    int     descriptor = open_file(path, &info);
+    size_t  n = 0;
+    ssize_t got = 1;
+    if (descriptor < 0) return -1;
+    while (n < most && (got = read(descriptor, (char *)bytes + n, most - n)) > 0) n += (size_t)got;
+    if (got < 0) mi_fail("%s", strerror(errno));
+    close(descriptor);
+    return got < 0 ? -1 : (int64_t)n;
 }
 
 /* A weight as it lies in the mapped file. The published GPT-2 has its tensors at odd addresses;
@@ -176,7 +321,8 @@ const MiSiteInfo *mi_site_info(int site)
 }
 
 /* The weights of one block, by the names of the papers. Matrices are [in, out] as in the file:
- * y = x W + b. W_QKV is W_Q, W_K, W_V side by side, each with its H heads side by side. */
+ * y = x W + b. W_QKV is W_Q, W_K, W_V side by side, each with its H heads side by side. Gamma and
+ * beta are the gain and the offset that end a LayerNorm. */
 typedef struct {
     const weight *ln1_gamma, *ln1_beta;                 /* [D] */
     const weight *W_QKV, *b_QKV;                        /* [D,3D] [3D] */
@@ -184,15 +330,17 @@ typedef struct {
     const weight *ln2_gamma, *ln2_beta;                 /* [D] */
     const weight *W_in, *b_in;                          /* [D,F] [F] */
     const weight *W_out, *b_out;                        /* [F,D] [D] */
+    float         score_scale;                          /* of q.k: 1/sqrt(d) in GPT-2 */
 } Block;
 
 struct MiModel {
     MiShape       shape;
-    const weight *wte, *wpe;                            /* [V,D] [n_ctx,D] */
+    const weight *wte, *wpe;                            /* [V,D] of tokens, [n_ctx,D] of places */
     Block        *block;                                /* [L] */
     const weight *ln_f_gamma, *ln_f_beta;               /* [D] */
     const weight *W_U;                                  /* [V,D]: wte, or the file's own */
     int          *vocab_ids;                            /* [V] GPT-2 ids of the rows, or NULL */
+    int           has_text;                             /* its tokens are GPT-2's */
     char         *file;                                 /* its name, for messages */
     void         *map;                                  /* the mapped file */
     size_t        map_size;
@@ -205,12 +353,14 @@ MiShape mi_shape(const MiModel *model)
     return model->shape;
 }
 
+/* How many arrays a site has: one for each layer, or one around the blocks. */
 static int n_layers_of(const MiModel *model, MiSite site)
 {
     return SITES[site].place == MI_BLOCK ? model->shape.n_layer : 1;
 }
 
-/* The half-layer that computes a site: 2l attention, 2l+1 MLP, 2L the final LayerNorm. */
+/* The half-layer that computes a site: 2l attention, 2l+1 MLP, 2L the final LayerNorm. The unit in
+ * which runs begin, since information only flows up. */
 static int half_of(const MiModel *model, MiSite site, int layer)
 {
     switch (SITES[site].place) {
@@ -234,8 +384,8 @@ static int width_of(const MiModel *model, MiSite site, int key_stride)
 /* ============================================================================================= */
 /* The kernels to read                                                                           */
 /*                                                                                               */
-/* These say what is computed, in which order. The fast ones further down give the same bits:    */
-/* tests compare them with memcmp.                                                               */
+/* These say what is computed, in which order: (a + b) + c and a + (b + c) differ in the last    */
+/* bits of a float. The fast ones further down keep the order; tests compare them with memcmp.   */
 /* ============================================================================================= */
 
 /* a*b + c, rounded once where the machine can (and then everywhere), else twice. */
@@ -248,7 +398,8 @@ static inline float fma1(float a, float b, float c)
 #endif
 }
 
-/* The tree that ends every sum along a row: lane i takes lane i+8, then i+4, i+2, i+1. */
+/* The tree that ends every sum along a row, 16 partial sums -> one: lane i takes lane i+8, then
+ * i+4, i+2, i+1. */
 static float sum_lanes(const float lane[16])
 {
     float s[16];
@@ -259,7 +410,8 @@ static float sum_lanes(const float lane[16])
 }
 
 /* sum(x)    x [n] -> scalar. Element i goes to lane i mod 16, so a vector of any width up to 16
- * adds the same numbers in the same order; a row is padded with zeros to a multiple of 16. */
+ * adds the same numbers in the same order; a row is padded with zeros to a multiple of 16. (These
+ * 16 lanes are registers of the processor, not the lanes of a fork.) */
 static float naive_sum(const float *x, int n)
 {
     float lane[16] = {0};
@@ -304,8 +456,8 @@ static void naive_linear(float *y, const float *x, int rows, int in, int out,
         }
 }
 
-/* logits = x W_U^T    x [rows,D], W_U [V,D] -> logits [rows,V]: how much the residual stream looks
- * like each token's row. */
+/* logits = x W_U^T    x [rows,D], W_U [V,D] -> logits [rows,V]: how much the end of the residual
+ * stream points along each token's row of W_U. */
 static void naive_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
                           int threads)
 {
@@ -315,52 +467,38 @@ static void naive_unembed(float *logits, const float *x, int rows, const weight 
             logits[(size_t)r * V + i] = naive_dot(x + (size_t)r * D, W_U + (size_t)i * D, D);
 }
 
-/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2)/2, and a polynomial for e^r. Ours, because
- * the C library's differs between machines and between scalar and vector code. */
-static float naive_exp(float x)
+/* e^x, at most 2 units in the last place away. Ours, because the C library's differs between
+ * machines and between scalar and vector code. The body stands with its fast twin, exp_vec. */
+static float naive_exp(float x);
+
+/* Is no key left to look at? NaN is not -infinity. */
+static int all_cut(const float *s, int n)
 {
-    if (x < -104) x = -104;                             /* rounds to 0 */
-    if (x > 89) x = 89;                                 /* rounds to infinity */
-    const float shift = 12582912;                       /* 1.5 * 2^23: the sum's last bits are k */
-    float    n = fma1(x, 1.44269504f, shift);
-    uint32_t bits, shift_bits;
-    memcpy(&bits, &n, 4);
-    memcpy(&shift_bits, &shift, 4);
-    float k = n - shift;
-    float r = fma1(k, -0.693359375f, x);                /* ln 2 in two pieces; the first is exact */
-    r = fma1(k, 2.12194440e-4f, r);
-    float p = 1.9875691500e-4f;
-    p = fma1(p, r, 1.3981999507e-3f);
-    p = fma1(p, r, 8.3334519073e-3f);
-    p = fma1(p, r, 4.1665795894e-2f);
-    p = fma1(p, r, 1.6666665459e-1f);
-    p = fma1(p, r, 5.0000001201e-1f);
-    p = fma1(p, r * r, r) + 1;
-    uint32_t whole = bits - shift_bits;                 /* k as an integer, in two halves: 2^k */
-    uint32_t low = (uint32_t)((int32_t)whole >> 1);     /* itself may be too small for a float */
-    uint32_t bits1 = (low + 127) << 23, bits2 = (whole - low + 127) << 23;
-    float    scale1, scale2;
-    memcpy(&scale1, &bits1, 4);
-    memcpy(&scale2, &bits2, 4);
-    return p * scale1 * scale2;
+    for (int j = 0; j < n; j++)
+        if (s[j] != -INFINITY) return 0;
+    return 1;
 }
 
-/* pattern_j = e^(s_j - max) / sum    s [n] -> s [n], in place. The largest score is subtracted so
- * that nothing overflows. Without any key left (all -infinity) the head looks at nothing: 0. */
+/* pattern_j = e^(s_j - max) / sum_i e^(s_i - max)    s [n] -> s [n], in place
+ * Scores become shares, positive and adding up to 1. The largest is subtracted, which changes no
+ * share, so that nothing overflows. Without any key left (all -infinity) the head looks at
+ * nothing: 0. A score of +infinity or NaN makes the whole row NaN. */
 static void naive_softmax(float *s, int n)
 {
     float max = -INFINITY;
     for (int j = 0; j < n; j++)
         if (s[j] > max) max = s[j];
+    int cut = max == -INFINITY && all_cut(s, n);
     for (int j = 0; j < n; j++)
-        s[j] = max == -INFINITY ? 0 : naive_exp(s[j] - max);
+        s[j] = cut ? 0 : naive_exp(s[j] - max);
     float total = naive_sum(s, n);
     for (int j = 0; j < n; j++)
-        if (max != -INFINITY) s[j] /= total;
+        if (!cut) s[j] /= total;
 }
 
 /* GELU(x) = x / (1 + e^(-2u)),  u = sqrt(2/pi) (x + 0.044715 x^3)    x [n] -> y [n]
- * The tanh form of GPT-2, written with e^x: x/2 (1 + tanh u) is the same number. */
+ * Near x for large x, near 0 for negative: without this bend the MLP would be one matrix. GPT-2's
+ * tanh form, written with e^x: x/2 (1 + tanh u) is the same number. */
 static void naive_gelu(float *y, const float *x, int n)
 {
     for (int i = 0; i < n; i++) {
@@ -370,11 +508,13 @@ static void naive_gelu(float *y, const float *x, int n)
     }
 }
 
-/* The keys or values that a row can see. Key j is below[j] of the trunk for j < t0, then own[j -
- * t0], and the last one (the row that is read) may lie apart. Rows are `stride` floats long. */
+/* The keys or values that a row can see, one for each position: key j of n. They lie in up to
+ * three places (see "What a run is"): for j < t0 in the trunk, then in rows of the run's own, and
+ * the last one may lie apart. A row is `stride` floats long, all heads side by side. */
 typedef struct {
     const float *below, *own, *last;
     int          t0, n, stride;
+    float        scale;                                 /* of their scores */
 } Keys;
 
 static inline const float *key_at(const Keys *keys, int j, int column)
@@ -385,20 +525,22 @@ static inline const float *key_at(const Keys *keys, int j, int column)
     return key + column;
 }
 
-/* scores_j = q.k_j / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n], its rows `stride` apart
- * The rows are neighbours in a prompt, so each sees one key more than the row before: n + r. */
+/* scores_j = (q . k_j) * scale, which is 1 / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n]
+ * How well does what the query looks for match what each key offers? A dot product of d numbers
+ * grows with sqrt(d); without the factor, softmax would look at one key only. The rows are
+ * neighbours in a prompt, so each sees one key more than the row before: row r sees n + r. */
 static void naive_scores(float *s, size_t stride, const float *q, int rows, const Keys *keys,
                          int column, int n, int d)
 {
-    float scale = 1 / sqrtf((float)d);
     for (int r = 0; r < rows; r++)
         for (int j = 0; j < n + r; j++)
             s[r * stride + j] = naive_dot(q + (size_t)r * keys->stride, key_at(keys, j, column), d)
-                                * scale;
+                                * keys->scale;
 }
 
-/* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]; row r sees n + r keys.
- * In key order; a weight of zero is not skipped, or it would hide an infinite value. */
+/* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]
+ * The mean of the values, weighted by how much the row looks at each; row r sees n + r. In key
+ * order; a weight of zero is not skipped, or it would hide an infinite value. */
 static void naive_mix(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
                       int column, int n, int d)
 {
@@ -411,17 +553,35 @@ static void naive_mix(float *z, const float *pattern, size_t stride, int rows, c
         }
 }
 
+/* What the forward pass calls, twice: naive_... above is to be read, fast_... further down is run.
+ * A kernel knows arrays and sizes, nothing of runs or edits. Rows lie `stride` floats apart where
+ * they are parts of wider ones; `threads` is how many may share the work. */
 typedef struct {
-    float (*sum)(const float *, int);
-    float (*dot)(const float *, const weight *, int);
-    float (*squares)(const float *, float, int);
-    void  (*linear)(float *, const float *, int, int, int, const weight *, size_t, const weight *,
-                    int);
-    void  (*unembed)(float *, const float *, int, const weight *, int, int, int);
-    void  (*softmax)(float *, int);
-    void  (*gelu)(float *, const float *, int);
-    void  (*scores)(float *, size_t, const float *, int, const Keys *, int, int, int);
-    void  (*mix)(float *, const float *, size_t, int, const Keys *, int, int, int);
+    /* sum_i x_i                                            x [n] */
+    float (*sum)(const float *x, int n);
+    /* a . b = sum_i a_i b_i                                a [n], b [n] */
+    float (*dot)(const float *a, const weight *b, int n);
+    /* sum_i (x_i - mean)^2, which is n variances           x [n] */
+    float (*squares)(const float *x, float mean, int n);
+    /* y = x W + b                      x [rows,in], W [in,out], b [out] -> y [rows,out] */
+    void  (*linear)(float *y, const float *x, int rows, int in, int out, const weight *W,
+                    size_t stride, const weight *b, int threads);
+    /* logits = x W_U^T                 x [rows,D], W_U [V,D] -> logits [rows,V] */
+    void  (*unembed)(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
+                     int threads);
+    /* s = softmax(s)                   s [n], in place */
+    void  (*softmax)(float *s, int n);
+    /* y = GELU(x)                      x [n] -> y [n] */
+    void  (*gelu)(float *y, const float *x, int n);
+    /* s_j = q . k_j / sqrt(d)          q [rows,d], keys [n + rows - 1, d] -> s [rows, n..]
+     * One head of some neighbouring rows: its d numbers begin at `column` of each key. The first
+     * row sees n keys, each further row one more. */
+    void  (*scores)(float *s, size_t stride, const float *q, int rows, const Keys *keys,
+                    int column, int n, int d);
+    /* z = sum_j pattern_j v_j          pattern [rows, n..], values [n + rows - 1, d] -> z [rows,d]
+     * Rows, `column` and n as in scores. */
+    void  (*mix)(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
+                 int column, int n, int d);
 } Kernels;
 
 static const Kernels naive_kernels = {
@@ -431,13 +591,33 @@ static const Kernels naive_kernels = {
 static const Kernels fast_kernels;
 
 /* ============================================================================================= */
-/* A run, its lanes and its forks                                                                */
+/* What a run is                                                                                 */
 /* ============================================================================================= */
 
-/* One experiment of a run. A trunk is a run with one lane that owns all rows (trunk NULL, t0 0). A
- * lane of a fork owns positions t0..n_pos-1; rows below t0, and layers below the fork's first
- * half-layer, are its trunk's. Position t0 + i lies in row first_row + i, but the last one in
- * last_row: when it alone is read, the last rows of all lanes lie side by side. */
+/* The forward pass is a table: a column for each position of the prompt, a line for each
+ * half-layer. A cell needs cells below it and to its left, never to its right: no position sees
+ * what comes later. So all that an edit at x can change is the rectangle that begins there: its
+ * cone, shaded. A trunk is a run that computes the whole table. A fork computes only the cones of
+ * its lanes, each an experiment, and borrows the rest from their trunks.
+ *
+ *     half-layer                  a trunk           a fork: lane 0    lane 1
+ *      4  final LayerNorm         ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · ▒ ▒ ▒ ▒
+ *      3  MLP of layer 1          ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · ▒ ▒ ▒ ▒
+ *      2  attention of layer 1    ■ ■ ■ ■ ■ ■       · · · · ▒ ▒       · · x ▒ ▒ ▒
+ *      1  MLP of layer 0          ■ ■ ■ ■ ■ ■       · · · · x ▒       · · ▒ ▒ ▒ ▒
+ *      0  attention of layer 0    ■ ■ ■ ■ ■ ■       · · · · · ·       · · · · · ·
+ *     position                    0 1 2 3 4 5       0 1 2 3 4 5       0 1 2 3 4 5
+ *     row                         0 1 2 3 4 5               0 1           2 3 4 5
+ *     row, if only 5 is read                                0 4           1 2 3 5
+ *
+ * All lanes of a fork begin at one half-layer, the lowest of their edits (here 1), and each at its
+ * own position t0 (here 4 and 2). Their rows lie one after another, so that one matrix product
+ * takes them all. Where only the last position of a lane is read, its row lies apart: these rows
+ * come last, side by side, and of the others the last layer computes keys and values alone. */
+
+/* One experiment of a run. A trunk has one lane, which owns all rows (trunk NULL, t0 0); a lane of
+ * a fork owns positions t0 .. n_pos-1. Position t0 + i lies in row first_row + i, the last one in
+ * last_row. */
 typedef struct {
     const MiRun   *trunk;
     int            t0, n_pos;
@@ -448,27 +628,29 @@ typedef struct {
 
 typedef struct { void *at; size_t size; } Memory;
 
+typedef struct { int found; MiSite site; int layer, pos; } NoNumber;
+
 struct MiRun {
     const MiModel *model;
     const Kernels *kernel;
     int            threads;
     int            half;                                /* the first half-layer that it computes */
-    int            first_read;                          /* rows before it are not read at the end */
-    int            n_rows, capacity;
+    int            first_read;                          /* the last layer leaves out rows before */
+    int            n_rows, capacity;                    /* rows there are, and could be */
     Lane          *lanes;
     int            n_lanes;
-    int           *row_lane, *row_pos, *row_token;      /* [capacity] */
+    int           *row_lane, *row_pos, *row_token;      /* [capacity] what each row stands for */
     int            key_stride;                          /* keys in a row of scores, padded to 16 */
-    uint64_t       keep;
+    uint64_t       keep;                                /* bit i: site i is kept for all layers */
     float         *buffer[MI_N_SITES];                  /* [layers kept][capacity][width] */
     size_t         layer_stride[MI_N_SITES];            /* 0: one buffer, the current layer's */
     Memory         memory;                              /* where all buffers lie */
-    int            shared;                              /* resid_post is the next resid_pre */
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
+    NoNumber      *no_number;                           /* where to note the first one, or NULL */
 };
 
-/* Where a row of a site lies in this run. */
+/* Where a row of a site lies in this run: width_of(site) floats. */
 static inline float *at(const MiRun *run, MiSite site, int layer, int row)
 {
     size_t width = (size_t)width_of(run->model, site, run->key_stride);
@@ -476,13 +658,15 @@ static inline float *at(const MiRun *run, MiSite site, int layer, int row)
 }
 
 /* The finished value of a site for one of our rows: ours, or below our first half-layer the
- * trunk's. With it the forward pass needs to know nothing about forks. */
+ * trunk's. What a half-layer reads from below it reads with finished(), what it made itself with
+ * at(); so it needs to know nothing about forks. */
 static inline const float *finished(const MiRun *run, MiSite site, int layer, int row)
 {
     if (half_of(run->model, site, layer) >= run->half) return at(run, site, layer, row);
     return at(run->lanes[run->row_lane[row]].trunk, site, layer, run->row_pos[row]);
 }
 
+/* The row of a position that the lane owns. */
 static inline int row_of(const Lane *lane, int pos)
 {
     return pos + 1 == lane->n_pos ? lane->last_row : lane->first_row + pos - lane->t0;
@@ -492,27 +676,23 @@ static inline int row_of(const Lane *lane, int pos)
 static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 {
     Keys keys = { .t0 = lane->t0, .n = lane->n_pos, .stride = run->model->shape.d_model };
+    keys.scale = run->model->block[layer].score_scale;
     keys.own = at(run, site, layer, lane->first_row);
     keys.last = at(run, site, layer, lane->last_row);
     keys.below = lane->trunk ? at(lane->trunk, site, layer, 0) : keys.own;
     return keys;
 }
 
-/* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
-#define MIN_WORK 500000
-
-static int kept(const MiRun *run, MiSite site)
-{
-    return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
-}
-
 /* ============================================================================================= */
 /* Edits: the one place where activations are changed                                            */
+/*                                                                                               */
+/* Ablate, patch, steer, freeze, add noise, cut an edge: to the model they are one thing: some   */
+/* numbers of a site that become others before anyone reads them. mi.h lists the six operations. */
+/* An edit looks at nothing but its own row and constants that were fixed before the run. So it  */
+/* gives the same number in the whole pass, in a cone, and beside other lanes.                   */
 /* ============================================================================================= */
 
-/* A standard normal number that depends on its address alone, not on how many were drawn before:
- * so a cone that starts late sees the noise that the whole pass saw. Counter in, bits out
- * (splitmix64's mixer), then Box and Muller's sqrt(-2 ln u) cos(2 pi v). */
+/* Counter in, random bits out: splitmix64's mixer. */
 static uint64_t mix_bits(uint64_t x)
 {
     x += 0x9E3779B97F4A7C15u;
@@ -521,17 +701,21 @@ static uint64_t mix_bits(uint64_t x)
     return x ^ x >> 31;
 }
 
+/* g ~ N(0, 1) = sqrt(-2 ln u) cos(2 pi v)    Box and Muller: u in (0,1], v in [0,1) are uniform
+ * It depends on (seed, sample, site, layer, head of a row of keys, pos, element) alone, not on how
+ * many were drawn before: so a cone that starts late sees the noise that the whole pass saw. */
 static float normal_at(const MiEdit *edit, int pos, int element)
 {
+    uint64_t head = SITES[edit->site].width == MI_KEYS ? edit->head + 1 : 0;
     uint64_t key = mix_bits(mix_bits(mix_bits(edit->seed) ^ edit->sample) ^
-                            ((uint64_t)edit->site << 32 | (uint32_t)edit->layer));
+                            (head << 48 | (uint64_t)edit->site << 32 | (uint32_t)edit->layer));
     uint64_t bits = mix_bits(key ^ ((uint64_t)pos << 32 | (uint32_t)element));
     double u = ((bits >> 32) + 1) / 4294967296.0, v = (uint32_t)bits / 4294967296.0;
     return (float)(sqrt(-2 * log(u)) * cos(6.283185307179586 * v));
 }
 
-/* x [n] <- edited x. v: the edit's value for this row; `first`: the column of x[0].
- * Zeroing assigns: 0 times infinity would not be 0. */
+/* x [n] <- edited x: the part of a row at position pos that the edit is about. v [n]: its value for
+ * this row, or NULL. Zeroing assigns: 0 times infinity would not be 0. */
 static void apply_edit(const MiRun *run, const MiEdit *edit, float *x, const float *v, int n,
                        int pos)
 {
@@ -574,9 +758,8 @@ static void edit_row(const MiRun *run, const MiEdit *edit, int layer, int row)
     apply_edit(run, edit, x, v, n, pos);
 }
 
-/* Called after each site, when its rows are complete and before anyone reads them: apply every
- * lane's edits of that site to the rows from <= r < to. */
-static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+/* Apply every lane's edits of a site to the rows from <= r < to. */
+static void edit_rows(const MiRun *run, MiSite site, int layer, int from, int to)
 {
     if (!run->edited[site * run->model->shape.n_layer + layer]) return;
     for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++)
@@ -591,16 +774,41 @@ static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
         }
 }
 
+/* Are all values of a row numbers? Of scores and pattern those of keys up to the query; a score of
+ * -infinity is a key cut off. */
+static int all_numbers(const MiRun *run, MiSite site, int layer, int row)
+{
+    const float *x = at(run, site, layer, row);
+    int keys = SITES[site].width == MI_KEYS, heads = keys ? run->model->shape.n_head : 1;
+    int n = keys ? run->row_pos[row] + 1 : width_of(run->model, site, 0);
+    for (int h = 0; h < heads; h++, x += run->key_stride)
+        for (int i = 0; i < n; i++)
+            if (!isfinite(x[i]) && !(site == MI_scores && x[i] == -INFINITY)) return 0;
+    return 1;
+}
+
+/* Called after each site, when its rows are complete and before anyone reads them. */
+static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+{
+    edit_rows(run, site, layer, from, to);
+    for (int row = from; run->no_number && !run->no_number->found && row < to; row++)
+        if (!all_numbers(run, site, layer, row))
+            *run->no_number = (NoNumber){ 1, site, layer, run->row_pos[row] };
+}
+
 /* ============================================================================================= */
 /* The forward pass                                                                              */
 /*                                                                                               */
-/* Rows from <= r < to of a run, half-layer by half-layer. Every function computes one site (or  */
-/* the two of a LayerNorm) and calls hook() on it; what it reads is finished.                     */
+/* Rows from <= r < to of a run, half-layer by half-layer: first the parts, in the order in which */
+/* they are used; attention(), mlp() and mi_forward() put them together. Each part computes one   */
+/* site or two and calls hook() on it; what it reads is finished.                                 */
 /* ============================================================================================= */
 
 enum { GROUP = 4 };     /* rows whose attention one thread computes together */
 
-/* embed = wte[token], pos_embed = wpe[position]    -> [rows,D] each */
+/* embed = wte[token], pos_embed = wpe[position]    -> [rows,D] each
+ * A token begins as a row of one table: the vector that was learned for it, wherever it stands. The
+ * other table says where it stands; without it, attention could not tell first from last. */
 static void embed(MiRun *run, int from, int to)
 {
     const MiModel *model = run->model;
@@ -615,8 +823,9 @@ static void embed(MiRun *run, int from, int to)
     hook(run, MI_pos_embed, 0, from, to);
 }
 
-/* y = a + b    rows of finished sites a, b [rows,D] -> site y [rows,D]: the residual stream only
- * ever changes by addition. b = NONE copies. */
+/* y = a + b    sites a, b [rows,D] -> site y [rows,D]
+ * The residual stream only ever changes by addition: so the model's last vector is a sum, and one
+ * can ask who wrote which part of it. b = NONE copies. */
 enum { NONE = MI_N_SITES };
 static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, int from, int to)
 {
@@ -627,14 +836,27 @@ static void add(MiRun *run, MiSite y, int layer, MiSite a, int layer_a, int b, i
         const float *xb = b == NONE ? NULL : finished(run, b, layer_a, r);
         float *out = at(run, y, layer, r);
         if (xb) for (int i = 0; i < D; i++) out[i] = xa[i] + xb[i];
-        else if (out != xa) memcpy(out, xa, D * sizeof *out);   /* (or they share a buffer) */
+        else memcpy(out, xa, D * sizeof *out);
     }
     hook(run, y, layer, from, to);
 }
 
-/* sigma = sqrt(variance(x) + epsilon);  y = (x - mean) / sigma * gamma + beta
- * x [rows,D] -> site scale [rows,1], site y [rows,D]. Sigma is a site of its own: freezing it makes
- * LayerNorm linear. */
+/* sigma = sqrt(sum_i (x_i - mean)^2 / D + epsilon)    x [D] -> scalar. The sum is divided by D, not
+ * D - 1. A row too large to be squared has none: divided by infinity it would be beta, a number
+ * like any other. */
+static float sigma_of(const MiRun *run, const float *x, float mean)
+{
+    const MiShape *shape = &run->model->shape;
+    float squares = run->kernel->squares(x, mean, shape->d_model);
+    float sigma = sqrtf(squares / shape->d_model + shape->epsilon);
+    return isinf(sigma) ? NAN : sigma;
+}
+
+/* mean = sum_i x_i / D,  sigma as above,  y_i = (x_i - mean) / sigma * gamma_i + beta_i
+ * x [rows,D] -> site scale [rows,1], y [rows,D]
+ * A half-layer sees the direction of the stream, not its length, which grows from layer to layer.
+ * Sigma is a site of its own: with a frozen sigma, LayerNorm is linear. (The final one reads the
+ * last layer's resid_post, hence x_layer.) */
 static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
                       const weight *gamma, const weight *beta, int from, int to)
 {
@@ -645,7 +867,7 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     for (int r = from; r < to; r++) {
         const float *in = finished(run, x, x_layer, r);
         float mean = kernel->sum(in, D) / D;
-        *at(run, scale, layer, r) = sqrtf(kernel->squares(in, mean, D) / D + 1e-5f);
+        *at(run, scale, layer, r) = sigma_of(run, in, mean);
     }
     hook(run, scale, layer, from, to);
     #pragma omp parallel for num_threads(run->threads) if (to - from > 16)
@@ -658,7 +880,8 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     hook(run, y, layer, from, to);
 }
 
-/* y = x W + b    site x [rows,in] -> site y [rows,out] */
+/* y = x W + b    site x [rows,in], W [in,out], b [out] -> site y [rows,out]
+ * Nearly all weights, and nearly all time, are here. Each row by itself: positions do not meet. */
 static void linear(MiRun *run, MiSite x, MiSite y, int layer, const weight *W, int stride,
                    const weight *b, int from, int to)
 {
@@ -668,40 +891,48 @@ static void linear(MiRun *run, MiSite x, MiSite y, int layer, const weight *W, i
     hook(run, y, layer, from, to);
 }
 
-/* How many of the rows from `row` up to `last` belong to the same lane. */
-static int neighbours(const MiRun *run, int row, int last)
-{
-    int n = 1;
-    while (row + n < last && run->row_lane[row + n] == run->row_lane[row]) n++;
-    return n;
-}
+/* Attention is computed in pieces: one head, and up to GROUP rows that are neighbours in one lane
+ * and so look at the same keys (each at one more than the row before). */
+typedef void Piece(MiRun *run, int l, int head, int row, int n_rows);
 
-/* scores[h,j] = q_h . k_h,j / sqrt(d) for keys j <= t    q [rows,H,d] -> [rows,H,keys]
- * Whom does each position look at? Head by head, so that the head's keys stay in the cache. The
- * rest of the last 16 keys is -infinity, so that softmax can run over whole vectors. */
-static void attention_scores(MiRun *run, int l, int from, int to)
+/* Call compute() on every piece of the rows from <= r < to. Threads take pieces head by head, so
+ * that the head's keys stay in the cache. */
+static void each_piece(MiRun *run, int l, int from, int to, Piece *compute)
 {
-    int    H = run->model->shape.n_head, d = run->model->shape.d_head;
-    int    groups = (to - from + GROUP - 1) / GROUP;
-    size_t stride = (size_t)H * run->key_stride;
+    int groups = (to - from + GROUP - 1) / GROUP;
     #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads) if (groups > 1)
-    for (int i = 0; i < groups * H; i++) {
-        int h = i / groups, row = from + i % groups * GROUP, last = min_int(row + GROUP, to);
-        for (int n_rows; row < last; row += n_rows) {
-            Keys   keys = keys_of(run, MI_k, l, &run->lanes[run->row_lane[row]]);
-            float *s = at(run, MI_scores, l, row) + (size_t)h * run->key_stride;
-            int    n = run->row_pos[row] + 1;
-            n_rows = neighbours(run, row, last);
-            run->kernel->scores(s, stride, at(run, MI_q, l, row) + h * d, n_rows, &keys, h * d, n,
-                                d);
-            for (int r = 0; r < n_rows; r++)
-                for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
+    for (int i = 0; i < groups * run->model->shape.n_head; i++) {
+        int row = from + i % groups * GROUP, end = min_int(row + GROUP, to);
+        for (int n; row < end; row += n) {
+            for (n = 1; row + n < end && run->row_lane[row + n] == run->row_lane[row];) n++;
+            compute(run, l, i / groups, row, n);
         }
     }
+}
+
+/* scores[h,j] = q_h . k_h,j / sqrt(d) for keys j <= t    q [n_rows,H,d] -> [n_rows,H,keys]
+ * The rest of the last 16 keys is -infinity, so that softmax can run over whole vectors. */
+static void score_piece(MiRun *run, int l, int head, int row, int n_rows)
+{
+    int    d = run->model->shape.d_head, n = run->row_pos[row] + 1;
+    size_t stride = (size_t)run->model->shape.n_head * run->key_stride;
+    Keys   keys = keys_of(run, MI_k, l, &run->lanes[run->row_lane[row]]);
+    float *s = at(run, MI_scores, l, row) + (size_t)head * run->key_stride;
+    run->kernel->scores(s, stride, at(run, MI_q, l, row) + head * d, n_rows, &keys, head * d, n, d);
+    for (int r = 0; r < n_rows; r++)
+        for (int j = n + r; j < round_up(n + r, 16); j++) s[r * stride + j] = -INFINITY;
+}
+
+/* Whom does each position look at? Its q is what it looks for, each earlier position's k what that
+ * one offers; their product is the score of the pair. */
+static void attention_scores(MiRun *run, int l, int from, int to)
+{
+    each_piece(run, l, from, to, score_piece);
     hook(run, MI_scores, l, from, to);
 }
 
-/* pattern = softmax(scores)    [rows,H,keys] -> [rows,H,keys] */
+/* pattern = softmax(scores)    [rows,H,keys] -> [rows,H,keys]
+ * Each head's scores become shares of its attention, which add up to 1. */
 static void attention_pattern(MiRun *run, int l, int from, int to)
 {
     int H = run->model->shape.n_head;
@@ -716,34 +947,33 @@ static void attention_pattern(MiRun *run, int l, int from, int to)
     hook(run, MI_pattern, l, from, to);
 }
 
-/* z[h] = sum_j pattern[h,j] v_h,j    [rows,H,keys], v [keys,H,d] -> [rows,H,d]
- * What each head carries from where it looks. */
+/* z[h] = sum_j pattern[h,j] v_h,j    pattern [n_rows,H,keys], v [keys,H,d] -> [n_rows,H,d] */
+static void mix_piece(MiRun *run, int l, int head, int row, int n_rows)
+{
+    int    d = run->model->shape.d_head;
+    size_t stride = (size_t)run->model->shape.n_head * run->key_stride;
+    Keys   values = keys_of(run, MI_v, l, &run->lanes[run->row_lane[row]]);
+    run->kernel->mix(at(run, MI_z, l, row) + head * d,
+                     at(run, MI_pattern, l, row) + (size_t)head * run->key_stride, stride, n_rows,
+                     &values, head * d, run->row_pos[row] + 1, d);
+}
+
+/* What each head carries from where it looks: a mean of the values v there. */
 static void attention_z(MiRun *run, int l, int from, int to)
 {
-    int    H = run->model->shape.n_head, d = run->model->shape.d_head;
-    int    groups = (to - from + GROUP - 1) / GROUP;
-    size_t stride = (size_t)H * run->key_stride;
-    #pragma omp parallel for schedule(dynamic, 4) num_threads(run->threads) if (groups > 1)
-    for (int i = 0; i < groups * H; i++) {
-        int h = i / groups, row = from + i % groups * GROUP, last = min_int(row + GROUP, to);
-        for (int n_rows; row < last; row += n_rows) {
-            Keys values = keys_of(run, MI_v, l, &run->lanes[run->row_lane[row]]);
-            n_rows = neighbours(run, row, last);
-            run->kernel->mix(at(run, MI_z, l, row) + h * d,
-                             at(run, MI_pattern, l, row) + (size_t)h * run->key_stride, stride,
-                             n_rows, &values, h * d, run->row_pos[row] + 1, d);
-        }
-    }
+    each_piece(run, l, from, to, mix_piece);
     hook(run, MI_z, l, from, to);
 }
 
-/* In the last layer, rows that nobody reads are needed only for their keys and values. */
+/* In the last layer, rows that nobody reads are needed only for their keys and values: the rows
+ * that are read look at those, and at nothing else of their neighbours. */
 static int first_needed(const MiRun *run, int l, int from)
 {
     return l + 1 == run->model->shape.n_layer ? max_int(from, run->first_read) : from;
 }
 
-/* Half-layer 2l: move information between positions. */
+/* Half-layer 2l: move information between positions. W_QKV [D,3D] holds W_Q, W_K and W_V side by
+ * side, so that D columns further the next begins. */
 static void attention(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
@@ -775,7 +1005,8 @@ static void activate(MiRun *run, int l, int from, int to)
     hook(run, MI_mlp_post, l, from, to);
 }
 
-/* Half-layer 2l+1: think about each position by itself. */
+/* Half-layer 2l+1: think about each position by itself. mlp_post has F numbers, the neurons: each
+ * is active when its column of W_in matches what is there, and then adds its row of W_out. */
 static void mlp(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
@@ -788,6 +1019,9 @@ static void mlp(MiRun *run, int l, int from, int to)
     linear(run, MI_mlp_post, MI_mlp_out, l, w->W_out, shape->d_model, w->b_out, from, to);
     add(run, MI_resid_post, l, MI_resid_mid, l, MI_mlp_out, from, to);
 }
+
+/* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
+#define MIN_WORK 500000
 
 /* tokens [rows] -> every site of every layer from the run's first half-layer up. For a trunk that
  * is the whole model; for a fork, its cones. */
@@ -808,8 +1042,12 @@ int mi_forward(MiRun *run, int from, int to)
 
 /* ============================================================================================= */
 /* Reading                                                                                       */
+/*                                                                                               */
+/* After a run all kept sites lie in their buffers. A lane of a fork reads like a whole run:     */
+/* what its cone leaves out is its trunk's.                                                      */
 /* ============================================================================================= */
 
+/* A token is an index into wte: one that is not in it must not get so far. */
 static int check_tokens(const MiModel *model, const int *tokens, int n)
 {
     for (int i = 0; i < n; i++)
@@ -833,7 +1071,14 @@ int mi_token(const MiRun *run, int lane, int pos)
     return pos < l->t0 ? l->trunk->row_token[pos] : run->row_token[row_of(l, pos)];
 }
 
-/* Which run holds a site of a lane at a position, and in which row. NULL: nobody kept it. */
+/* Are a site's values of all layers still there after the run? */
+static int kept(const MiRun *run, MiSite site)
+{
+    return SITES[site].place != MI_BLOCK || (run->keep >> site & 1);
+}
+
+/* Which run holds a site of a lane at a position, the lane's own or its trunk, and in which row.
+ * NULL: there is no such value, nobody kept it, or the last layer left its row out. */
 static const MiRun *holder(const MiRun *run, int lane, MiSite site, int layer, int pos, int *row)
 {
     if (lane < 0 || lane >= run->n_lanes || (int)site < 0 || site >= MI_N_SITES || layer < 0 ||
@@ -874,7 +1119,8 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
     return at(run, site, layer, row) + (size_t)head * stride;
 }
 
-/* logits = ln_f W_U^T    -> [V] at one position: only what is asked for is computed */
+/* logits = ln_f W_U^T    ln_f [D], W_U [V,D] -> [V] at one position: only what is asked for is
+ * computed, for W_U is a third of GPT-2's weights. */
 int mi_logits(const MiRun *run, int lane, int pos, float *logits)
 {
     const MiModel *model = run->model;
@@ -897,27 +1143,35 @@ int mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n, 
     return 0;
 }
 
-/* logits of the logit lens: W_U LN_f(x) of any site of width D    -> [V] at one position
- * LayerNorm's mean and sigma are those of x, or with `final` those of the end of the same run, so
- * that the contributions of the layers between add up. */
+/* logits = LN_f(x) W_U^T    x [D], a site of that width at one position -> [V]
+ * The logit lens: what the model would say if x were the end of the residual stream. LayerNorm's
+ * mean and sigma are those of x, or with `final` those of the end of the same run: then all is
+ * linear, and the contributions of the layers between add up. */
 int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
 {
     const MiModel *model = run->model;
     const Kernels *kernel = run->kernel;
     int D = model->shape.d_model;
-    if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *x = mi_site(run, lane, site, layer, pos);
+    if (!x) return -1;
+    if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *end = mi_site(run, lane, MI_resid_post, model->shape.n_layer - 1, pos);
     const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, pos);
     float       *out = malloc(D * sizeof *out);
-    if (!x || !end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
+    if (!end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
     float mean = kernel->sum(final ? end : x, D) / D;
-    float sigma = final ? *scale : sqrtf(kernel->squares(x, mean, D) / D + 1e-5f);
+    float sigma = final ? *scale : sigma_of(run, x, mean);
     for (int i = 0; i < D; i++)
         out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
     kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
     free(out);
     return 0;
+}
+
+/* Numbers in their order, and NaN below them all. */
+static int is_above(float a, float b)
+{
+    return a > b || (isnan(b) && !isnan(a));
 }
 
 /* The k highest of n, best first; equal ones in order of their index. Returns how many (<= n). */
@@ -926,8 +1180,8 @@ int mi_top(const float *logits, int n, int k, int *top)
     int found = 0;
     for (int i = 0; i < n; i++) {
         int place = found;
-        while (place > 0 && logits[i] > logits[top[place - 1]]) place--;
-        if (place == k) continue;
+        while (place > 0 && is_above(logits[i], logits[top[place - 1]])) place--;
+        if (place >= k) continue;
         found = min_int(found + 1, k);
         memmove(top + place + 1, top + place, (found - place - 1) * sizeof *top);
         top[place] = i;
@@ -935,27 +1189,40 @@ int mi_top(const float *logits, int n, int k, int *top)
     return found;
 }
 
-/* log sum_i e^logit_i: what is subtracted from a logit to get a log probability. */
+/* log sum_i e^logit_i, in double: what is subtracted from a logit to get a log probability, since
+ * p_i = e^logit_i / sum. As in softmax, the largest is taken out first. */
 double mi_log_sum_exp(const float *logits, int n)
 {
     double max = -INFINITY, sum = 0;
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
+        if (isnan(logits[i])) return NAN;
         if (logits[i] > max) max = logits[i];
+    }
     if (!isfinite(max)) return max;
     for (int i = 0; i < n; i++) sum += exp(logits[i] - max);
     return max + log(sum);
 }
 
-/* The kernels use all cores unless told otherwise. */
-static int default_threads(int wanted)
+/* ============================================================================================= */
+/* Making runs: trunks and forks                                                                 */
+/*                                                                                               */
+/* Everything is checked before the first number is computed, so that the forward pass has       */
+/* nothing to check: edits that fit their sites, tokens that exist, cones that contain their     */
+/* edits.                                                                                        */
+/* ============================================================================================= */
+
+/* How many threads a run uses if it is told `wanted`: 0 means all cores. A compiler without OpenMP
+ * makes programs of one thread. */
+static int threads_for(int wanted)
 {
 #ifdef _OPENMP
     return wanted > 0 ? wanted : omp_get_max_threads();
 #else
-    return wanted > 0 ? 1 : 1;
+    return (void)wanted, 1;
 #endif
 }
 
+/* Back to the system; not with free(), since it came from mmap (see take_memory). */
 static void release(Memory *memory)
 {
     if (memory->at) munmap(memory->at, memory->size);
@@ -975,19 +1242,17 @@ void mi_free(MiRun *run)
     free(run);
 }
 
+/* ---- Memory ---- */
+
 /* What trunks keep whatever is asked: a fork may start at any layer and reads these. */
 #define ALWAYS_KEPT (MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(resid_pre) | MI_KEEP(attn_out) | \
                      MI_KEEP(resid_post))
 
-/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. The
- * shared residual stream has one layer more than resid_pre, its end. */
-static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept,
-                          int shared)
+/* Floats that a site takes in a run: one row after another, layer after layer if it is kept. */
+static size_t site_floats(const MiModel *model, MiSite site, int rows, int key_stride, int is_kept)
 {
     size_t layer = (size_t)width_of(model, site, key_stride) * rows;
     int    layers = is_kept ? n_layers_of(model, site) : 1;
-    if (shared && site == MI_resid_pre) layers += is_kept;
-    if (shared && site == MI_resid_post) layers = 0;
     return (layer * layers + 15) / 16 * 16;
 }
 
@@ -1011,32 +1276,27 @@ static int take_memory(MiRun *run, size_t size, Memory *spare)
     return 0;
 }
 
-/* Lay out all buffers in one block of memory. The end of a layer is the start of the next: unless
- * an edit of resid_pre makes them differ, both names stand for one buffer. */
+/* Give each site its own buffer; all of them lie in one block of memory. */
 static int allocate_sites(MiRun *run, Memory *spare)
 {
     const MiModel *model = run->model;
     size_t total = 0, offset[MI_N_SITES];
-    run->shared = kept(run, MI_resid_pre) == kept(run, MI_resid_post);
-    for (int l = 0; l < model->shape.n_layer; l++)
-        if (run->edited[MI_resid_pre * model->shape.n_layer + l]) run->shared = 0;
     for (int site = 0; site < MI_N_SITES; site++) {
         int is_kept = kept(run, site);
         if (is_kept && SITES[site].place == MI_BLOCK)
             run->layer_stride[site] =
                 (size_t)width_of(model, site, run->key_stride) * run->capacity;
         offset[site] = total;
-        total += site_floats(model, site, run->capacity, run->key_stride, is_kept, run->shared);
+        total += site_floats(model, site, run->capacity, run->key_stride, is_kept);
     }
-    if (run->shared)
-        offset[MI_resid_post] = offset[MI_resid_pre] + run->layer_stride[MI_resid_pre];
     if (take_memory(run, total * sizeof(float), spare) < 0) return -1;
     for (int site = 0; site < MI_N_SITES; site++)
         run->buffer[site] = (float *)run->memory.at + offset[site];
     return 0;
 }
 
-/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. */
+/* An empty run, which has no edits and no buffers yet. keys: the longest row of scores. Rows of
+ * scores are padded to 16 keys, so that kernels read whole vectors. */
 static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys, uint64_t keep,
                       int n_edits)
 {
@@ -1061,6 +1321,9 @@ static MiRun *new_run(const MiModel *model, int n_lanes, int capacity, int keys,
     return NULL;
 }
 
+/* ---- Trunks ---- */
+
+/* Does an edit fit its site? Columns beyond the row would be another row's numbers. */
 static int check_edit(const MiModel *model, const MiEdit *edit)
 {
     const MiShape *shape = &model->shape;
@@ -1072,9 +1335,14 @@ static int check_edit(const MiModel *model, const MiEdit *edit)
         return mi_fail("%s has no layer %d", info->name, edit->layer);
     if (keys && (edit->head < 0 || edit->head >= shape->n_head))
         return mi_fail("%s has no head %d", info->name, edit->head);
+    if (!keys && edit->head != -1 && edit->head != 0)
+        return mi_fail("an edit of %s cannot choose head %d: its columns say which", info->name,
+                       edit->head);
+    if ((int)edit->op < 0 || edit->op > MI_NOISE)
+        return mi_fail("there is no operation %d", (int)edit->op);
     if (edit->first < 0 || edit->count < 1 || edit->count > width - edit->first)
-        return mi_fail("%s has no columns %d to %d", info->name, edit->first,
-                       edit->first + edit->count - 1);
+        return mi_fail("%s has no columns %d to %lld", info->name, edit->first,
+                       (long long)edit->first + edit->count - 1);
     if (edit->pos < 0 || edit->pos_end <= edit->pos)
         return mi_fail("an edit of %s touches no position", info->name);
     if (!edit->value && (edit->op == MI_MIX || edit->op == MI_ADD || edit->op == MI_PROJECT))
@@ -1124,7 +1392,7 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
         keep = options->keep | MI_KEEP(k) | MI_KEEP(v);
     MiRun *run = new_run(model, 1, capacity, capacity, keep, n_edits);
     if (!run) return NULL;
-    run->threads = default_threads(options->threads);
+    run->threads = threads_for(options->threads);
     run->kernel = options->naive ? &naive_kernels : &fast_kernels;
     if (lane_edits(run, &run->lanes[0], run->edit_table, edits ? edits->at : NULL, n_edits) < 0 ||
         allocate_sites(run, NULL) < 0 || mi_append(run, tokens, n) < 0) {
@@ -1132,6 +1400,36 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
         return NULL;
     }
     return run;
+}
+
+/* The whole pass of the lane once more, keeping nothing, while hook() looks at each site. */
+int mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos)
+{
+    int n = mi_n_tokens(run, lane), status = -1;
+    if (n < 0) return -1;
+    const Lane *of = &run->lanes[lane];
+    NoNumber    first = { 0 };
+    int        *tokens = malloc((size_t)n * sizeof *tokens);
+    MiRun      *again = new_run(run->model, 1, n, n, MI_KEEP_CACHE | MI_KEEP(k) | MI_KEEP(v),
+                                of->n_edits);
+    if (tokens && again) {
+        for (int t = 0; t < n; t++) tokens[t] = mi_token(run, lane, t);
+        again->threads = run->threads;
+        again->kernel = run->kernel;
+        again->no_number = &first;
+        again->lanes[0].edits = memcpy(again->edit_table, of->edits,
+                                       (size_t)of->n_edits * sizeof *of->edits);
+        again->lanes[0].n_edits = of->n_edits;
+        memcpy(again->edited, run->edited, (size_t)MI_N_SITES * run->model->shape.n_layer);
+        if (allocate_sites(again, NULL) == 0) status = mi_append(again, tokens, n);
+    } else if (!tokens) {
+        mi_fail("out of memory");
+    }
+    mi_free(again);
+    free(tokens);
+    if (status < 0 || !first.found) return status;
+    *site = first.site, *layer = first.layer, *pos = first.pos;
+    return 1;
 }
 
 /* Only a trunk grows, and in place: a new row reads the keys and values of the rows before it,
@@ -1152,13 +1450,16 @@ int mi_append(MiRun *run, const int *tokens, int n)
     return mi_forward(run, from, from + n);
 }
 
-/* The positions of a lane: nothing that comes after the one that is read can change it. */
+/* ---- Forks ---- */
+
+/* The positions of a lane, 0 .. n-1. Nothing that comes after the one that is read can change it:
+ * so nothing after it is computed. */
 static int positions_of(const MiLane *lane)
 {
     return lane->read > 0 ? lane->read : lane->trunk->n_rows;
 }
 
-/* The cone of a lane's own edits: its first half-layer and its first row. */
+/* The cone of a lane's own edits: its first half-layer, *half, and its first position, *t0. */
 static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
 {
     int n_pos = positions_of(lane);
@@ -1177,7 +1478,8 @@ static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
     return 0;
 }
 
-/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. */
+/* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. A caller
+ * may ask for more than the cones (to read what did not change in the fork itself), never less. */
 static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
 {
     if (n_lanes < 1) return mi_fail("a fork needs at least one lane");
@@ -1211,8 +1513,7 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
     return 0;
 }
 
-/* Give the lanes of a fork their rows. Where only one position of each lane is read, these rows
- * come last, side by side, so that the last layer can do without the others. */
+/* Give the lanes of a fork their rows, as in the drawing of "What a run is". */
 static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
 {
     int apart = lanes[0].read > 0, last = fork->capacity - (apart ? fork->n_lanes : 0);
@@ -1234,21 +1535,27 @@ static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
     fork->n_rows = fork->capacity;
 }
 
-/* A fork, in the memory of another one that is gone (or NULL). */
+/* A fork, in the memory of another one that is gone (or NULL): plan it, give every lane its rows
+ * and its edits, then compute. All is counted first, so that nothing has to grow. */
 static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
     if (!t0) return mi_fail("out of memory"), NULL;
     if (plan_fork(lanes, n_lanes, &half, t0) < 0) return free(t0), NULL;
 
-    int rows = 0, keys = 0, n_edits = 0;
+    int     keys = 0;
+    int64_t rows = 0, n_edits = 0;
     for (int i = 0; i < n_lanes; i++) {
         rows += positions_of(&lanes[i]) - t0[i];
         keys = max_int(keys, positions_of(&lanes[i]));
         n_edits += lanes[i].trunk->lanes[0].n_edits + lanes[i].n_edits;
     }
     const MiRun *first = lanes[0].trunk;
-    MiRun *fork = new_run(first->model, n_lanes, rows, keys, keep ? keep : MI_KEEP_ALL, n_edits);
+    if (rows > INT_MAX / first->model->shape.n_head || n_edits > INT_MAX - 1)
+        return free(t0), mi_fail("a fork of %lld rows and %lld edits is too large",
+                                 (long long)rows, (long long)n_edits), NULL;
+    MiRun *fork = new_run(first->model, n_lanes, (int)rows, keys, keep ? keep : MI_KEEP_ALL,
+                          (int)n_edits);
     if (!fork) return free(t0), NULL;
     fork->threads = first->threads;
     fork->kernel = first->kernel;
@@ -1256,9 +1563,11 @@ static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep,
     lay_out_rows(fork, lanes, t0);
     free(t0);
     const MiEdit **table = fork->edit_table;
-    for (int i = 0; i < n_lanes; i++)
-        table += lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
-    if (allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0) return fork;
+    int n = 0;
+    for (int i = 0; i < n_lanes && n >= 0; i++, table += n)
+        n = lane_edits(fork, &fork->lanes[i], table, lanes[i].edits, lanes[i].n_edits);
+    if (n >= 0 && allocate_sites(fork, spare) == 0 && mi_forward(fork, 0, fork->n_rows) == 0)
+        return fork;
     mi_free(fork);
     return NULL;
 }
@@ -1270,11 +1579,16 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 
 /* ============================================================================================= */
 /* Sweeps: one experiment per cell                                                               */
+/*                                                                                               */
+/* "Which head matters?" is one run per head. Each cell of the answer is a lane; lanes of        */
+/* similar cones share a fork, and so read the weights once for all of them.                     */
 /* ============================================================================================= */
 
 /* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
- * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Only if no
- * held edit comes after at the same place, which would have changed what the trunk shows. */
+ * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Each number
+ * is tried, for x + amount (v - x) is not always x where v is x: -0 becomes 0, infinity not a
+ * number. Only if no held edit comes after at the same place, which would have changed what the
+ * trunk shows. */
 static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n_pos)
 {
     const Lane *held = &trunk->lanes[0];
@@ -1292,8 +1606,11 @@ static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n
             if (edit->value) v = edit->value + (t - edit->pos) * edit->value_stride;
             int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
             if (keys) x += (size_t)edit->head * trunk->key_stride;
-            for (int c = 0; c < count; c++)
-                if (memcmp(&x[c], v ? &v[c] : &edit->amount, sizeof *x)) return 0;
+            for (int c = 0; c < count; c++) {
+                float written = x[c];
+                apply_edit(trunk, edit, &written, v ? &v[c] : NULL, 1, t);
+                if (memcmp(&written, &x[c], sizeof written)) return 0;
+            }
         }
     }
     return 1;
@@ -1309,7 +1626,8 @@ static int by_half(const void *a, const void *b)
     return x->half != y->half ? x->half - y->half : x->cell - y->cell;
 }
 
-/* The cells of a sweep in the order of their cones, without those that change nothing. */
+/* The cells of a sweep that have to be computed -> jobs, in the order in which their cones begin.
+ * Left out are those that touch no position that is read, and those that change nothing. */
 static int plan_sweep(const MiSweep *sweep, Job *jobs)
 {
     int n = 0;
@@ -1318,7 +1636,10 @@ static int plan_sweep(const MiSweep *sweep, Job *jobs)
         MiLane  lane = { sweep->trunk, sweep->edits + first, sweep->first[cell + 1] - first, -1,
                          sweep->read };
         int     n_pos = positions_of(&lane), touched = 0;
-        for (int i = 0; i < lane.n_edits; i++) touched |= lane.edits[i].pos < n_pos;
+        for (int i = 0; i < lane.n_edits; i++) {
+            if (check_edit(sweep->trunk->model, &lane.edits[i]) < 0) return -1;
+            touched |= lane.edits[i].pos < n_pos;
+        }
         if (!touched || changes_nothing(sweep->trunk, lane.edits, lane.n_edits, n_pos)) continue;
         if (cone(sweep->trunk->model, &lane, &half, &t0) < 0) return -1;
         jobs[n++] = (Job){ cell, half, n_pos - t0 };
@@ -1327,16 +1648,26 @@ static int plan_sweep(const MiSweep *sweep, Job *jobs)
     return n;
 }
 
+/* A metric's value: an error if it is not a number because a reading in it failed. */
+static int measure(const MiSweep *sweep, const MiRun *run, int lane, double *value)
+{
+    error_text[0] = 0;
+    *value = sweep->metric(sweep->context, run, lane);
+    return isnan(*value) && error_text[0] ? -1 : 0;
+}
+
 /* Run every cell as a lane, a few hundred rows to a fork, and measure each: values [n_cells].
- * The rows of a fork go through each matrix product together; weights are read once for all. */
+ * The more rows in a product, the better it uses what it reads of the weights, until activations
+ * leave the cache. A fork begins at its lowest half-layer for all its lanes, so once it has some
+ * rows, a cell that begins higher up waits for the next one. */
 int mi_sweep(const MiSweep *sweep, double *values)
 {
     Job    *jobs = malloc(max_int(sweep->n_cells, 1) * sizeof *jobs);
     MiLane *lanes = malloc(SWEEP_ROWS * sizeof *lanes);
     Memory  spare = {0};
     int     n = jobs && lanes ? plan_sweep(sweep, jobs) : mi_fail("out of memory");
-    int     status = n < 0 ? -1 : 0;
-    double  unchanged = status == 0 ? sweep->metric(sweep->context, sweep->trunk, 0) : 0;
+    double  unchanged = 0;
+    int     status = n < 0 ? -1 : measure(sweep, sweep->trunk, 0, &unchanged);
     for (int i = 0; i < sweep->n_cells; i++) values[i] = unchanged;
     for (int done = 0; done < n && status == 0;) {
         int n_lanes = 0, rows = 0;
@@ -1351,13 +1682,13 @@ int mi_sweep(const MiSweep *sweep, double *values)
         }
         MiRun *fork = fork_in(lanes, n_lanes, -1, MI_KEEP_NONE, &spare);
         if (!fork) status = -1;
-        for (int i = 0; i < n_lanes && fork; i++)
-            values[jobs[done + i].cell] = sweep->metric(sweep->context, fork, i);
+        for (int i = 0; i < n_lanes && status == 0; i++)
+            status = measure(sweep, fork, i, &values[jobs[done + i].cell]);
         release(&spare);                                /* it was too small, if it is still there */
         if (fork) spare = fork->memory, fork->memory = (Memory){0};
         mi_free(fork);
         done += n_lanes;
-        if (sweep->progress) sweep->progress(sweep->context, done, n);
+        if (sweep->progress && status == 0) sweep->progress(sweep->context, done, n);
     }
     release(&spare);
     free(jobs);
@@ -1388,7 +1719,13 @@ static inline vec load(const weight *p) { return *(const vec_any *)p; }
 static inline void store(float *p, vec v) { *(vec_any *)p = v; }
 static inline vec all(float x) { return x - (vec){0}; }
 
-/* Start to read a line of memory into the second-level cache. Any address will do. */
+/* The address n floats behind p, where there may be nothing: p + n must not even be formed then. */
+static inline const weight *beyond(const weight *p, size_t n)
+{
+    return (const weight *)((uintptr_t)p + n * sizeof *p);
+}
+
+/* Start to read a line of memory into the second-level cache. The processor takes any address. */
 static inline void fetch(const weight *p) { __builtin_prefetch(p, 0, 2); }
 
 /* a*b + c, one instruction where there is one: the same choice as fma1. */
@@ -1479,7 +1816,7 @@ void products(Lanes *sum, const float *a, size_t stride, const weight *const *b,
     for (int r = 0; r < R; r++)
         for (int c = 0; c < C; c++) s[r][c] = (Lanes){0};
     for (int i = 0; i < n; i += 16) {
-        for (int c = 0; c < C && ahead; c++) fetch(b[c] + i + ahead);
+        for (int c = 0; c < C && ahead; c++) fetch(beyond(b[c], i + ahead));
         #pragma GCC unroll 4                            /* or the sums do not stay in registers */
         for (int p = 0; p < PARTS; p++) {
             vec of_a[4], of_b[4];
@@ -1603,7 +1940,8 @@ void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const 
     for (int c = 0; c < columns; c += PAIR) {
         vec w[TOGETHER][2];
         for (int k = 0; k < n; k++) {
-            for (int i = 0; i < PAIR; i += LINE) fetch(W + (4 * TOGETHER + k) * stride + c + i);
+            for (int i = 0; i < PAIR; i += LINE)
+                fetch(beyond(W, (4 * TOGETHER + k) * stride + c + i));
             for (int v = 0; v < 2; v++) w[k][v] = load(W + k * stride + c + v * VEC);
         }
         for (int r = 0; r < rows; r++) {
@@ -1844,6 +2182,36 @@ static inline vec choose(vec_int mask, vec a, vec b)
     return (vec)((mask & (vec_int)a) | (~mask & (vec_int)b));
 }
 
+/* e^x = 2^k e^r with k = round(x / ln 2), |r| <= ln(2)/2, and a polynomial for e^r. exp_vec does
+ * the same on vectors, step by step. */
+static float naive_exp(float x)
+{
+    if (x < -104) x = -104;                             /* rounds to 0 */
+    if (x > 89) x = 89;                                 /* rounds to infinity */
+    const float shift = 12582912;                       /* 1.5 * 2^23: the sum's last bits are k */
+    float    n = fma1(x, 1.44269504f, shift);
+    uint32_t bits, shift_bits;
+    memcpy(&bits, &n, 4);
+    memcpy(&shift_bits, &shift, 4);
+    float k = n - shift;
+    float r = fma1(k, -0.693359375f, x);                /* ln 2 in two pieces; the first is exact */
+    r = fma1(k, 2.12194440e-4f, r);
+    float p = 1.9875691500e-4f;
+    p = fma1(p, r, 1.3981999507e-3f);
+    p = fma1(p, r, 8.3334519073e-3f);
+    p = fma1(p, r, 4.1665795894e-2f);
+    p = fma1(p, r, 1.6666665459e-1f);
+    p = fma1(p, r, 5.0000001201e-1f);
+    p = fma1(p, r * r, r) + 1;
+    uint32_t whole = bits - shift_bits;                 /* k as an integer, in two halves: 2^k */
+    uint32_t low = (uint32_t)((int32_t)whole >> 1);     /* itself may be too small for a float */
+    uint32_t bits1 = (low + 127) << 23, bits2 = (whole - low + 127) << 23;
+    float    scale1, scale2;
+    memcpy(&scale1, &bits1, 4);
+    memcpy(&scale2, &bits2, 4);
+    return p * scale1 * scale2;
+}
+
 static inline vec exp_vec(vec x)
 {
     x = choose(x < -104, all(-104), x);
@@ -1884,7 +2252,7 @@ static void fast_softmax(float *s, int n)
     for (; j + VEC <= n; j += VEC) most = choose(load(s + j) > most, load(s + j), most);
     for (; j < n; j++) max = s[j] > max ? s[j] : max;
     for (j = 0; j < VEC; j++) max = most[j] > max ? most[j] : max;
-    if (max == -INFINITY) {
+    if (max == -INFINITY && all_cut(s, n)) {
         for (j = 0; j < n; j++) s[j] = 0;
         return;
     }
@@ -1908,7 +2276,7 @@ void score_rows(float *s, size_t stride, const float *q, int R, const Keys *keys
 {
     int   C = 16 / R;
     float out[16];
-    vec   scale = all(1 / sqrtf((float)d));
+    vec   scale = all(keys->scale);
     for (int j = 0; j < n + R - 1; j += C) {
         const weight *k[16];
         for (int i = 0; i < C; i++) k[i] = key_at(keys, min_int(j + i, n + R - 2), column);
@@ -1987,11 +2355,14 @@ static const Kernels fast_kernels = {
 /* ============================================================================================= */
 
 /* What is left of a JSON text, which ends with NUL. Strings are decoded where they stand. */
-typedef struct { char *at, *end; } Json;
+typedef struct {
+    char       *at, *end;
+    const char *broken;                                 /* what to call it if it is malformed */
+} Json;
 
-static int json_fail(const char *what)
+static int json_fail(const Json *json, const char *what)
 {
-    return mi_fail("not a safetensors file: %s", what);
+    return mi_fail("%s: %s", json->broken, what);
 }
 
 /* The next character that is not white space, without taking it; 0 at the end. */
@@ -2043,12 +2414,12 @@ static int json_unicode(Json *json, char **out)
 static const char *json_string(Json *json)
 {
     static const char names[] = "\"\\/bfnrt", meaning[] = "\"\\/\b\f\n\r\t";
-    if (!json_take(json, '"')) return json_fail("expected a string in the header"), NULL;
+    if (!json_take(json, '"')) return json_fail(json, "expected a string"), NULL;
     char *start = json->at, *out = start;
     while (*json->at != '"') {
-        if (json->at == json->end) return json_fail("unterminated string in the header"), NULL;
+        if (json->at == json->end) return json_fail(json, "unterminated string"), NULL;
         if ((unsigned char)*json->at < 0x20)
-            return json_fail("control character in a string of the header"), NULL;
+            return json_fail(json, "control character in a string"), NULL;
         if (*json->at != '\\') {
             *out++ = *json->at++;
             continue;
@@ -2056,7 +2427,7 @@ static const char *json_string(Json *json)
         const char *known = *++json->at ? strchr(names, *json->at) : NULL;
         if (known) *out++ = meaning[known - names], json->at++;
         else if (json_unicode(json, &out) < 0)
-            return json_fail("malformed escape in a string of the header"), NULL;
+            return json_fail(json, "malformed escape in a string"), NULL;
     }
     json->at++;
     *out = 0;
@@ -2067,14 +2438,14 @@ static const char *json_string(Json *json)
 static int json_integer(Json *json, int64_t *value)
 {
     if (!isdigit((unsigned char)json_peek(json)))
-        return json_fail("expected a non-negative integer in the header");
+        return json_fail(json, "expected a non-negative integer");
     if (*json->at == '0' && isdigit((unsigned char)json->at[1]))
-        return json_fail("a number of the header starts with 0");
+        return json_fail(json, "a number starts with 0");
     errno = 0;
     *value = strtoll(json->at, &json->at, 10);
-    if (errno) return json_fail("an integer of the header is too large");
+    if (errno) return json_fail(json, "an integer is too large");
     if (json->at < json->end && strchr(".eE", *json->at))
-        return json_fail("expected a whole number in the header");
+        return json_fail(json, "expected a whole number");
     return 0;
 }
 
@@ -2082,13 +2453,13 @@ static int json_integer(Json *json, int64_t *value)
 static int json_integers(Json *json, int64_t *list, int most)
 {
     int n = 0;
-    if (!json_take(json, '[')) return json_fail("expected a list in the header");
+    if (!json_take(json, '[')) return json_fail(json, "expected a list");
     if (json_take(json, ']')) return 0;
     do {
-        if (n == most) return json_fail("a list of the header is too long");
+        if (n == most) return json_fail(json, "a list is too long");
         if (json_integer(json, &list[n++]) < 0) return -1;
     } while (json_take(json, ','));
-    return json_take(json, ']') ? n : json_fail("malformed list in the header");
+    return json_take(json, ']') ? n : json_fail(json, "malformed list");
 }
 
 /* Pass over any value: what is nested deeper than `depth` is refused. */
@@ -2097,19 +2468,19 @@ static int json_skip(Json *json, int depth)
     char c = json_peek(json), *start = json->at;
     if (c == '"') return json_string(json) ? 0 : -1;
     if (c == '{' || c == '[') {
-        if (depth == 0) return json_fail("the header is nested too deeply");
+        if (depth == 0) return json_fail(json, "nested too deeply");
         char close = c == '{' ? '}' : ']';
         json->at++;
         if (json_take(json, close)) return 0;
         do {
             if (c == '{' && (!json_string(json) || !json_take(json, ':')))
-                return json_fail("malformed object in the header");
+                return json_fail(json, "malformed object");
             if (json_skip(json, depth - 1) < 0) return -1;
         } while (json_take(json, ','));
-        return json_take(json, close) ? 0 : json_fail("malformed value in the header");
+        return json_take(json, close) ? 0 : json_fail(json, "malformed value");
     }
     while (isalnum((unsigned char)*json->at) || (*json->at && strchr("+-.", *json->at))) json->at++;
-    return json->at > start ? 0 : json_fail("malformed value in the header");
+    return json->at > start ? 0 : json_fail(json, "malformed value");
 }
 
 enum { MOST_DIMS = 8 };
@@ -2126,7 +2497,7 @@ typedef struct {
     Tensor     *tensors;
     int         n_tensors;
     int         has_metadata;
-    const char *n_head;                                 /* of __metadata__, or NULL */
+    const char *n_head, *vocab;                         /* of __metadata__, or NULL */
 } Header;
 
 static int element_size(const char *dtype)
@@ -2146,24 +2517,24 @@ static int read_tensor(Json *json, Tensor *tensor)
 {
     static const char *const fields[] = { "dtype", "shape", "data_offsets" };
     int seen = 0, n = 0;
-    if (!json_take(json, '{')) return json_fail("expected a tensor in the header");
+    if (!json_take(json, '{')) return json_fail(json, "expected a tensor");
     do {
         const char *key = json_string(json);
         if (!key) return -1;
         int field = 0;
         while (field < 3 && strcmp(key, fields[field])) field++;
         if (!json_take(json, ':') || (field < 3 && seen >> field & 1))
-            return json_fail("malformed tensor in the header");
+            return json_fail(json, "malformed tensor");
         seen |= 1 << field;
         if (field == 0 && !(tensor->dtype = json_string(json))) return -1;
         if (field == 1 && (n = tensor->n_dims = json_integers(json, tensor->shape, MOST_DIMS)) < 0)
             return -1;
         if (field == 2 && (n = json_integers(json, tensor->range, 2)) != 2)
-            return n < 0 ? -1 : json_fail("data_offsets are not two numbers");
+            return n < 0 ? -1 : json_fail(json, "data_offsets are not two numbers");
         if (field == 3 && json_skip(json, 4) < 0) return -1;
     } while (json_take(json, ','));
     if (!json_take(json, '}') || (seen & 7) != 7)
-        return json_fail("a tensor needs dtype, shape and data_offsets");
+        return json_fail(json, "a tensor needs dtype, shape and data_offsets");
     return 0;
 }
 
@@ -2214,23 +2585,25 @@ static int check_tensors(Tensor *tensors, int n)
     return 0;
 }
 
-/* {"n_head":"4", ...}: strings by name */
+/* {"n_head":"4", "vocab":"gpt2", ...}: strings by name */
 static int read_metadata(Json *json, Header *header)
 {
-    if (header->has_metadata++) return json_fail("__metadata__ appears twice");
-    if (!json_take(json, '{')) return json_fail("__metadata__ is not an object");
+    if (header->has_metadata++) return json_fail(json, "__metadata__ appears twice");
+    if (!json_take(json, '{')) return json_fail(json, "__metadata__ is not an object");
     if (json_take(json, '}')) return 0;
     do {
         const char *key = json_string(json);
         if (!key) return -1;
-        if (!json_take(json, ':')) return json_fail("malformed __metadata__");
+        if (!json_take(json, ':')) return json_fail(json, "malformed __metadata__");
         const char *value = json_string(json);
         if (!value) return -1;
-        if (strcmp(key, "n_head")) continue;
-        if (header->n_head) return json_fail("n_head appears twice");
-        header->n_head = value;
+        const char **known = !strcmp(key, "n_head") ? &header->n_head
+                           : !strcmp(key, "vocab") ? &header->vocab : NULL;
+        if (!known) continue;
+        if (*known) return json_fail(json, "a key of __metadata__ appears twice");
+        *known = value;
     } while (json_take(json, ','));
-    return json_take(json, '}') ? 0 : json_fail("malformed __metadata__");
+    return json_take(json, '}') ? 0 : json_fail(json, "malformed __metadata__");
 }
 
 /* One member of the header: a tensor by its name, or __metadata__. */
@@ -2238,7 +2611,7 @@ static int read_member(Json *json, Header *header)
 {
     const char *name = json_string(json);
     if (!name) return -1;
-    if (!json_take(json, ':')) return json_fail("malformed header");
+    if (!json_take(json, ':')) return json_fail(json, "expected ':' after a name");
     if (!strcmp(name, "__metadata__")) return read_metadata(json, header);
     Tensor *list = grow(header->tensors, header->n_tensors, sizeof *list);
     if (!list) return -1;
@@ -2250,16 +2623,16 @@ static int read_member(Json *json, Header *header)
 
 static int read_header(Header *header)
 {
-    Json json = { header->text, header->text + header->text_size };
-    if (!json_take(&json, '{')) return json_fail("its header is not a JSON object");
+    Json json = { header->text, header->text + header->text_size,
+                  "not a safetensors file: its header is malformed" };
+    if (!json_take(&json, '{')) return json_fail(&json, "expected an object");
     if (!json_take(&json, '}')) {
         do {
             if (read_member(&json, header) < 0) return -1;
         } while (json_take(&json, ','));
-        if (!json_take(&json, '}')) return json_fail("malformed header");
+        if (!json_take(&json, '}')) return json_fail(&json, "expected , or }");
     }
-    if (json_peek(&json) || json.at != json.end)
-        return json_fail("text after the end of its header");
+    if (json_peek(&json) || json.at != json.end) return json_fail(&json, "text after its end");
     return check_tensors(header->tensors, header->n_tensors);
 }
 
@@ -2305,7 +2678,7 @@ static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
     return values;
 }
 
-/* What a letter of MI_TENSORS' shapes stands for. */
+/* What a letter of the shapes in MI_MODEL_TENSORS and MI_BLOCK_TENSORS stands for. */
 static int64_t dimension(const MiShape *shape, char letter)
 {
     switch (letter) {
@@ -2313,6 +2686,7 @@ static int64_t dimension(const MiShape *shape, char letter)
     case 'N': return shape->n_ctx;
     case 'A': return 3 * (int64_t)shape->d_model;
     case 'F': return shape->d_mlp;
+    case 'L': return shape->n_layer;
     default:  return shape->d_model;
     }
 }
@@ -2325,7 +2699,9 @@ static const weight *take_tensor(MiModel *model, const Header *header, const cha
     int       n_dims = (int)strlen(shape);
     long long rows = dimension(&model->shape, shape[0]);
     long long columns = n_dims == 2 ? dimension(&model->shape, shape[1]) : 1;
-    if (!tensor) return mi_fail("tensor %s is missing", name), NULL;
+    if (!tensor)
+        return mi_fail("tensor %s is missing%s", name, n_dims > 1 || !strstr(name, ".bias") ? ""
+                       : ": if this is a model without biases, save zeros in their place"), NULL;
     if (tensor->n_dims != n_dims || tensor->shape[0] != rows ||
         (n_dims == 2 && tensor->shape[1] != columns)) {
         char want[48];
@@ -2372,11 +2748,31 @@ static int take_fields(MiModel *model, const Header *header, void *owner, const 
     return 0;
 }
 
-/* L, D, V and n_ctx follow from the tensors that are there. */
+/* Models that are GPT-2s, but not as Hugging Face writes them: say so. */
+static int check_layout(const Header *header)
+{
+    for (int i = 0; i < header->n_tensors && !find_tensor(header, "wte.weight"); i++) {
+        const char *name = header->tensors[i].name, *known = strstr(name, "wte.weight");
+        if (known && !known[sizeof "wte.weight" - 1])
+            return mi_fail("wte.weight is called %.80s here: save it with the names that Hugging "
+                           "Face uses", name);
+    }
+    const Tensor *W_QKV = find_tensor(header, "h.0.attn.c_attn.weight");
+    if (!W_QKV || W_QKV->n_dims != 2 || W_QKV->shape[0] / 3 != W_QKV->shape[1] ||
+        W_QKV->shape[0] % 3)
+        return 0;
+    return mi_fail("its matrices are [out,in] as in nanoGPT, not [in,out] as Hugging Face has "
+                   "them: transpose attn.c_attn, attn.c_proj, mlp.c_fc and mlp.c_proj in a copy%s",
+                   find_tensor(header, "h.0.attn.c_attn.bias") ? ""
+                   : ", and add zeros for the biases that it lacks");
+}
+
+/* L, D, F, V and n_ctx follow from the tensors that are there. */
 static int find_shape(MiModel *model, const Header *header)
 {
     enum { MOST = 1 << 24 };
     const Tensor *wte = find_tensor(header, "wte.weight"), *wpe = find_tensor(header, "wpe.weight");
+    if (check_layout(header) < 0) return -1;
     if (!wte || !wpe)
         return mi_fail("tensor %s is missing: not a GPT-2", wte ? "wpe.weight" : "wte.weight");
     if (wte->n_dims != 2 || wpe->n_dims != 2)
@@ -2396,68 +2792,193 @@ static int find_shape(MiModel *model, const Header *header)
     if (layers < 1) return mi_fail("it has no layers (h.0.ln_1.weight ...)");
     if (layers > header->n_tensors)
         return mi_fail("layers are missing below the highest, h.%lld", layers - 1);
-    model->shape = (MiShape){ .n_layer = (int)layers, .d_model = (int)D, .d_mlp = 4 * (int)D,
-                              .n_ctx = (int)n_ctx, .n_vocab = (int)V };
+    const Tensor *W_in = find_tensor(header, "h.0.mlp.c_fc.weight");
+    long long F = W_in && W_in->n_dims == 2 ? W_in->shape[1] : 4 * D;
+    if (F < 1 || F > MOST) return mi_fail("%lld neurons in a layer are not a GPT-2", F);
+    model->shape = (MiShape){ .n_layer = (int)layers, .d_model = (int)D, .d_mlp = (int)F,
+                              .n_ctx = (int)n_ctx, .n_vocab = (int)V, .epsilon = 1e-5f };
     return 0;
 }
 
-/* Read a whole small text file; NULL if there is none. */
-static char *read_text(const char *path, size_t most)
+/* What config.json says that no tensor shows. All 0: as in GPT-2. */
+typedef struct {
+    int n_head;                                         /* 0: it does not say */
+    int unscaled, by_layer, untied;                     /* scores without 1/sqrt(d); with 1/(l+1) */
+} Config;
+
+/* The settings of transformers' GPT2Config that change numbers. A letter: the dimension that the
+ * tensors have as well, H the heads, e epsilon. Words: the values that can be computed; the number
+ * of the one that is there goes to `field`. The tanh form of GELU has five names. */
+static const struct {
+    const char *key;
+    char        letter;
+    const char *words;
+    size_t      field;
+} SETTINGS[] = {
+    { "model_type", 0, "\"gpt2\"", 0 },
+    { "activation_function", 0, "\"gelu_new\" \"gelu_pytorch_tanh\" \"gelu_fast\" "
+                                "\"gelu_accurate\" \"gelu_python_tanh\"", 0 },
+    { "add_cross_attention", 0, "false null", 0 },
+    { "is_causal", 0, "true", 0 },
+    { "scale_attn_weights", 0, "true false", offsetof(Config, unscaled) },
+    { "scale_attn_by_inverse_layer_idx", 0, "false true", offsetof(Config, by_layer) },
+    { "tie_word_embeddings", 0, "true false", offsetof(Config, untied) },
+    { "layer_norm_epsilon", 'e', NULL, 0 },
+    { "n_head", 'H', NULL, 0 },      { "num_attention_heads", 'H', NULL, 0 },
+    { "n_embd", 'D', NULL, 0 },      { "hidden_size", 'D', NULL, 0 },
+    { "n_layer", 'L', NULL, 0 },     { "num_hidden_layers", 'L', NULL, 0 },
+    { "n_positions", 'N', NULL, 0 }, { "max_position_embeddings", 'N', NULL, 0 },
+    { "n_ctx", 'N', NULL, 0 },
+    { "vocab_size", 'V', NULL, 0 },  { "n_inner", 'F', "null", 0 },
+};
+
+/* The number of a word in a list of words with blanks between them; -1 if it is not there. */
+static int word_number(const char *list, const char *word)
 {
-    FILE *file = fopen(path, "rb");
-    char *text = file ? malloc(most + 1) : NULL;
-    if (text) text[fread(text, 1, most, file)] = 0;
-    if (file) fclose(file);
-    return text;
+    size_t length = strlen(word);
+    for (int i = 0; list && *list; i++) {
+        size_t n = strcspn(list, " ");
+        if (n == length && !memcmp(list, word, n)) return i;
+        list += n + (list[n] == ' ');
+    }
+    return -1;
 }
 
-/* n_head of the config.json beside the model, as it is written there; "" if there is none. */
-static void config_n_head(const char *file, char value[32])
+/* A whole number of at most nine digits; -1 if it is none. */
+static int whole_number(const char *text)
 {
-    const char *slash = strrchr(file, '/');
-    char path[4096], raw[32];
-    snprintf(path, sizeof path, "%.*sconfig.json", slash ? (int)(slash + 1 - file) : 0, file);
-    char *text = read_text(path, 1 << 20);
-    value[0] = 0;
-    if (!text) return;
-    Json json = { text, text + strlen(text) };
-    if (json_take(&json, '{') && !json_take(&json, '}'))
+    size_t n = strspn(text, "0123456789");
+    return n == 0 || n > 9 || text[n] ? -1 : atoi(text);
+}
+
+/* One member of config.json, its value as it is written there. */
+static int take_setting(MiModel *model, Config *config, const char *key, const char *value)
+{
+    size_t i = 0, n = sizeof SETTINGS / sizeof *SETTINGS;
+    while (i < n && strcmp(key, SETTINGS[i].key)) i++;
+    if (i == n) return 0;
+    int word = word_number(SETTINGS[i].words, value), number = whole_number(value);
+    if (word >= 0 && SETTINGS[i].field) *(int *)((char *)config + SETTINGS[i].field) = word;
+    if (word >= 0) return 0;
+    char letter = SETTINGS[i].letter;
+    if (letter == 0)
+        return mi_fail("%s is %s; what can be computed is %s", key, value, SETTINGS[i].words);
+    if (letter == 'e') {
+        char *end;
+        float epsilon = strtof(value, &end);
+        if (*end || value[strspn(value, "0123456789.eE+-")] || !(epsilon >= 0) || isinf(epsilon))
+            return mi_fail("%s is %s, not a number from 0", key, value);
+        model->shape.epsilon = epsilon;
+        return 0;
+    }
+    if (number < 1) return mi_fail("%s is %s, not a whole number from 1", key, value);
+    if (letter == 'H') {
+        if (config->n_head && config->n_head != number)
+            return mi_fail("%s is %d, but it says %d heads as well", key, number, config->n_head);
+        config->n_head = number;
+        return 0;
+    }
+    long long there = dimension(&model->shape, letter);
+    return number == there ? 0 : mi_fail("%s is %d, but the tensors have %lld: another model's "
+                                         "config.json?", key, number, there);
+}
+
+/* {"n_head": 12, "activation_function": "gelu_new", ...}, maybe after a byte order mark */
+static int read_config(MiModel *model, Config *config, char *text, int64_t n)
+{
+    Json json = { text, text + n, "malformed JSON" };
+    char value[64];
+    if (n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) json.at += 3;
+    if (!json_take(&json, '{')) return json_fail(&json, "expected an object");
+    if (!json_take(&json, '}')) {
         do {
             const char *key = json_string(&json);
-            if (!key || !json_take(&json, ':')) break;
+            if (!key) return -1;
+            if (!json_take(&json, ':')) return json_fail(&json, "expected ':' after a name");
             json_peek(&json);
             const char *start = json.at;
-            snprintf(raw, sizeof raw, "%.31s", start);
-            if (json_skip(&json, 32) < 0) break;
-            if (!strcmp(key, "n_head")) snprintf(value, 32, "%.*s", (int)(json.at - start), raw);
+            snprintf(value, sizeof value, "%.63s", start);      /* before its quotes are gone */
+            if (json_skip(&json, 32) < 0) return -1;
+            if ((size_t)(json.at - start) < sizeof value) value[json.at - start] = 0;
+            if (take_setting(model, config, key, value) < 0) return -1;
         } while (json_take(&json, ','));
-    free(text);
-}
-
-/* The number of heads is in no tensor's shape: it stands in the metadata, or in config.json, or
- * is D/64 as in every published GPT-2. */
-static int find_heads(MiModel *model, const Header *header)
-{
-    MiShape *shape = &model->shape;
-    char     beside[32] = "", *end;
-    if (!header->n_head) config_n_head(model->file, beside);
-    const char *text = header->n_head ? header->n_head : beside;
-    errno = 0;
-    long heads = *text ? strtol(text, &end, 10) : shape->d_model / 64;
-    if ((*text && (*end || errno || !isdigit((unsigned char)*text))) || heads < 1 ||
-        heads > shape->d_model || shape->d_model % heads)
-        return mi_fail("n_head %.20s does not divide its %d dimensions",
-                       *text ? text : "(none given; D/64)", shape->d_model);
-    shape->n_head = (int)heads;
-    shape->d_head = shape->d_model / (int)heads;
+        if (!json_take(&json, '}')) return json_fail(&json, "expected , or }");
+    }
+    if (json_peek(&json) || json.at != json.end) return json_fail(&json, "text after its end");
     return 0;
 }
 
-/* vocab_ids: the GPT-2 ids of the rows of a model with a smaller vocabulary. */
+/* The config.json beside a file: 1, or 0 if there is none. One that is of no use is an error. */
+static int config_beside(MiModel *model, Config *config, const char *file)
+{
+    enum { MOST = 1 << 20 };
+    const char *slash = strrchr(file, '/');
+    int         folder = slash ? (int)(slash + 1 - file) : 0, status = 1;
+    size_t      size = (size_t)folder + sizeof "config.json";
+    char       *path = malloc(size), *text = malloc(MOST + 2);
+    struct stat info;
+    if (!path || !text) return free(path), free(text), mi_fail("out of memory");
+    snprintf(path, size, "%.*sconfig.json", folder, file);
+    if (lstat(path, &info) < 0 ? errno == ENOENT || errno == ENOTDIR : S_ISDIR(info.st_mode)) {
+        status = 0;
+    } else {
+        int64_t n = read_file(path, text, MOST + 1);
+        if (n >= 0) text[n] = 0;
+        if (n < 0) status = -1;
+        else if (n > MOST) status = mi_fail("larger than a megabyte");
+        else if (read_config(model, config, text, n) < 0) status = -1;
+    }
+    if (status < 0) mi_fail_in(file == model->file ? "config.json beside it" : path);
+    free(path);
+    free(text);
+    return status;
+}
+
+/* Beside the file as it was named, or else beside what that name is a link to. */
+static int find_config(MiModel *model, Config *config)
+{
+    int status = config_beside(model, config, model->file);
+    if (status) return status < 0 ? -1 : 0;
+    char *target = realpath(model->file, NULL);
+    if (target) status = config_beside(model, config, target);
+    free(target);
+    return status < 0 ? -1 : 0;
+}
+
+/* The number of heads is in no tensor's shape. It stands in the metadata or in config.json, or the
+ * caller knows it. OpenAI's four models have heads of 64 dimensions; of others nobody can tell. */
+static int find_heads(MiModel *model, const Header *header, int of_config, int given)
+{
+    MiShape *shape = &model->shape;
+    int D = shape->d_model, heads = of_config;
+    if (header->n_head && (heads = whole_number(header->n_head)) < 1)
+        return mi_fail("n_head of its metadata is %.20s", header->n_head);
+    if ((header->n_head || of_config) && given && heads != given)
+        return mi_fail("it has %d heads, not %d", heads, given);
+    if (!header->n_head && !of_config) heads = given;
+    if (!heads && (D == 768 || D == 1024 || D == 1280 || D == 1600)) heads = D / 64;
+    if (!heads)
+        return mi_fail("nothing says how many heads its %d dimensions are: put its config.json "
+                       "beside it, or give --n-head N", D);
+    if (heads < 1 || heads > D || D % heads)
+        return mi_fail("n_head %d does not divide its %d dimensions", heads, D);
+    if (heads > INT_MAX / round_up(shape->n_ctx, 16))
+        return mi_fail("%d heads and a context of %d are too large", heads, shape->n_ctx);
+    shape->n_head = heads;
+    shape->d_head = D / heads;
+    return 0;
+}
+
+/* vocab_ids: the GPT-2 ids of the rows of a model with a smaller vocabulary. Without them row i is
+ * id i, and GPT-2's token i if the metadata say so or there are as many; in some models rows that
+ * stand for nothing follow, up to a round number. Of other vocabularies nothing is known. */
 static int take_vocab_ids(MiModel *model, const Header *header)
 {
+    enum { ALL = 50257, PADDED = 50304 };
     const Tensor *tensor = find_tensor(header, "vocab_ids");
     int V = model->shape.n_vocab;
+    model->has_text = tensor || (header->vocab ? !strcmp(header->vocab, "gpt2")
+                                               : V >= ALL && V <= PADDED);
     if (!tensor) return 0;
     if (strcmp(tensor->dtype, "I32") || tensor->n_dims != 1 || tensor->shape[0] != V)
         return mi_fail("vocab_ids should be %d numbers of type I32", V);
@@ -2471,9 +2992,12 @@ static int take_vocab_ids(MiModel *model, const Header *header)
     return 0;
 }
 
-static int take_weights(MiModel *model, const Header *header)
+static int take_weights(MiModel *model, const Header *header, int n_head)
 {
-    if (find_shape(model, header) < 0 || find_heads(model, header) < 0) return -1;
+    Config config = { 0 };
+    if (find_shape(model, header) < 0 || find_config(model, &config) < 0 ||
+        find_heads(model, header, config.n_head, n_head) < 0)
+        return -1;
     MiShape *shape = &model->shape;
     model->block = calloc(shape->n_layer, sizeof *model->block);
     if (!model->block) return mi_fail("out of memory");
@@ -2482,8 +3006,12 @@ static int take_weights(MiModel *model, const Header *header)
         char prefix[16];
         snprintf(prefix, sizeof prefix, "h.%d.", l);
         if (take_fields(model, header, &model->block[l], prefix, block_tensors) < 0) return -1;
+        model->block[l].score_scale = (config.unscaled ? 1 : 1 / sqrtf((float)shape->d_head)) /
+                                      (config.by_layer ? l + 1 : 1);
     }
     model->W_U = model->wte;
+    if (config.untied && !find_tensor(header, "lm_head.weight"))
+        return mi_fail("config.json says tie_word_embeddings false; lm_head.weight is missing");
     if (find_tensor(header, "lm_head.weight")) {
         const weight *own = take_tensor(model, header, "lm_head.weight", "VD");
         if (!own) return -1;
@@ -2493,16 +3021,68 @@ static int take_weights(MiModel *model, const Header *header)
     return take_vocab_ids(model, header);
 }
 
+/* What Python makes of any file or folder that transformers can read. */
+#define CONVERT "convert it: python3 -c \"from transformers import GPT2LMHeadModel as G; "      \
+                "G.from_pretrained('FOLDER').save_pretrained('NEW', max_shard_size='99GB')\""
+
+/* What a file is that is no safetensors file, by how it begins. */
+static int not_safetensors(const char *bytes, size_t size, uint64_t header_size)
+{
+    static const struct { const char *magic, *what; } known[] = {
+        { "version https://git-lfs", "a Git LFS pointer: git lfs pull fetches the file itself" },
+        { "PK\3\4", "PyTorch's format: " CONVERT }, { "\200\2", "PyTorch's format: " CONVERT },
+        { "\211HDF", "TensorFlow's format: " CONVERT },
+        { "GGUF", "a GGUF file: get the same model as .safetensors" },
+        { "<", "a web page: the file itself has /resolve/ in its address, not /blob/" },
+        { "{", "a JSON file: the weights are .safetensors; if these are several files, " CONVERT },
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        size_t n = strlen(known[i].magic);
+        if (size >= n && !memcmp(bytes, known[i].magic, n)) return mi_fail("%s", known[i].what);
+    }
+    if (header_size <= size - 8)
+        return mi_fail("not a safetensors file: a header of %llu bytes; at most 100 MB can be read",
+                       (unsigned long long)header_size);
+    return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
+                   (unsigned long long)header_size);
+}
+
+/* Is there such a file in a folder? */
+static int has_file(const char *folder, const char *name)
+{
+    char path[4096];
+    int  n = snprintf(path, sizeof path, "%s/%s", folder, name);
+    return n < (int)sizeof path && access(path, F_OK) == 0;
+}
+
+/* path, or if that is a folder the model in it, as Hugging Face names it -> a copy, or NULL. */
+static char *weights_file(const char *path)
+{
+    static const char name[] = "model.safetensors";
+    struct stat info;
+    char       *file = malloc(strlen(path) + sizeof name + 1);
+    if (!file) return mi_fail("out of memory"), NULL;
+    int is_folder = stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+    sprintf(file, is_folder ? "%s/%s" : "%s", path, name);
+    if (!is_folder || has_file(path, name)) return file;
+    free(file);
+    if (has_file(path, "model.safetensors.index.json"))
+        return mi_fail("a model in several files (model.safetensors.index.json): " CONVERT), NULL;
+    if (has_file(path, "pytorch_model.bin"))
+        return mi_fail("pytorch_model.bin is PyTorch's format: " CONVERT), NULL;
+    return mi_fail("%s, and without a model.safetensors", strerror(EISDIR)), NULL;
+}
+
 /* Map the file and find its header and its data. */
 static int map_file(MiModel *model, Header *header)
 {
-    int         descriptor = open(model->file, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    enum { MOST_HEADER = 100000000 };                   /* as in the safetensors library */
     struct stat info = { 0 };
-    if (descriptor < 0) return mi_fail("%s", strerror(errno));
-    if (fstat(descriptor, &info) < 0 || !S_ISREG(info.st_mode) || info.st_size < 8) {
+    int         descriptor = open_file(model->file, &info);
+    if (descriptor < 0) return -1;
+    if (info.st_size < 8) {
         close(descriptor);
-        return mi_fail(S_ISDIR(info.st_mode) ? "is a directory"
-                       : "too short for a safetensors file");
+        return mi_fail("too short for a safetensors file");
     }
     size_t size = (size_t)info.st_size;
     const unsigned char *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
@@ -2512,9 +3092,8 @@ static int map_file(MiModel *model, Header *header)
     model->map_size = size;
     uint64_t header_size = 0;
     for (int i = 7; i >= 0; i--) header_size = header_size << 8 | bytes[i];
-    if (header_size > size - 8)
-        return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
-                       (unsigned long long)header_size);
+    if (header_size > size - 8 || header_size > MOST_HEADER)
+        return not_safetensors((const char *)bytes, size, header_size);
     header->text = malloc(header_size + 1);
     if (!header->text) return mi_fail("out of memory");
     memcpy(header->text, bytes + 8, header_size);
@@ -2525,20 +3104,25 @@ static int map_file(MiModel *model, Header *header)
     return 0;
 }
 
-MiModel *mi_open(const char *path)
+MiModel *mi_open_with(const char *path, const MiOpen *options)
 {
     MiModel *model = calloc(1, sizeof *model);
     Header   header = { 0 };
     if (!model) return mi_fail("out of memory"), NULL;
-    model->file = strdup(path);
+    model->file = weights_file(path);
     int ok = model->file && map_file(model, &header) == 0 && read_header(&header) == 0 &&
-             take_weights(model, &header) == 0;
+             take_weights(model, &header, options ? options->n_head : 0) == 0;
     free(header.tensors);
     free(header.text);
     if (ok) return model;
-    mi_fail_in(path);
+    mi_fail_in(model->file ? model->file : path);
     mi_close(model);
     return NULL;
+}
+
+MiModel *mi_open(const char *path)
+{
+    return mi_open_with(path, NULL);
 }
 
 void mi_close(MiModel *model)
@@ -2593,7 +3177,9 @@ struct MiTokenizer {
     uint32_t place_of[N_IDS];           /* where in the file the token's length byte is */
     int32_t  slots[N_SLOTS];            /* hash table, bytes -> 1 + id; 0 is empty */
     int      id_of_byte[256];
-    int      n_rows;                    /* of the model that have an id */
+    int      n_rows;                    /* of the model */
+    int      has_text;                  /* they are GPT-2's tokens */
+    int      is_chosen;                 /* by vocab_ids; else row i is id i */
     int      row_of_id[N_IDS];          /* -1: the model does not have it */
     int      id_of_row[N_IDS];
 };
@@ -2838,9 +3424,11 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
 {
     if (n_vocab < 1 || (vocab_ids && (n_vocab < 257 || n_vocab > N_IDS)))
         return mi_fail("a vocabulary cannot have %d tokens", n_vocab);
-    tokenizer->n_rows = n_vocab < N_IDS ? n_vocab : N_IDS;
+    tokenizer->n_rows = n_vocab;
+    tokenizer->has_text = 1;
+    tokenizer->is_chosen = vocab_ids != NULL;
     for (int id = 0; id < N_IDS; id++) tokenizer->row_of_id[id] = -1;
-    for (int row = 0, lowest = 0; row < tokenizer->n_rows; row++) {
+    for (int row = 0, lowest = 0; row < min_int(n_vocab, N_IDS); row++) {
         int id = vocab_ids ? vocab_ids[row] : row;
         if (id < lowest || id >= N_IDS)
             return mi_fail("vocab_ids: entry %d is %d: not ascending, or no id", row, id);
@@ -2855,22 +3443,30 @@ static int tokenizer_use_vocab(MiTokenizer *tokenizer, const int32_t *vocab_ids,
     return check_closed(tokenizer, vocab_ids, n_vocab);
 }
 
+int mi_has_text(const MiTokenizer *tokenizer)
+{
+    return tokenizer->has_text;
+}
+
 int mi_row_of_id(const MiTokenizer *tokenizer, int id)
 {
-    return id < 0 || id >= N_IDS ? -1 : tokenizer->row_of_id[id];
+    if (id < 0 || id >= (tokenizer->is_chosen ? N_IDS : tokenizer->n_rows)) return -1;
+    return tokenizer->is_chosen ? tokenizer->row_of_id[id] : id;
 }
 
 int mi_id_of_row(const MiTokenizer *tokenizer, int row)
 {
-    return row < 0 || row >= tokenizer->n_rows ? -1 : tokenizer->id_of_row[row];
+    if (row < 0 || row >= tokenizer->n_rows) return -1;
+    return tokenizer->is_chosen ? tokenizer->id_of_row[row] : row;
 }
 
-/* row -> its n bytes, which may contain 0 and are not ended by it; none if the row has no id. */
+/* row -> its n bytes, which may contain 0 and are not ended by it; none if they are not known. */
 const char *mi_token_bytes(const MiTokenizer *tokenizer, int row, int *n)
 {
     int id = mi_id_of_row(tokenizer, row);
     *n = 0;
-    return id < 0 ? "" : (const char *)bytes_of_id(tokenizer, id, n);
+    if (id < 0 || id >= N_IDS || !tokenizer->has_text) return "";
+    return (const char *)bytes_of_id(tokenizer, id, n);
 }
 
 void mi_tokenizer_close(MiTokenizer *tokenizer)
@@ -2881,16 +3477,13 @@ void mi_tokenizer_close(MiTokenizer *tokenizer)
 /* path -> the tokenizer, at first with each of GPT-2's ids as its own row. */
 static MiTokenizer *tokenizer_open(const char *path)
 {
-    FILE *file = fopen(path, "rb");
-    if (!file) return mi_fail("%s: %s", path, strerror(errno)), NULL;
     MiTokenizer *tokenizer = calloc(1, sizeof *tokenizer);
-    int status = tokenizer ? 0 : mi_fail("out of memory");
-    if (tokenizer) {
-        tokenizer->file_size = fread(tokenizer->file, 1, TOKENIZER_SIZE, file);
-        status = ferror(file) ? mi_fail("%s", strerror(errno)) : read_tokenizer(tokenizer);
-    }
-    fclose(file);
-    if (status == 0 && tokenizer_use_vocab(tokenizer, NULL, N_IDS) == 0) return tokenizer;
+    int64_t n = tokenizer ? read_file(path, tokenizer->file, TOKENIZER_SIZE)
+              : mi_fail("out of memory");
+    if (n >= 0) tokenizer->file_size = (size_t)n;
+    if (n >= 0 && read_tokenizer(tokenizer) == 0 &&
+        tokenizer_use_vocab(tokenizer, NULL, N_IDS) == 0)
+        return tokenizer;
     mi_fail_in(path);
     free(tokenizer);
     return NULL;
@@ -2938,6 +3531,9 @@ int64_t mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int 
 {
     const uint8_t *bytes = (const uint8_t *)text;
     Encoding e = {.row_of_id = tokenizer->row_of_id, .below = N_IDS, .rows = tokens, .cap = cap};
+    if (!tokenizer->has_text)
+        return mi_fail("this model's %d tokens are not GPT-2's, and their text is not known: give "
+                       "them by number, --tokens \"1 2 3\" and #4", tokenizer->n_rows);
     if (n > INT32_MAX) return mi_fail("a text of %zu bytes is too long", n);
     size_t at = 0, stop = find_end_of_text(tokenizer, bytes, n, 0);
     int length, status = 0;
@@ -2962,8 +3558,10 @@ MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model)
 {
     MiTokenizer *tokenizer = tokenizer_open(path);
     if (!tokenizer || !model) return tokenizer;
-    if (tokenizer_use_vocab(tokenizer, model->vocab_ids, model->shape.n_vocab) == 0)
+    if (tokenizer_use_vocab(tokenizer, model->vocab_ids, model->shape.n_vocab) == 0) {
+        tokenizer->has_text = model->has_text;
         return tokenizer;
+    }
     mi_fail_in(model->file);
     mi_tokenizer_close(tokenizer);
     return NULL;
@@ -2976,8 +3574,9 @@ MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model)
 /*     blocks.5.attn.hook_z   heads  mlps  attns  resid   lists: A,B@3,C   not:LIST               */
 /* ============================================================================================= */
 
-/* lo .. hi, both included. many: it was written with more than one value (* or a range). */
-typedef struct { int lo, hi, many; } Range;
+/* lo .. hi, both included. many: it was written with more than one value (* or a range); at_end:
+ * it was counted from the end. */
+typedef struct { int lo, hi, many, at_end; } Range;
 
 typedef enum { WHOLE_ROW, HEAD, NEURON } Unit;
 
@@ -2986,8 +3585,13 @@ typedef struct {                        /* one element of a list of addresses */
     Unit   unit;
     Range  layer, index, pos, key;      /* index: which heads or neurons; key: of an edge */
     int    has_pos, has_key;
-    const char *text;                   /* where it stands in the argument */
+    const char *text;                   /* where it stands in the argument, */
+    const char *pos_text, *key_text;    /* its @POS and :KEY, */
+    const char *end;                    /* and where it ends */
 } Address;
+
+/* A name that stands for a position, because a row of a table says so: "S2" -> "9", "John#2". */
+typedef struct { const char *name, *cell; } Column;
 
 /* What is being read, and all that is needed to resolve it. */
 typedef struct {
@@ -2999,16 +3603,10 @@ typedef struct {
     const char        *at, *end;        /* the rest of its addresses */
     Address           *found;
     int                n_found;
+    const Column      *columns;         /* [n_columns] names that positions may have, or NULL */
+    int                n_columns;
+    float             *deviation;       /* of all entries of wte, once it is known; or NULL */
 } Parser;
-
-/* Columns that text [n] takes on a terminal: one a character. */
-static int columns_of(const char *text, size_t n)
-{
-    int columns = 0;
-    for (int length; n > 0; columns++, text += length, n -= length)
-        utf8_decode((const uint8_t *)text, n, &length);
-    return columns;
-}
 
 /* printf to the end of a text */
 __attribute__((format(printf, 3, 4)))
@@ -3062,7 +3660,7 @@ static int take_number(Parser *p, int *number)
 static int parse_range(Parser *p, const char *what, int count, Range *range)
 {
     const char *start = p->at, *last = start;
-    *range = (Range){ 0, count - 1, 1 };
+    *range = (Range){ 0, count - 1, 1, 0 };
     if (take(p, "*")) return 0;
     if (!take_number(p, &range->lo))
         return fail_at(p, p->at, "expected a %s: a number 0-%d, a range like 0-%d, or *", what,
@@ -3090,6 +3688,22 @@ static size_t word_length(const Parser *p)
     return n;
 }
 
+/* How many letters must be put in, left out or exchanged to make b [n] of a? */
+static int distance(const char *a, const char *b, size_t n)
+{
+    int row[64];
+    for (size_t j = 0; j <= n; j++) row[j] = (int)j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0]++;
+        for (size_t j = 1; j <= n; j++) {
+            int least = min_int(min_int(row[j], row[j - 1]) + 1, diagonal + (a[i - 1] != b[j - 1]));
+            diagonal = row[j];
+            row[j] = least;
+        }
+    }
+    return row[n];
+}
+
 /* The site whose name stands at the cursor, or -1. */
 static int find_site(const Parser *p)
 {
@@ -3097,6 +3711,24 @@ static int find_site(const Parser *p)
     for (int site = 0; site < MI_N_SITES; site++)
         if (strlen(SITES[site].name) == n && !strncmp(SITES[site].name, p->at, n)) return site;
     return -1;
+}
+
+/* What the word at the cursor may have been meant for: "; did you mean resid_pre?", or "". */
+static const char *suggest_site(const Parser *p, int in_block, char text[64])
+{
+    size_t n = word_length(p);
+    int    least = n > 5 ? 3 : 2;
+    *text = 0;
+    for (int site = 0; site < MI_N_SITES && n > 0 && n < 40; site++) {
+        if ((SITES[site].place == MI_BLOCK) != in_block) continue;
+        int d = distance(SITES[site].name, p->at, n);
+        if (d < least) least = d, snprintf(text, 64, "; did you mean %s?", SITES[site].name);
+    }
+    static const char *const groups[] = { "heads", "mlps", "attns", "resid" };
+    for (int i = 0; i < 4 && !in_block && n > 2 && n < 40; i++)
+        if (distance(groups[i], p->at, n) < 3)
+            snprintf(text, 64, "; did you mean %s?", groups[i]);
+    return text;
 }
 
 /* "0-3H*.z", "5N7", "5.mlp_out": what follows the L. Heads and neurons have a default site. */
@@ -3121,8 +3753,12 @@ static int parse_layered(Parser *p, Address *address)
     MiWidth width = site < 0 ? MI_ONE : SITES[site].width;
     if (address->unit == HEAD && width != MI_HEADS && width != MI_KEYS)
         return fail_at(p, p->at, "a head has the sites z, q, k, v, scores and pattern");
+    char meant[64];
+    if (site < 0 && word_length(p) == 11 && !strncmp(p->at, "hook_result", 11))
+        return fail_at(p, p->at, "a head's result is its z times W_O; edit or read z");
     if (site < 0 || SITES[site].place != MI_BLOCK)
-        return fail_at(p, p->at, "no such site in a layer; mi --sites lists them");
+        return fail_at(p, p->at, "no such site in a layer%s mi --sites lists them",
+                       *suggest_site(p, 1, meant) ? meant : ";");
     if (address->unit == NEURON && width != MI_D_MLP)
         return fail_at(p, p->at, "a neuron has the sites mlp_post and mlp_pre");
     address->site = site;
@@ -3145,7 +3781,7 @@ static int parse_tl_name(Parser *p, Address *address)
             return fail_at(p, p->at + 7, "layer %d does not exist; this model has layers 0-%d",
                            layer, p->model->shape.n_layer - 1);
         address->site = site;
-        address->layer = (Range){ layer, layer, 0 };
+        address->layer = (Range){ layer, layer, 0, 0 };
         p->at = q.at;
         return 1;
     }
@@ -3164,8 +3800,8 @@ static int parse_site(Parser *p, Address *address)
         if (n == strlen(groups[i].word) && take(p, groups[i].word)) {
             address->site = groups[i].site;
             address->unit = groups[i].unit;
-            address->layer = (Range){ 0, shape->n_layer - 1, 1 };
-            if (address->unit == HEAD) address->index = (Range){ 0, shape->n_head - 1, 1 };
+            address->layer = (Range){ 0, shape->n_layer - 1, 1, 0 };
+            if (address->unit == HEAD) address->index = (Range){ 0, shape->n_head - 1, 1, 0 };
             return 0;
         }
     int site = find_site(p);
@@ -3177,8 +3813,14 @@ static int parse_site(Parser *p, Address *address)
     int tl = parse_tl_name(p, address);
     if (tl) return tl < 0 ? -1 : 0;
     if (take(p, "L")) return parse_layered(p, address);
+    char meant[64];
+    if (*p->at == 'l' && n > 1 && (isdigit((unsigned char)p->at[1]) || p->at[1] == '*'))
+        return fail_at(p, p->at, "addresses are written with capital letters: L5H3, L5N12");
+    const char *result = strstr(p->at, "hook_result");
+    if (result && result < p->end)
+        return fail_at(p, p->at, "a head's result is its z times W_O; edit or read z");
     return fail_at(p, p->at, "expected an address such as L5H3, L5.resid_pre, L5N12, heads or "
-                   "embed; mi --sites lists the sites");
+                   "embed%s mi --sites lists the sites", *suggest_site(p, 0, meant) ? meant : ";");
 }
 
 /* The last of the tokens that from `first` on spell text [n]; -1 if they do not. With space, they
@@ -3197,11 +3839,38 @@ static int last_spelling(const Parser *p, int first, int space, const char *text
     return -1;
 }
 
-/* @"TEXT" or @word, which may have a space before it, with #n to choose among several matches. */
+/* Text [n] of the prompt, which if it is not exact may have a space before it -> its tokens, or of
+ * several such places number `number` (0: there must be only one). Errors point at `where`, or at
+ * the number, `which`. */
+static int find_text(const Parser *p, const char *where, const char *text, size_t n, int exact,
+                     int number, const char *which, Range *pos)
+{
+    char list[128] = "";
+    int  found = 0;
+    if (!p->tokenizer) return fail_at(p, where, "text positions need a tokenizer");
+    for (int first = 0; first < p->n; first++)
+        for (int space = 0; space <= !exact; space++) {
+            int last = last_spelling(p, first, space, text, n);
+            if (last < 0) continue;
+            if (++found == max_int(number, 1)) *pos = (Range){ first, last, 0, 0 };
+            if (found <= 8) append(list, sizeof list, " #%d at %d", found, first);
+        }
+    if (found == 0)
+        return fail_at(p, where, "%s; mi PROMPT --explain shows the tokens", exact
+                       ? "no run of whole tokens of the prompt spells this text"
+                       : "this is not a position, and no token of the prompt");
+    if (number == 0 && found > 1)
+        return fail_at(p, where, "this text stands %d times in the prompt:%s", found, list);
+    if (number > found)
+        return fail_at(p, which, "this text stands only %d times in the prompt", found);
+    return 0;
+}
+
+/* @"TEXT" or @word, with #n to choose among several matches. */
 static int parse_text_position(Parser *p, Range *pos)
 {
     const char *start = p->at, *text = p->at;
-    int         quoted = take(p, "\""), number = 1, found = 0;
+    int         quoted = take(p, "\""), number = 0;
     size_t      n = 0;
     if (quoted) {
         text = p->at;
@@ -3211,57 +3880,104 @@ static int parse_text_position(Parser *p, Range *pos)
         while (p->at + n < p->end && !strchr(",:#=", p->at[n])) n++;
     p->at += n + quoted;
     if (n == 0) return fail_at(p, start, "expected a position: a number, a range, *, or text");
-    if (!p->tokenizer) return fail_at(p, start, "text positions need a tokenizer");
-    int         chosen = take(p, "#");
-    const char *digits = p->at;
-    if (chosen && (!take_number(p, &number) || number < 1))
+    const char *digits = p->at + 1;
+    if (take(p, "#") && (!take_number(p, &number) || number < 1))
         return fail_at(p, digits, "expected a number after #: #1 is the first match");
-    char list[128] = "";
-    for (int first = 0; first < p->n; first++)
-        for (int space = 0; space <= !quoted; space++) {
-            int last = last_spelling(p, first, space, text, n);
-            if (last < 0) continue;
-            if (++found == number) *pos = (Range){ first, last, 0 };
-            if (found <= 8) append(list, sizeof list, " #%d at %d", found, first);
-        }
-    if (found == 0)
-        return fail_at(p, text, "%s; mi PROMPT --explain shows the tokens", quoted
-                       ? "no run of whole tokens of the prompt spells this text"
-                       : "this is not a position, and no token of the prompt");
-    if (!chosen && found > 1)
-        return fail_at(p, text, "this text stands %d times in the prompt:%s", found, list);
-    if (number > found)
-        return fail_at(p, digits, "this text stands only %d times in the prompt", found);
-    return 0;
+    return find_text(p, text, text, n, quoted, number, digits, pos);
 }
 
 /* A number from the start of the prompt, or negative from its end. */
-static int parse_index(Parser *p, int *index)
+static int parse_index(Parser *p, int *index, int *at_end)
 {
     const char *start = p->at;
-    int         negative = take(p, "-");
+    *at_end = take(p, "-");
     if (!take_number(p, index)) return fail_at(p, start, "expected a position");
-    if (negative) *index = p->n - *index;
+    if (*at_end) *index = p->n - *index;
     if (*index < 0 || *index >= p->n)
         return fail_at(p, start, "there is no position %.*s: the prompt has %d tokens, 0-%d "
                        "(or -%d to -1)", (int)(p->at - start), start, p->n, p->n - 1, p->n);
     return 0;
 }
 
-/* After the @: 3, -1, 2-4, -3--1, *, all, or text. */
-static int parse_position(Parser *p, Range *pos)
+/* A cell of a table is one place of the prompt, "9", "-1", "Mary", "Mary#2", and never grammar. */
+static int read_cell(const Parser *p, const char *where, const Column *column, Range *pos)
 {
-    size_t word = word_length(p);
-    if (take(p, "*") || (word == 3 && take(p, "all"))) {
-        *pos = (Range){ 0, p->n - 1, 1 };
+    const char *cell = column->cell, *hash = strrchr(cell, '#'), *digits = cell + (*cell == '-');
+    size_t      n = strlen(cell);
+    int         number = 0;
+    if (n == 0) return fail_at(p, where, "the column %s is empty in this row", column->name);
+    if (*digits && strspn(digits, "0123456789") == strlen(digits)) {
+        Parser index = *p;
+        int    at_end;
+        index.at = cell, index.end = cell + n;
+        *pos = (Range){ 0 };
+        if (strlen(digits) > 8 || (*cell == '-' ? atoi(digits) > p->n : atoi(digits) >= p->n))
+            return fail_at(p, where, "the column %s says %s, but the prompt has %d tokens",
+                           column->name, cell, p->n);
+        if (parse_index(&index, &pos->lo, &at_end) < 0) return -1;
+        pos->hi = pos->lo;
         return 0;
     }
+    if (hash && hash > cell && hash[1] && !hash[1 + strspn(hash + 1, "0123456789")])
+        n = hash - cell, number = atoi(hash + 1);
+    if (find_text(p, where, cell, n, *cell == ' ', number, where, pos) == 0) return 0;
+    int several = number == 0 && find_text(p, where, cell, n, *cell == ' ', 1, where, pos) == 0;
+    return fail_at(p, where, several ? "the column %s says \"%.100s\", which stands several times "
+                   "in the prompt: \"%.100s#2\" is the second"
+                   : "the column %s says \"%.100s\": no index, and not in the prompt as whole "
+                   "tokens", column->name, cell, cell);
+}
+
+/* The column whose name stands at the cursor, the longest that fits; NULL if there is none. A
+ * number and * are always positions, text in quotes is always text, {NAME} always a column. */
+static const Column *find_column(Parser *p)
+{
+    const Column *best = NULL;
+    int           braced = p->at < p->end && *p->at == '{';
+    size_t        length = 0, left = p->end - p->at - braced;
+    for (const Column *c = p->columns; c < p->columns + p->n_columns; c++) {
+        size_t n = strlen(c->name);
+        if (n <= length || n > left || strncmp(p->at + braced, c->name, n)) continue;
+        const char *after = p->at + braced + n;
+        if (braced ? after < p->end && *after == '}' : after == p->end || strchr(",:", *after))
+            best = c, length = n;
+    }
+    if (best) p->at += length + 2 * braced;
+    return best;
+}
+
+/* After the @: 3, -1, 2-4, -3--1, *, all, the name of a column, or text. */
+static int parse_position(Parser *p, Range *pos)
+{
     const char *start = p->at, *digit = start + (p->at < p->end && *p->at == '-');
-    if (digit >= p->end || !isdigit((unsigned char)*digit)) return parse_text_position(p, pos);
-    if (parse_index(p, &pos->lo) < 0) return -1;
+    size_t      word = word_length(p);
+    int         is_number = digit < p->end && isdigit((unsigned char)*digit), ignored;
+    const char *after = digit + strspn(digit, "0123456789");
+    if (take(p, "*") || (word == 3 && take(p, "all"))) {
+        *pos = (Range){ 0, p->n - 1, 1, 0 };
+        return 0;
+    }
+    /* a number is no name of a column, but "3rd" may be one */
+    int has_name = !is_number || (after < p->end && !strchr(",:-", *after));
+    const Column *column = has_name ? find_column(p) : NULL;
+    if (column) {
+        Range  text;
+        char   kept[sizeof error_text];
+        size_t n = strlen(column->name);
+        memcpy(kept, error_text, sizeof kept);
+        if (*start != '{' && p->tokenizer && find_text(p, start, start, n, 0, 1, start, &text) == 0)
+            return fail_at(p, start, "\"%s\" is a column of the table and a token of the prompt: "
+                           "@{%s} is the column, @\"%s%s\" the token", column->name, column->name,
+                           last_spelling(p, text.lo, 1, start, n) < 0 ? "" : " ", column->name);
+        memcpy(error_text, kept, sizeof kept);
+        return read_cell(p, start, column, pos);
+    }
+    if (!is_number) return parse_text_position(p, pos);
+    *pos = (Range){ 0 };
+    if (parse_index(p, &pos->lo, &pos->at_end) < 0) return -1;
     pos->hi = pos->lo;
     pos->many = take(p, "-");
-    if (pos->many && parse_index(p, &pos->hi) < 0) return -1;
+    if (pos->many && parse_index(p, &pos->hi, &ignored) < 0) return -1;
     if (pos->hi < pos->lo) return fail_at(p, start, "the range of positions runs backwards");
     return 0;
 }
@@ -3278,14 +3994,16 @@ static int add_address(Parser *p, const Address *address)
 /* SITE[@POS[:KEY]] -> one more address */
 static int parse_address(Parser *p)
 {
-    Address a = { .text = p->at, .pos = { 0, p->n - 1, 0 }, .key = { 0, p->n - 1, 0 } };
+    Address a = { .text = p->at, .pos = { 0, p->n - 1, 0, 0 }, .key = { 0, p->n - 1, 0, 0 } };
     if (parse_site(p, &a) < 0) return -1;
-    const char *site_end = p->at;
+    const char *site_end = a.pos_text = p->at;
     a.has_pos = take(p, "@");
     if (a.has_pos && parse_position(p, &a.pos) < 0) return -1;
+    a.key_text = p->at;
     a.has_key = a.has_pos && take(p, ":");
     const char *key = p->at;
     if (a.has_key && parse_position(p, &a.key) < 0) return -1;
+    a.end = p->at;
     if (a.has_key && SITES[a.site].width != MI_KEYS && strcmp(p->flag, "--knockout"))
         return fail_at(p, key, "only scores and pattern have keys (@query:key); %s has one value "
                        "a position", SITES[a.site].name);
@@ -3299,7 +4017,18 @@ static int parse_address(Parser *p)
     return add_address(p, &a);
 }
 
-/* not:LIST -> all units of the list's kind that it does not name, one address a unit. */
+/* Does one of the first n addresses name this unit of this layer? */
+static int is_named(const Address *found, int n, int layer, int unit)
+{
+    for (const Address *a = found; a < found + n; a++)
+        if (a->layer.lo <= layer && layer <= a->layer.hi && a->index.lo <= unit &&
+            unit <= a->index.hi)
+            return 1;
+    return 0;
+}
+
+/* not:LIST -> all units of the list's kind that it does not name, an address for each run of
+ * neighbours: of a layer of 3,072 neurons less one, two. */
 static int complement(Parser *p, const char *start)
 {
     Address one = p->found[0];
@@ -3312,15 +4041,11 @@ static int complement(Parser *p, const char *start)
             return fail_at(p, a->text, "not: needs units of one kind at the same positions");
     }
     for (int l = 0; l < n_layers_of(p->model, one.site); l++)
-        for (int u = 0; u < units; u++) {
-            int named = 0;
-            for (int i = 0; i < listed && !named; i++) {
-                const Address *a = &p->found[i];
-                named = a->layer.lo <= l && l <= a->layer.hi && a->index.lo <= u &&
-                        u <= a->index.hi;
-            }
-            one.layer = (Range){ l, l, 0 };
-            one.index = (Range){ u, u, 0 };
+        for (int u = 0, end; u < units; u = end) {
+            int named = is_named(p->found, listed, l, u);
+            for (end = u + 1; end < units && is_named(p->found, listed, l, end) == named;) end++;
+            one.layer = (Range){ l, l, 0, 0 };
+            one.index = (Range){ u, end - 1, end - u > 1, 0 };
             if (!named && add_address(p, &one) < 0) return -1;
         }
     p->n_found -= listed;
@@ -3339,14 +4064,15 @@ static int parse_list(Parser *p)
     return negate ? complement(p, start) : 0;
 }
 
-/* Where "=VALUE" begins: the last = outside quotes; NULL if there is none. */
-static const char *find_value(const char *argument)
+/* Where "=VALUE" begins: the last = outside quotes, or the first, where the value is the name of a
+ * file, which may have more of them. NULL if there is none. */
+static const char *find_value(const char *argument, int is_file)
 {
     const char *equals = NULL;
     int         quoted = 0;
     for (const char *c = argument; *c; c++) {
         if (*c == '"') quoted = !quoted;
-        if (*c == '=' && !quoted) equals = c;
+        if (*c == '=' && !quoted && !(is_file && equals)) equals = c;
     }
     return equals;
 }
@@ -3362,37 +4088,69 @@ static int parse_float(const char *text, const char *suffix, float *value)
 }
 
 /* "0.1", or "3s": so many standard deviations of all entries of wte. */
-static int parse_noise(const MiModel *model, const char *value, float *amount)
+static int parse_noise(const Parser *p, const char *value, float *amount)
 {
+    const MiModel *model = p->model;
+    float          deviation = p->deviation ? *p->deviation : 0;
     if (!parse_float(value, "s", amount)) return parse_float(value, "", amount);
-    double sum = 0, squares = 0;
-    size_t entries = (size_t)model->shape.n_vocab * model->shape.d_model;
-    for (size_t i = 0; i < entries; i++) {
-        sum += model->wte[i];
-        squares += (double)model->wte[i] * model->wte[i];
+    if (deviation == 0) {
+        double sum = 0, squares = 0;
+        size_t entries = (size_t)model->shape.n_vocab * model->shape.d_model;
+        for (size_t i = 0; i < entries; i++) {
+            sum += model->wte[i];
+            squares += (double)model->wte[i] * model->wte[i];
+        }
+        deviation = (float)sqrt(squares / entries - sum / entries * (sum / entries));
+        if (p->deviation) *p->deviation = deviation;
     }
-    *amount *= (float)sqrt(squares / entries - sum / entries * (sum / entries));
+    *amount *= deviation;
     return 1;
 }
 
-/* What each --OP puts into its edits, and what has to stand behind the = of its argument. */
+/* What has to stand behind the = of an intervention's argument, and what it needs besides. */
 typedef enum { NO_VALUE, KIND, FACTOR, MAYBE_FACTOR, SIZE, FILE_NAME } Value;
+enum { NEEDS_DIRECTION = 1, NEEDS_SOURCE = 2, NEEDS_EDGE = 4 };
 
-static const struct { const char *name; MiOp op; MiFrom from; Value value; const char *otherwise; }
-OPS[] = {
-    { "ablate",   MI_SET,     MI_FROM_VALUE,  KIND,
-      "an ablation is =zero, =tlzero, =mean or =resample" },
-    { "patch",    MI_MIX,     MI_FROM_SOURCE, MAYBE_FACTOR,
+/* One row says all there is of an intervention: the parser, --help and the runs read it. */
+typedef struct {
+    const char *name, *argument, *help;
+    MiOp        op;
+    MiFrom      from;
+    Value       value;
+    int         needs;
+    const char *otherwise;              /* why a value is refused */
+} Intervention;
+
+static const Intervention INTERVENTIONS[] = {
+    { "ablate", "SITES[=KIND]", "remove: =zero, =tlzero, =mean, =resample", MI_SET, MI_FROM_VALUE,
+      KIND, 0, "an ablation is =zero, =tlzero, =mean or =resample" },
+    { "patch", "SITES[=ALPHA]", "take the source's value (ALPHA: part of the way)", MI_MIX,
+      MI_FROM_SOURCE, MAYBE_FACTOR, NEEDS_SOURCE,
       "expected a number: 1 patches, 0.5 goes half way" },
-    { "freeze",   MI_SET,     MI_FROM_BASE,   NO_VALUE, "--freeze takes no value" },
-    { "scale",    MI_SCALE,   MI_FROM_VALUE,  FACTOR, "expected a factor, as in L5H3=2" },
-    { "noise",    MI_NOISE,   MI_FROM_VALUE,  SIZE,
+    { "freeze", "SITES", "hold at the unedited run's value", MI_SET, MI_FROM_BASE, NO_VALUE, 0,
+      "--freeze takes no value" },
+    { "knockout", "HEADS@QUERY:KEY", "cut an attention edge", MI_SET, MI_FROM_VALUE, NO_VALUE,
+      NEEDS_EDGE, "--knockout takes no value" },
+    { "scale", "SITES=K", "multiply by K", MI_SCALE, MI_FROM_VALUE, FACTOR, 0,
+      "expected a factor, as in L5H3=2" },
+    { "noise", "SITES=S", "add normal noise; 3s: 3 deviations of embeddings", MI_NOISE,
+      MI_FROM_VALUE, SIZE, 0,
       "expected a size, as in embed=0.1, or 3s for 3 standard deviations of the embedding" },
-    { "steer",    MI_ADD,     MI_FROM_CALLER, FACTOR, "expected a factor, as in L3.resid_pre=4" },
-    { "project",  MI_PROJECT, MI_FROM_CALLER, NO_VALUE, "--project takes no value" },
-    { "set",      MI_SET,     MI_FROM_CALLER, FILE_NAME, "expected =FILE.npy" },
-    { "knockout", MI_SET,     MI_FROM_VALUE,  NO_VALUE, "--knockout takes no value" },
+    { "steer", "SITES=C", "add C times a direction", MI_ADD, MI_FROM_CALLER, FACTOR,
+      NEEDS_DIRECTION, "expected a factor, as in L3.resid_pre=4" },
+    { "project", "SITES", "remove what lies along a direction", MI_PROJECT, MI_FROM_CALLER,
+      NO_VALUE, NEEDS_DIRECTION, "--project takes no value" },
+    { "set", "SITES=FILE.npy", "write back what --save wrote", MI_SET, MI_FROM_CALLER, FILE_NAME,
+      0, "expected =FILE.npy" },
 };
+enum { N_INTERVENTIONS = sizeof INTERVENTIONS / sizeof *INTERVENTIONS };
+
+static const Intervention *find_intervention(const char *name)
+{
+    for (const Intervention *what = INTERVENTIONS; what < INTERVENTIONS + N_INTERVENTIONS; what++)
+        if (!strcmp(what->name, name)) return what;
+    return mi_fail("no such intervention: %s", name), NULL;
+}
 
 /* A knockout sets the scores of edges to -infinity: all its addresses are edges of heads. */
 static int aim_knockout(Parser *p)
@@ -3409,7 +4167,7 @@ static int aim_knockout(Parser *p)
 }
 
 /* "=VALUE" of one kind -> where the edit's values come from, or its amount. 1 if it is right. */
-static int read_value(const MiModel *model, const char *value, Value kind, MiEdit *edit)
+static int read_value(const Parser *p, const char *value, Value kind, MiEdit *edit)
 {
     static const struct { const char *name; MiFrom from; } kinds[] = {
         { "zero", MI_FROM_VALUE }, { "tlzero", MI_FROM_TLZERO }, { "mean", MI_FROM_MEAN },
@@ -3419,7 +4177,7 @@ static int read_value(const MiModel *model, const char *value, Value kind, MiEdi
     case NO_VALUE:     return !value;
     case FACTOR:       return value && parse_float(value, "", &edit->amount);
     case MAYBE_FACTOR: return parse_float(value ? value : "1", "", &edit->amount);
-    case SIZE:         return value && parse_noise(model, value, &edit->amount);
+    case SIZE:         return value && parse_noise(p, value, &edit->amount);
     case FILE_NAME:    return value && *value;
     case KIND:
         for (int i = 0; value && i < 4; i++)
@@ -3428,34 +4186,40 @@ static int read_value(const MiModel *model, const char *value, Value kind, MiEdi
     return !value;                                      /* the default is zero */
 }
 
-/* What an op does with its "=VALUE": the edit that all its addresses share. */
-static int parse_value(Parser *p, const char *op, const char *value, MiEdit *edit)
+/* What an intervention does with its "=VALUE": the edit that all its addresses share. */
+static int parse_value(Parser *p, const Intervention *what, const char *value, MiEdit *edit)
 {
-    enum { N_OPS = sizeof OPS / sizeof *OPS };
     const char    *where = value ? value : p->argument + strlen(p->argument);
     const Address *edges = NULL, *sigma = NULL;         /* sites that not every op can edit */
-    int            i = 0, ablate = !strcmp(op, "ablate");
-    while (i < N_OPS && strcmp(op, OPS[i].name)) i++;
-    if (i == N_OPS) return mi_fail("no such intervention: %s", op);
+    int            ablates = what->value == KIND;
     for (Address *a = p->found; a < p->found + p->n_found; a++) {
         if (SITES[a->site].width == MI_KEYS && !edges) edges = a;
         if (SITES[a->site].width == MI_ONE) sigma = a;
     }
-    *edit = (MiEdit){ .op = OPS[i].op, .from = OPS[i].from, .head = -1 };
-    if (edges && (edit->op == MI_ADD || edit->op == MI_PROJECT))
+    *edit = (MiEdit){ .op = what->op, .from = what->from, .head = -1 };
+    if (edges && (what->needs & NEEDS_DIRECTION))
         return fail_at(p, edges->text, "the rows of scores and pattern differ in length: they have "
                        "no direction");
-    if (!read_value(p->model, value, OPS[i].value, edit))
-        return fail_at(p, where - (OPS[i].value == NO_VALUE), "%s", OPS[i].otherwise);
+    if (!read_value(p, value, what->value, edit))
+        return fail_at(p, where - (what->value == NO_VALUE), "%s", what->otherwise);
     if (edit->op == MI_MIX && edit->amount == 1) edit->op = MI_SET;
-    if (ablate && edges && edit->from != MI_FROM_VALUE)
+    if (ablates && edges && edit->from != MI_FROM_VALUE)
         return fail_at(p, where, "scores and pattern have no =%s: their rows differ in length",
                        value);
-    if (ablate && sigma && (edit->from == MI_FROM_VALUE || edit->from == MI_FROM_TLZERO))
+    if (ablates && sigma && (edit->from == MI_FROM_VALUE || edit->from == MI_FROM_TLZERO))
         return fail_at(p, sigma->text, "LayerNorm divides by this: it cannot be zero");
-    if (strcmp(op, "knockout")) return 0;
+    if (!(what->needs & NEEDS_EDGE)) return 0;
     edit->amount = -INFINITY;
     return aim_knockout(p);
+}
+
+/* "ADDRESSES[=VALUE]" -> p->found, and the edit that they share. */
+static int parse_intervention(Parser *p, const Intervention *what, MiEdit *edit)
+{
+    const char *equals = find_value(p->argument, what->value == FILE_NAME);
+    if (equals) p->end = equals;
+    if (parse_list(p) < 0) return -1;
+    return parse_value(p, what, equals ? equals + 1 : NULL, edit);
 }
 
 static int add_edit(MiEdits *edits, const MiEdit *edit)
@@ -3473,8 +4237,8 @@ static int expand(MiEdits *edits, const Parser *p, const Address *address, MiEdi
     const MiShape *shape = &p->model->shape;
     int   keys = SITES[address->site].width == MI_KEYS, whole = address->unit == WHOLE_ROW;
     int   unit = address->unit == HEAD ? shape->d_head : 1;
-    Range heads = !keys ? (Range){ -1, -1, 0 }
-                : whole ? (Range){ 0, shape->n_head - 1, 0 } : address->index;
+    Range heads = !keys ? (Range){ -1, -1, 0, 0 }
+                : whole ? (Range){ 0, shape->n_head - 1, 0, 0 } : address->index;
     /* A patch or a frozen value exists for the prompt's rows only; other edits without a position
      * also cover what is generated later. */
     int bound = address->has_pos || edit.from == MI_FROM_BASE || edit.from == MI_FROM_SOURCE ||
@@ -3495,15 +4259,14 @@ static int expand(MiEdits *edits, const Parser *p, const Address *address, MiEdi
 int mi_edits_parse(MiEdits *edits, const MiModel *model, const MiTokenizer *tokenizer,
                    const int *tokens, int n, const char *op, const char *argument)
 {
-    char        flag[32];
-    const char *equals = find_value(argument);
+    char flag[32];
+    const Intervention *what = find_intervention(op);
+    if (!what) return -1;
     snprintf(flag, sizeof flag, "--%s", op);
     Parser p = { .model = model, .tokenizer = tokenizer, .tokens = tokens, .n = n, .flag = flag,
-                 .argument = argument, .at = argument,
-                 .end = equals ? equals : argument + strlen(argument) };
+                 .argument = argument, .at = argument, .end = argument + strlen(argument) };
     MiEdit edit;
-    int    status = parse_list(&p);
-    if (status == 0) status = parse_value(&p, op, equals ? equals + 1 : NULL, &edit);
+    int    status = parse_intervention(&p, what, &edit);
     edit.order = edits->n ? edits->at[edits->n - 1].order + 1 : 0;
     for (int i = 0; i < p.n_found && status == 0; i++)
         status = expand(edits, &p, &p.found[i], edit);
@@ -3602,351 +4365,1053 @@ void mi_edits_free(MiEdits *edits)
 }
 
 #ifndef MI_NO_MAIN
+/* What follows waits for the library: optimizing it less halves the time to compile. */
+#ifndef __clang__
+#pragma GCC optimize("O1")
+#endif
+
 /* ============================================================================================= */
-/* Printing: one Grid feeds the terminal, SVG and TSV                                            */
+/* Files: whole or not at all                                                                    */
+/*                                                                                               */
+/* The library says what is wrong; the program leaves where something is. What is read is read   */
+/* whole, up to a limit. What is written gets its name when it is complete.                      */
 /* ============================================================================================= */
 
-typedef struct { FILE *out; int color, columns; } Screen;
-typedef struct { int r, g, b; } Color;
+enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
 
-/* A table of numbers with a label for each row and column. NAN: there is nothing there. */
-typedef struct {
-    char    title[160];
-    int     n_rows, n_cols;
-    double *value, *error;              /* [n_rows, n_cols]; standard errors, or NULL */
-    char  (*row)[40], (*col)[40];       /* labels; those of the columns follow those of the rows */
-    char  (*word)[40];                  /* shown instead of the number, or NULL */
-    int     diverging;                  /* colours from -limit to limit, else from 0 to limit */
-    double  limit;                      /* 0: the largest absolute value */
-} Grid;
-
-/* Any text, made fit for a terminal, and cut. */
-static const char *visible(const char *text, char shown[256])
+/* Memory that is out is nobody's command line. */
+_Noreturn static void leave(int status)
 {
-    *shown = 0;
-    append_visible(shown, 256, text, strlen(text));
-    return shown;
+    const char *memory = strstr(mi_error(), "out of memory");
+    if (memory && (memory == mi_error() || !strncmp(memory - 2, ": ", 2)))
+        status = FAULT_OF_RUN;
+    fprintf(stderr, "mi: %s\n", mi_error());
+    exit(status);
 }
 
-static int cells_of(const Grid *grid) { return grid->n_rows * grid->n_cols; }
-
-static double grid_limit(const Grid *grid)
+static void check(int result, int status)
 {
-    double limit = grid->limit;
-    for (int i = 0; i < cells_of(grid) && !grid->limit; i++)
-        if (isfinite(grid->value[i])) limit = fmax(limit, fabs(grid->value[i]));
+    if (result < 0) leave(status);
+}
+
+static void *must(void *memory)
+{
+    if (!memory) check(mi_fail("out of memory"), FAULT_OF_RUN);
+    return memory;
+}
+
+/* ---- Reading ---- */
+
+static const char NAMELESS[] = "a file without a name";
+
+static void check_input(const char *path, int result)
+{
+    if (result >= 0) return;
+    mi_fail_in(!strcmp(path, "-") ? "standard input" : *path ? path : NAMELESS);
+    leave(FAULT_OF_RUN);
+}
+
+/* A file, a pipe, or "-" for standard input: everything up to the end, n <= most bytes and a 0. A
+ * pipe that somebody has open for writing is waited for as long as it takes; one that nobody has,
+ * for two seconds. */
+static char *read_all(const char *path, size_t most, size_t *n)
+{
+    int fd = strcmp(path, "-") ? open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : 0;
+    struct stat   info;
+    struct pollfd ready = { .fd = fd, .events = POLLIN };
+    size_t        room = 1 << 16;
+    if (fd < 0 || fstat(fd, &info) < 0) check_input(path, mi_fail("%s", strerror(errno)));
+    if (S_ISDIR(info.st_mode)) check_input(path, mi_fail("a folder, not a file"));
+    if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size <= most) room = info.st_size + 1;
+    int   wait = S_ISFIFO(info.st_mode) ? 2000 : 0;
+    char *text = must(malloc(room + 1));
+    for (*n = 0;;) {
+        ssize_t got = read(fd, text + *n, room - *n);
+        if (got == 0 && !wait) break;
+        if (got == 0 && poll(&ready, 1, wait) == 0)
+            check_input(path, mi_fail("a pipe that nobody writes to"));
+        if (got < 0 && errno == EAGAIN) poll(&ready, 1, -1);
+        else if (got < 0 && errno != EINTR)
+            check_input(path, mi_fail("cannot be read: %s", strerror(errno)));
+        if (got >= 0) wait = 0;
+        if (got > 0 && (*n += got) > most) check_input(path, mi_fail("more than %zu bytes", most));
+        if (*n == room) text = must(realloc(text, (room *= 2) + 1));
+    }
+    if (*n >= 2 && (!memcmp(text, "\xFF\xFE", 2) || !memcmp(text, "\xFE\xFF", 2)))
+        check_input(path, mi_fail("text in UTF-16; save it as UTF-8"));
+    if (*n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3))    /* some editors mark UTF-8 */
+        memmove(text, text + 3, *n -= 3);
+    text[*n] = 0;
+    if (fd) close(fd);
+    return text;
+}
+
+/* The prompt "-". Its last line end is the shell's, not the prompt's. */
+static char *read_standard_input(size_t *n)
+{
+    char *text = read_all("-", 1 << 20, n);             /* more than any context holds */
+    if (*n && text[*n - 1] == '\n' && --*n && text[*n - 1] == '\r') --*n;
+    text[*n] = 0;
+    return text;
+}
+
+/* ---- Tables: a header, then rows; tabs or commas; cells quoted as RFC 4180 says ---- */
+
+typedef struct {
+    const char *file;
+    int         n_rows, n_cols;
+    char      **header, **cells;                        /* [n_cols], [n_rows,n_cols] */
+    char       *text;                                   /* which all cells lie in */
+} Rows;
+
+static int column_of(const Rows *rows, const char *name)
+{
+    for (int c = 0; c < rows->n_cols; c++)
+        if (!strcmp(rows->header[c], name)) return c;
+    return -1;
+}
+
+/* NULL: there is no such column. */
+static const char *cell(const Rows *rows, int row, const char *column)
+{
+    int c = column_of(rows, column);
+    return c < 0 ? NULL : rows->cells[(size_t)row * rows->n_cols + c];
+}
+
+static void free_rows(Rows *rows)
+{
+    free(rows->header);
+    free(rows->text);
+}
+
+/* Commas in a .csv; elsewhere what the header has, and tabs if it has neither. */
+static char separator_of(const char *path, const char *text)
+{
+    size_t n = strlen(path);
+    int    quoted = 0, comma = 0;
+    if (n >= 4 && !strcasecmp(path + n - 4, ".csv")) return ',';
+    for (; *text && (quoted || !strchr("\r\n", *text)); text++) {
+        quoted ^= *text == '"';
+        if (*text == '\t' && !quoted) return '\t';
+        comma |= *text == ',' && !quoted;
+    }
+    return comma ? ',' : '\t';
+}
+
+/* The cell at *at, in place and without its quotes. Returns what ends it: the separator, '\n', or
+ * 0 at the end of the text; '"' if its quote stays open, else what follows the closing quote. */
+static int next_cell(char **at, char separator, int *line)
+{
+    char *in = *at, *out = *at;
+    if (*in == '"') {
+        for (in++; *in != '"' || *++in == '"'; in++) {
+            if (!*in) return '"';
+            *line += *in == '\n';
+            *out++ = *in;
+        }
+    } else {
+        out = in += strcspn(in, (char[]){ separator, '\n', '\r', 0 });
+    }
+    int end = *in == '\r' ? '\n' : *in;
+    *line += end == '\n';
+    *at = in + (*in != 0) + (*in == '\r' && in[1] == '\n');
+    *out = 0;
+    return end;
+}
+
+/* The cells of all rows, row 0 being the header. A column without a name, as pandas writes one for
+ * its index, is nobody's and may be there. */
+static int split_rows(Rows *rows, char separator)
+{
+    enum { MOST = 4096 };
+    char **cells = rows->header, *at = rows->text;
+    for (int line = 1, row = 0; *at;) {
+        int start = line, n = 0, end;
+        if (*at == '\n' || *at == '\r') {               /* an empty line is no row */
+            next_cell(&at, separator, &line);
+            continue;
+        }
+        do {
+            if (n == MOST) return mi_fail("row %d has more than %d columns", row, MOST);
+            cells[n++] = at;
+            end = next_cell(&at, separator, &line);
+        } while (end == separator);
+        if (end == '"')
+            return mi_fail("row %d (line %d): a quote is opened and never closed", row, start);
+        if (end && end != '\n')
+            return mi_fail("row %d (line %d): text after a closing quote; a quote inside a quoted "
+                           "cell is doubled", row, start);
+        if (row && n != rows->n_cols)
+            return mi_fail("row %d (line %d): expected the header's %d cells, found %d", row,
+                           start, rows->n_cols, n);
+        rows->n_cols = n;
+        rows->n_rows = row++;
+        for (int c = 0; row == 1 && c < n; c++)
+            if (*cells[c] && column_of(rows, cells[c]) < c)
+                return mi_fail("two columns are named %s", cells[c]);
+        cells += n;
+    }
+    rows->cells = rows->header + rows->n_cols;
+    return rows->n_rows ? 0 : mi_fail("expected a header and rows");
+}
+
+static Rows read_rows(const char *path)
+{
+    size_t n, most = 1;
+    Rows   rows = { .file = path, .text = read_all(path, 1 << 28, &n) };
+    char   separator = separator_of(path, rows.text);
+    for (size_t i = 0; i < n; i++)
+        most += rows.text[i] == separator || rows.text[i] == '\n' || rows.text[i] == '\r';
+    rows.header = must(malloc(most * sizeof *rows.header));
+    check_input(path, memchr(rows.text, 0, n) ? mi_fail("not a table: it has a zero byte")
+                                              : split_rows(&rows, separator));
+    return rows;
+}
+
+/* ---- Writing ---- */
+
+/* A file that is being written. It has another name until it is complete, so that whoever looks
+ * finds the old one, or none, or the whole new one. */
+typedef struct Writer {
+    const char *path;                                   /* as it was typed */
+    char       *target, *temporary;                     /* both NULL: fd is a device or a pipe */
+    int         fd;
+    struct Writer *volatile next;
+} Writer;
+
+/* Those that exist now: an exit or a signal removes them. (A signal comes to any thread, so that
+ * this one cannot block it.) */
+static Writer *volatile unfinished;
+
+static void remove_unfinished(void)
+{
+    for (const Writer *w = unfinished; w; w = w->next) unlink(w->temporary);
+}
+
+static void remove_and_stop(int number)
+{
+    remove_unfinished();
+    signal(number, SIG_DFL);
+    raise(number);
+}
+
+/* SIGXFSZ: a write() that a limit forbids is to fail, and say so. */
+static void watch_signals(void)
+{
+    static const int numbers[] = { SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGPIPE };
+    static int       watched;
+    if (watched++) return;
+    atexit(remove_unfinished);
+    signal(SIGXFSZ, SIG_IGN);
+    for (int i = 0; i < 5; i++)
+        if (signal(numbers[i], remove_and_stop) == SIG_IGN)
+            signal(numbers[i], SIG_IGN);                /* nohup, or a job in the background */
+}
+
+_Noreturn static void cannot_write(const char *path, const char *why)
+{
+    mi_fail("%.1000s: cannot be written: %s", *path ? path : NAMELESS, why);
+    leave(FAULT_OF_RUN);
+}
+
+/* DIRECTORY/NAME without symlinks, there or not. All names of one file have one target. */
+static char *target_of(const char *path)
+{
+    struct stat info;
+    const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
+    char       *target = realpath(path, NULL);
+    if (target) return target;
+    if (lstat(path, &info) == 0) cannot_write(path, "a symlink to nowhere");
+    char *folder = must(strndup(slash ? path : ".", slash > path ? slash - path : 1));
+    char *real = realpath(folder, NULL);
+    if (!real) cannot_write(path, errno == ENOENT ? "there is no such folder" : strerror(errno));
+    target = must(malloc(strlen(real) + strlen(base) + 2));
+    sprintf(target, "%s/%s", real[1] ? real : "", base);
+    free(folder);
+    free(real);
+    return target;
+}
+
+/* /dev/stdout or /dev/fd/3: what this process has open already, and writes on where it stands */
+static int own_descriptor(const char *path)
+{
+    int  fd = -1;
+    char more;
+    if (!strcmp(path, "/dev/stdout")) return 1;
+    if (!strcmp(path, "/dev/stderr")) return 2;
+    return sscanf(path, "/dev/fd/%d%c", &fd, &more) == 1 ? fd : -1;
+}
+
+/* 1: a file, there or not, which is replaced. 0: a device or a pipe, which is written into. */
+static int is_replaced(const char *path, struct stat *info)
+{
+    *info = (struct stat){0};
+    if (stat(path, info) < 0 && (errno != ENOENT || !*path)) cannot_write(path, strerror(errno));
+    if (S_ISDIR(info->st_mode)) cannot_write(path, strerror(EISDIR));
+    if (info->st_mode && access(path, W_OK) < 0) cannot_write(path, strerror(errno));
+    return own_descriptor(path) < 0 && (!info->st_mode || S_ISREG(info->st_mode));
+}
+
+static void forget(Writer *w)
+{
+    Writer *volatile *at = &unfinished;
+    while (*at && *at != w) at = &(*at)->next;
+    if (*at) *at = w->next;
+    free(w->target);
+    free(w->temporary);
+}
+
+/* O_EXCL: the temporary is a new file, whoever else may think of its name. */
+static void open_writer(Writer *w, const char *path)
+{
+    struct stat     info;
+    struct timespec now;
+    *w = (Writer){ .path = path };
+    if (!is_replaced(path, &info)) {
+        int own = own_descriptor(path);
+        w->fd = own < 0 ? open(path, O_WRONLY | O_NOCTTY | O_CLOEXEC) : dup(own);
+        if (w->fd < 0) cannot_write(path, strerror(errno));
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &now);
+    uint64_t random = mix_bits(mix_bits(mix_bits(now.tv_sec) ^ now.tv_nsec) ^ getpid());
+    w->target = target_of(path);
+    w->temporary = must(malloc(strlen(w->target) + 32));
+    strcpy(w->temporary, w->target);
+    sprintf(strrchr(w->temporary, '/'), "/.mi-%016llx", (unsigned long long)random);
+    watch_signals();
+    w->next = unfinished;
+    unfinished = w;
+    mode_t mode = info.st_mode ? info.st_mode & 0777 : 0666;
+    w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    if (w->fd < 0) {
+        *w->temporary = 0;                              /* it is not ours */
+        cannot_write(path, strerror(errno));
+    }
+    if (info.st_mode) fchmod(w->fd, mode);              /* as the file was that it replaces */
+}
+
+static void write_bytes(Writer *w, const void *bytes, size_t n)
+{
+    enum { PIECE = 1 << 30 };
+    for (const char *at = bytes; n;) {
+        ssize_t put = write(w->fd, at, n < PIECE ? n : PIECE);
+        if (put < 0 && errno != EINTR) cannot_write(w->path, strerror(errno));
+        if (put > 0) at += put, n -= put;
+    }
+}
+
+static void finish_writer(Writer *w)
+{
+    int unsafe = w->target && fsync(w->fd) < 0 && errno != EINVAL && errno != ENOTSUP;
+    if (unsafe || close(w->fd) < 0 || (w->target && rename(w->temporary, w->target) < 0))
+        cannot_write(w->path, strerror(errno));
+    forget(w);
+}
+
+static void write_whole(const char *path, const void *bytes, size_t n)
+{
+    Writer w;
+    open_writer(&w, path);
+    write_bytes(&w, bytes, n);
+    finish_writer(&w);
+}
+
+/* Before any work: can it be written? A pipe is not opened: its reader would take the end of the
+ * trial for the end of the file. */
+static void check_writable(const char *path)
+{
+    struct stat info;
+    Writer      w;
+    if (!is_replaced(path, &info)) return;
+    open_writer(&w, path);
+    close(w.fd);
+    unlink(w.temporary);
+    forget(&w);
+}
+
+/* ---- Arrays: NumPy's .npy, float32 ---- */
+
+enum { MOST_AXES = 6, MOST_NUMBERS = 1 << 28 };
+
+typedef struct {
+    int    n_dims, dim[MOST_AXES];
+    size_t n;
+    float *values;
+} Array;
+
+static void print_shape(char *text, size_t size, const Array *array)
+{
+    text[0] = 0;
+    for (int i = 0; i < array->n_dims; i++)
+        append(text, size, i ? " %d%s" : "%d%s", array->dim[i],
+               i + 1 < array->n_dims || !i ? "," : "");
+}
+
+/* What stands before the values has a length that is a multiple of 64. */
+static void write_npy(const char *path, const Array *array)
+{
+    Writer w;
+    char   shape[96], header[256] = "\x93NUMPY\1";
+    print_shape(shape, sizeof shape, array);
+    int n = 10 + snprintf(header + 10, sizeof header - 10,
+                          "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
+    int size = round_up(n + 1, 64);
+    header[8] = (char)(size - 10);
+    memset(header + n, ' ', size - n - 1);
+    header[size - 1] = '\n';
+    open_writer(&w, path);
+    write_bytes(&w, header, size);
+    write_bytes(&w, array->values, array->n * sizeof *array->values);
+    finish_writer(&w);
+}
+
+/* "12,64" -> dim and n. Python 2 wrote 12L. */
+static int parse_shape(const char *text, Array *array)
+{
+    char *at = (char *)text;
+    for (array->n = 1, array->n_dims = 0; *at && array->n_dims < MOST_AXES; at += *at == ',') {
+        unsigned long long dim = *at == ',' ? 0 : strtoull(at, &at, 10);
+        if (dim == 0 || dim > MOST_NUMBERS / array->n) return -1;
+        array->n *= dim;
+        array->dim[array->n_dims++] = (int)dim;
+        at += *at == 'L';
+        if (*at && *at != ',') return -1;
+    }
+    return *at ? -1 : 0;
+}
+
+/* The header, a dict of Python's, which is changed -> the shape, and the bytes of a number */
+static int parse_npy_header(char *text, Array *array, int *width)
+{
+    static const char convert[] = "np.save(FILE, np.ascontiguousarray(x, dtype=np.float32))";
+    char  descr[16] = "", order[8] = "", shape[128] = "?", *end = text;
+    for (char *c = text; *c; c++)
+        if (!isspace((unsigned char)*c)) *end++ = *c == '"' ? '\'' : *c;
+    *end = 0;
+    char *at = text + (*text == '{');
+    for (int n; *at && *at != '}'; at += n + (at[n] == ',')) {
+        n = 0;
+        if (!strncmp(at, "'shape':()", 10)) *shape = 0, n = 10;
+        if (!n) sscanf(at, "'shape':(%127[0-9L,])%n", shape, &n);
+        if (!n) sscanf(at, "'descr':'%15[^']'%n", descr, &n);
+        if (!n) sscanf(at, "'fortran_order':%7[A-Za-z]%n", order, &n);
+        if (!n || !strchr(",}", at[n]))
+            return mi_fail("its header says %.200s; expected one plain array: %s", at, convert);
+    }
+    if (*text != '{' || strcmp(at, "}") || !*descr || !*order || *shape == '?')
+        return mi_fail("its header is not that of one array: %.200s", text);
+    const char *type = descr + (strchr("<=|", *descr) != NULL);     /* of this machine */
+    if (strcmp(type, "f4") && strcmp(type, "f8"))
+        return mi_fail("its numbers are %s; expected <f4 or <f8: %s", descr, convert);
+    if (strcmp(order, "False"))
+        return mi_fail("it is in Fortran's order (fortran_order %s): %s", order, convert);
+    if (parse_shape(shape, array) < 0)
+        return mi_fail("its shape is (%s); at most %d axes and %d numbers, and no axis of 0, are "
+                       "read", shape, MOST_AXES, MOST_NUMBERS);
+    *width = type[1] - '0';
+    return 0;
+}
+
+/* The bytes of an .npy [size] -> array. They are not trusted. */
+static int parse_npy(const unsigned char *bytes, size_t size, Array *array)
+{
+    int width = 4, version = size < 12 ? 0 : bytes[6], start = version == 1 ? 10 : 12;
+    if (size < 12 || memcmp(bytes, "\x93NUMPY", 6))
+        return mi_fail("not an array of NumPy's (.npy)%s", size > 2 && !memcmp(bytes, "PK", 2) ?
+                       " but an archive (.npz); write one array with np.save" : "");
+    if (version < 1 || version > 3 || bytes[7])
+        return mi_fail("version %d.%d of .npy is not known", version, bytes[7]);
+    size_t length = bytes[8] | bytes[9] << 8;
+    if (version > 1) length |= (size_t)bytes[10] << 16 | (size_t)bytes[11] << 24;
+    if (length > size - start || length > 1 << 16)
+        return mi_fail("truncated: its header should have %zu bytes", length);
+    char *text = must(strndup((const char *)bytes + start, length));
+    int status = parse_npy_header(text, array, &width);
+    free(text);
+    if (status < 0) return -1;
+    size_t have = size - start - length, want = array->n * width;
+    if (have != want)
+        return mi_fail("its shape needs %zu bytes; %zu follow the header", want, have);
+    array->values = must(malloc(array->n * sizeof *array->values));
+    bytes += size - have;
+    if (width == 4) memcpy(array->values, bytes, have);
+    for (size_t i = 0; width == 8 && i < array->n; i++) {
+        double number;
+        memcpy(&number, bytes + 8 * i, 8);
+        array->values[i] = (float)number;
+    }
+    return 0;
+}
+
+static Array read_npy(const char *path)
+{
+    size_t n;
+    Array  array = {0};
+    char  *bytes = read_all(path, (size_t)MOST_NUMBERS * 8 + (1 << 17), &n);
+    check_input(path, parse_npy((unsigned char *)bytes, n, &array));
+    free(bytes);
+    return array;
+}
+
+/* ============================================================================================= */
+/* Statistics: means over the rows of --data, and how sure they are                              */
+/*                                                                                               */
+/* Rows of one group (prompts made from one template, say) are not independent: errors are those */
+/* of sums over groups. A mean is summed from the first row to the last, so that whoever adds up */
+/* the rows of a report, or of its parts one after another, gets the same bits.                  */
+/* ============================================================================================= */
+
+typedef struct {
+    double mean, error;                 /* error: its standard error; NAN with less than 2 groups */
+    int    n, n_groups;                 /* rows, and groups of them, that it is taken over */
+    double critical;                    /* mean +- critical * error: 95 % confidence */
+} Estimate;
+
+typedef struct { const char *name; int row; } Named;
+
+static int by_name_then_row(const void *a, const void *b)
+{
+    const Named *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order ? order : x->row - y->row;
+}
+
+/* name [n] -> group [n], 0 .. n_groups-1 in the order of their first rows. Without a name, a row
+ * is a group of its own. */
+static int *number_groups(const char *const *name, int n, int *n_groups)
+{
+    Named *named = must(malloc((n + !n) * sizeof *named));
+    int   *group = must(malloc((n + !n) * sizeof *group)), n_named = 0;
+    for (int i = 0; i < n; i++) {
+        group[i] = i;
+        if (name[i] && *name[i]) named[n_named++] = (Named){ name[i], i };
+    }
+    qsort(named, n_named, sizeof *named, by_name_then_row);
+    for (int i = 1; i < n_named; i++)
+        if (!strcmp(named[i].name, named[i - 1].name))
+            group[named[i].row] = group[named[i - 1].row];
+    free(named);
+    *n_groups = 0;                                      /* so far a group is its first row */
+    for (int i = 0; i < n; i++)
+        group[i] = group[i] == i ? (*n_groups)++ : group[group[i]];
+    return group;
+}
+
+/* A row with a number [n,width] that is not finite leaves every mean: its group becomes -1. NAN in
+ * all rows says that there is no such cell. Returns how many rows leave. */
+static int drop_rows(const double *number, size_t width, int n, int *group)
+{
+    char *exists = must(calloc(width + 1, 1));
+    int   dropped = 0;
+    for (int i = 0; i < n; i++)
+        for (size_t c = 0; c < width; c++) exists[c] |= !isnan(number[i * width + c]);
+    for (int i = 0; i < n; i++) {
+        int finite = 1;
+        for (size_t c = 0; c < width; c++) finite &= !exists[c] || isfinite(number[i * width + c]);
+        dropped += !finite && group[i] >= 0;
+        if (!finite) group[i] = -1;
+    }
+    free(exists);
+    return dropped;
+}
+
+/* Student's t that 95 of 100 lie within, both signs: P(|T| < t) = .95 with so many degrees of
+ * freedom. Cornish and Fisher's expansion around the normal quantile; where that is too coarse,
+ * Newton's steps on the exact P, a finite sum of powers of cos^2 (Abramowitz, Stegun 26.7). */
+static double t_quantile(int freedom)
+{
+    const double z = 1.959963984540054, y = z * z, f = freedom;
+    double t = z + z * ((y + 1) / 4 + (((5 * y + 16) * y + 3) / 96 +
+               ((((3 * y + 19) * y + 17) * y - 15) / 384 +
+               ((((79 * y + 776) * y + 1482) * y - 1920) * y - 945) / 92160 / f) / f) / f) / f;
+    if (freedom < 1) return NAN;
+    double density = 2 * exp(lgamma((f + 1) / 2) - lgamma(f / 2)) / sqrt(f * M_PI);
+    for (int step = 0; step < 8 && freedom < 100; step++) {
+        int    odd = freedom & 1;
+        double square = f / (f + t * t), sine = t / sqrt(f + t * t);
+        double term = odd ? sqrt(square) : 1, sum = 0;
+        for (int k = odd; k < freedom - 1; term *= square * (k + 1) / (k + 2), k += 2) sum += term;
+        double inside = odd ? 2 / M_PI * (asin(sine) + sine * sum) : sine * sum;
+        t += (.95 - inside) / (density * pow(square, (f + 1) / 2));
+    }
+    return t;
+}
+
+/* The standard error of a sum over rows, of which left [n] is what a mean does not explain:
+ * sqrt(G/(G-1) sum over the G groups of (sum over the group's rows of left)^2). */
+static double error_of_sum(const double *left, const int *group, int n, int *n_groups)
+{
+    int most = 0;
+    for (int i = 0; i < n; i++) most = max_int(most, group[i] + 1);
+    double *inside = must(calloc(most + 1, sizeof *inside)), squares = 0;
+    char   *any = must(calloc(most + 1, 1));
+    *n_groups = 0;
+    for (int i = 0; i < n; i++)
+        if (group[i] >= 0) inside[group[i]] += left[i], any[group[i]] = 1;
+    for (int g = 0; g < most; g++) squares += inside[g] * inside[g], *n_groups += any[g];
+    free(inside);
+    free(any);
+    return *n_groups > 1 ? sqrt(squares * *n_groups / (*n_groups - 1)) : NAN;
+}
+
+/* sum of a over sum of b, over the rows whose group is not -1; a lies a_stride apart. The error is
+ * the delta method's: what R leaves of a row is a - R b. A mean is such a ratio, with b = 1. */
+static Estimate ratio_over(const double *a, size_t a_stride, const double *b, size_t b_stride,
+                           const int *group, int n)
+{
+    Estimate e = { .critical = NAN };
+    double  *left = must(calloc(n + 1, sizeof *left)), sum_a = 0, sum_b = 0;
+    for (int i = 0; i < n; i++)
+        if (group[i] >= 0) sum_a += a[i * a_stride], sum_b += b[i * b_stride], e.n++;
+    e.mean = sum_b ? sum_a / sum_b : NAN;
+    for (int i = 0; i < n; i++)
+        if (group[i] >= 0) left[i] = a[i * a_stride] - e.mean * b[i * b_stride];
+    e.error = error_of_sum(left, group, n, &e.n_groups) / fabs(sum_b);
+    if (e.n_groups > 1) e.critical = t_quantile(e.n_groups - 1);
+    free(left);
+    return e;
+}
+
+static Estimate mean_over(const double *v, size_t stride, const int *group, int n)
+{
+    static const double one = 1;
+    return ratio_over(v, stride, &one, 0, group, n);
+}
+
+/* Is a difference from 0 no finding? Unknown with one group: then nothing is said. */
+static int may_be_zero(Estimate e)
+{
+    return fabs(e.mean) <= e.critical * e.error;
+}
+
+/* ============================================================================================= */
+/* Tables: what a readout returns                                                                */
+/* ============================================================================================= */
+
+/* A stream in memory that could not grow would be printed cut short. */
+static void must_close(FILE *memory)
+{
+    int failed = ferror(memory);
+    must(fclose(memory) || failed ? NULL : memory);
+}
+
+typedef char Label[64];
+typedef enum { HEAT, TOKENS, TOP, BARS, SILENT } Look;      /* how people see it */
+
+/* Numbers with a name for each row and column. Every readout returns some, and all that prints,
+ * on a terminal, as TSV, JSON or SVG, prints these. */
+typedef struct {
+    Label   name;               /* its key in JSON and TSV: "metric", "change", "pattern L5H3" */
+    char    title[160];
+    Look    look;               /* TSV, JSON and --data do not care */
+    int     n_rows, n_cols;
+    Label  *row, *col;          /* [n_rows], [n_cols]: "L5", "H3", "12 ·Mary", "base" */
+    Label   row_axis, col_axis; /* "layer", "head", "query", "key", "position", "run", "" */
+    Label   quantity;           /* what the numbers are: "change of logit_diff" */
+    double *value;              /* [n_rows, n_cols]; NAN: see exists() */
+    double *error;              /* standard errors over --data, or NULL */
+    double *all;                /* [n_prompts, n_rows, n_cols], or NULL */
+    int     n_prompts;
+    double  critical;           /* Student's t beyond which a cell is told from 0 */
+    int    *token;              /* of TOKENS and TOP: the model's token in each cell, -1: none */
+    Label  *address;            /* [n_rows, n_cols] what to type to get at the cell, or NULL */
+    int     is_signed;          /* colours and bars from -limit to limit, else from 0 to limit */
+    double  limit;              /* 0: the largest absolute value; INFINITY: no bars */
+    int     is_share;           /* the values are parts of what `whole` stands for */
+    double  whole, *wholes;     /* of this prompt; [n_prompts] */
+    int     most;               /* show so many cells, the largest both ways; 0: all */
+} Table;
+
+/* An array that is to be written to a file; over --data with one part for each prompt. */
+typedef struct { const char *path; Array array; } Saved;
+
+typedef struct { Table *at; int n; Saved *saved; int n_saved; } Tables;
+
+/* Where people look: out; no colours, 256 of them, or all (0, 1, 2); columns of the window. */
+typedef struct { FILE *out; int color, columns; const MiTokenizer *words; } Screen;
+
+static int cells_of(const Table *table) { return table->n_rows * table->n_cols; }
+
+/* A new table, with nothing in its cells. The pointer holds until the next one is added. */
+static Table *add_table(Tables *out, const char *name, Look look, int n_rows, int n_cols)
+{
+    out->at = must(grow(out->at, out->n, sizeof *out->at));
+    Table *table = &out->at[out->n++];
+    *table = (Table){ .look = look, .n_rows = n_rows, .n_cols = n_cols, .critical = 2 };
+    snprintf(table->name, sizeof table->name, "%s", name);
+    table->row = must(calloc(n_rows + 1, sizeof *table->row));
+    table->col = must(calloc(n_cols + 1, sizeof *table->col));
+    table->value = must(calloc((size_t)n_rows * n_cols + 1, sizeof *table->value));
+    for (int i = 0; i < cells_of(table); i++) table->value[i] = NAN;
+    return table;
+}
+
+static void free_tables(Tables *tables)
+{
+    for (int i = 0; i < tables->n; i++) {
+        Table *table = &tables->at[i];
+        void  *owned[] = { table->row, table->col, table->value, table->error, table->all,
+                           table->token, table->address, table->wholes };
+        for (size_t k = 0; k < sizeof owned / sizeof *owned; k++) free(owned[k]);
+    }
+    for (int i = 0; i < tables->n_saved; i++) free(tables->saved[i].array.values);
+    free(tables->at);
+    free(tables->saved);
+    *tables = (Tables){ 0 };
+}
+
+/* NAN is no cell, a key after its query for example; but a cell that has an address, or a row of
+ * bars, was computed and is not a number. */
+static int exists(const Table *table, int i)
+{
+    if (table->token && table->token[i] < 0) return 0;
+    return !isnan(table->value[i]) || (table->address ? *table->address[i] != 0
+                                                      : table->look == BARS);
+}
+
+/* A number that may well be 0. */
+static int is_pale(const Table *table, int i)
+{
+    return table->error && fabs(table->value[i]) < table->critical * table->error[i];
+}
+
+/* What the darkest colour and the longest bar stand for. */
+static double limit_of(const Table *table)
+{
+    double limit = 0;
+    if (table->limit > 0 && isfinite(table->limit)) return table->limit;
+    for (int i = 0; i < cells_of(table); i++)
+        if (isfinite(table->value[i])) limit = fmax(limit, fabs(table->value[i]));
     return limit > 0 ? limit : 1;
 }
 
-/* share -1..1 -> blue, white, orange; 0 is white in both kinds of map. */
-static Color heat(double share)
+/* ---- Labels ---- */
+
+/* Append text to a label. Line ends, broken UTF-8 and characters that nobody could see (spaces of
+ * other kinds, controls of direction) are spelt out. Cut between characters, with …: returns 0. */
+static int label_append(char *label, size_t size, const char *text, size_t n)
 {
-    static const Color ends[2][2] = {
-        { { 146, 197, 222 }, { 5, 80, 160 } }, { { 253, 190, 125 }, { 190, 60, 5 } },
+    static const CodeRange unseen[] = {
+        {0xA0,0xA0}, {0xAD,0xAD}, {0x34F,0x34F}, {0x115F,0x1160}, {0x1680,0x1680}, {0x180E,0x180E},
+        {0x2000,0x200F}, {0x202F,0x202F}, {0x205F,0x206F}, {0x3000,0x3000}, {0x3164,0x3164},
+        {0xFEFF,0xFEFF}, {0xFFF9,0xFFFB}, {0xFFFE,0xFFFF},
     };
-    const Color *end = ends[share > 0];
-    double       s = fmin(fabs(share), 1) * 2;
-    Color        from = s < 1 ? (Color){ 247, 247, 247 } : end[0], to = s < 1 ? end[0] : end[1];
-    if (s >= 1) s -= 1;
-    return (Color){ (int)(from.r + s * (to.r - from.r)), (int)(from.g + s * (to.g - from.g)),
-                    (int)(from.b + s * (to.b - from.b)) };
+    size_t used = strlen(label);
+    for (int length; n > 0; text += length, n -= length) {
+        char    shown[16];
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
+        if (code == '\n') strcpy(shown, "\\n");
+        else if (code == '\t') strcpy(shown, "\\t");
+        else if (code < 0 || (code < 128 && is_control(code)))
+            snprintf(shown, sizeof shown, "<%02X>", (unsigned char)*text);
+        else if (is_control(code) || IN_RANGES(code, unseen))
+            snprintf(shown, sizeof shown, "<U+%04X>", (unsigned)code);
+        else snprintf(shown, sizeof shown, "%.*s", length, text);
+        if (used + strlen(shown) + sizeof "…" > size) {
+            if (used + sizeof "…" <= size) strcpy(label + used, "…");
+            return 0;
+        }
+        strcpy(label + used, shown);
+        used += strlen(shown);
+    }
+    return 1;
 }
 
-static Color heat_of(const Grid *grid, int i, double limit)
+/* A token as people can read it: its spaces as dots, and a dot as something else. */
+static const char *token_label(const MiTokenizer *words, int token, char *label, size_t size)
 {
-    return heat((grid->diverging ? grid->value[i] : fabs(grid->value[i])) / limit);
+    int         n, length, fits = 1;
+    const char *bytes = mi_token_bytes(words, token, &n);
+    *label = 0;
+    if (n == 0) snprintf(label, size, "<%d>", token);
+    for (int i = 0; i < n && fits; i += length) {
+        int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
+        const char *as = code == ' ' ? "·" : code == 0xB7 ? "<U+00B7>" : NULL;
+        fits = label_append(label, size, as ? as : bytes + i, as ? strlen(as) : (size_t)length);
+    }
+    return label;
 }
 
-static int is_dark(Color c)
+/* The bytes at the start of a text that fit into some columns. */
+static int bytes_of(const char *text, int columns)
 {
-    return 299 * c.r + 587 * c.g + 114 * c.b < 140000;
+    int n = 0;
+    for (int length; text[n]; n += length) {
+        utf8_decode((const uint8_t *)text + n, strnlen(text + n, 4), &length);
+        columns -= columns_of(text + n, length);
+        if (columns < 0) break;
+    }
+    return n;
 }
 
-/* A number that may well be 0: within two standard errors of it. */
-static int is_pale(const Grid *grid, int i)
+static int columns_in(const char *text) { return columns_of(text, strlen(text)); }
+
+/* The columns of the widest of n labels, at most `most`. */
+static int widest_of(const Label *label, int n, int most)
 {
-    return grid->error && fabs(grid->value[i]) < 2 * grid->error[i];
+    int widest = 0;
+    for (int i = 0; i < n; i++) widest = max_int(widest, columns_in(label[i]));
+    return min_int(widest, most);
 }
 
-/* What stands in a cell: its word, or its number in at most 5 columns: .97  -1.3  12.4  1e+05; 0 if
- * it is exactly that, · if it is below .005, ~ if it may well be 0. */
-static const char *cell_text(const Grid *grid, int i, char text[48])
+/* What stands in a cell: its token, or its number in at most 5 columns: .97  -1.3  12.4  1e+05; 0
+ * if it is exactly that, · if it is below .005. */
+static const char *cell_text(const Table *table, const MiTokenizer *words, int i, Label text)
 {
-    double value = grid->value[i], a = fabs(value);
+    double value = table->value[i], a = fabs(value);
     char   digits[8];
-    if (grid->word) return grid->word[i];
-    if (!isfinite(value)) return "";
-    if (is_pale(grid, i)) return "~";
+    *text = 0;
+    if (!exists(table, i)) return text;
+    if (table->token) return token_label(words, table->token[i], text, sizeof(Label));
+    if (isnan(value)) return "nan";
     if (value == 0) return "0";
     if (a < 0.005) return "·";
     if (a < 0.995) {
         snprintf(digits, sizeof digits, "%.2f", a);
-        snprintf(text, 48, "%s%s", value < 0 ? "-" : grid->diverging ? "+" : "", digits + 1);
-    }
-    else if (a < 1000) snprintf(text, 48, grid->diverging ? "%+.*f" : "%.*f", a < 9.95, value);
-    else snprintf(text, 48, "%.0e", value);
+        snprintf(text, sizeof(Label), "%s%s", value < 0 ? "-" : table->is_signed ? "+" : "",
+                 digits + 1);
+    } else if (a < 1000)
+        snprintf(text, sizeof(Label), table->is_signed ? "%+.*f" : "%.*f", a < 9.95, value);
+    else snprintf(text, sizeof(Label), isinf(a) ? "%g" : "%.0e", value);
     return text;
 }
 
-/* The bytes of the first characters of a text. */
-static int bytes_of(const char *text, int columns)
+/* ---- Colours ---- */
+
+typedef struct { int r, g, b; } Color;
+
+static Color between(Color from, Color to, double share)
 {
-    int n = 0;
-    for (int length; columns > 0 && text[n]; columns--, n += length)
-        utf8_decode((const uint8_t *)text + n, strlen(text + n), &length);
-    return n;
+    return (Color){ (int)(from.r + share * (to.r - from.r)),
+                    (int)(from.g + share * (to.g - from.g)),
+                    (int)(from.b + share * (to.b - from.b)) };
+}
+
+/* share -1..1 -> blue, white, orange; on paper. */
+static Color heat(double share)
+{
+    static const Color white = { 247, 247, 247 }, ends[2][2] = {
+        { { 146, 197, 222 }, { 5, 80, 160 } }, { { 253, 190, 125 }, { 190, 60, 5 } },
+    };
+    const Color *end = ends[share > 0];
+    double       s = fmin(fabs(share), 1) * 2;
+    return s < 1 ? between(white, end[0], s) : between(end[0], end[1], s - 1);
+}
+
+/* The colours of runs and of other bars, and what letters are written in: on paper, and on
+ * terminals without colours, with 256, with all. */
+#define INK(name, r, g, b, nearest) \
+    { name, { r, g, b }, { "", "\033[38;5;" #nearest "m", "\033[38;2;" #r ";" #g ";" #b "m" } }
+static const struct { const char *name; Color color; const char *code[3]; } INKS[] = {
+    INK("bar", 95, 135, 175, 67), INK("base", 86, 156, 214, 74), INK("edited", 232, 137, 61, 173),
+    INK("held", 232, 137, 61, 173), INK("swept", 200, 110, 200, 170),
+    INK("source", 120, 180, 110, 107), { "bold", { 0, 0, 0 }, { "", "\033[1m", "\033[1m" } },
+    { "dim", { 0, 0, 0 }, { "", "\033[2m", "\033[2m" } },
+    { "off", { 0, 0, 0 }, { "", "\033[0m", "\033[0m" } },
+};
+
+/* Its place in the table; 0 for all names that are not in it. */
+static int ink_of(const char *name)
+{
+    int ink = sizeof INKS / sizeof *INKS - 1;
+    while (ink > 0 && strcmp(INKS[ink].name, name)) ink--;
+    return ink;
+}
+
+/* What a terminal is told, to write in the colour of a run, bold, dim, or off again. */
+static const char *color_of(const Screen *screen, const char *name)
+{
+    int ink = ink_of(name);
+    return ink ? INKS[ink].code[screen->color] : "";
+}
+
+/* The colour of a bar is that of the run its row is about, or its column. */
+static int bar_ink(const Table *table, int i)
+{
+    int ink = ink_of(table->row[i / table->n_cols]);
+    return ink ? ink : ink_of(table->col[i % table->n_cols]);
+}
+
+/* A terminal may be light or dark, and 0 should be neither's glare: the smallest numbers are dim,
+ * small ones coloured, and only from a quarter of the limit on is what is behind them. */
+static void begin_heat(const Screen *screen, double share)
+{
+    static const Color letters[2] = { { 70, 135, 205 }, { 215, 125, 45 } }, ends[2][2] = {
+        { { 95, 125, 160 }, { 0, 75, 200 } }, { { 165, 120, 85 }, { 205, 70, 0 } },
+    };
+    static const int nearest[2][4] = { { 68, 67, 25, 27 }, { 172, 137, 130, 166 } };
+    double s = (fmin(fabs(share), 1) - 0.25) / 0.75;
+    int    up = share > 0;
+    Color  c = s < 0 ? letters[up] : between(ends[up][0], ends[up][1], s);
+    if (fabs(share) < 0.02) fputs(color_of(screen, "dim"), screen->out);
+    else if (screen->color == 1)
+        fprintf(screen->out, s < 0 ? "\033[38;5;%dm" : "\033[38;5;231;48;5;%dm",
+                nearest[up][s < 0 ? 0 : 1 + (int)lrint(2 * s)]);
+    else
+        fprintf(screen->out, s < 0 ? "\033[38;2;%d;%d;%dm"
+                : "\033[38;2;255;255;255;48;2;%d;%d;%dm", c.r, c.g, c.b);
+}
+
+/* ---- On a terminal ---- */
+
+/* --color auto, always or never: 0 is none, 1 is 256 colours, 2 all. */
+static int color_depth(const char *wish)
+{
+    const char *depth = getenv("COLORTERM"), *term = getenv("TERM"), *none = getenv("NO_COLOR");
+    int possible = isatty(1) && term && strcmp(term, "dumb") && !(none && *none);
+    if (!strcmp(wish, "never") || (!possible && strcmp(wish, "always"))) return 0;
+    return depth && (strstr(depth, "truecolor") || strstr(depth, "24bit")) ? 2 : 1;
 }
 
 /* Text padded with spaces to a number of columns, cut with … where it is longer. */
 static void print_padded(FILE *out, const char *text, int columns)
 {
-    int shown = columns_of(text, strlen(text));
-    if (shown <= columns) fprintf(out, "%s%*s", text, columns - shown, "");
-    else fprintf(out, "%.*s…", bytes_of(text, columns - 1), text);
+    int cut = columns_in(text) > columns, n = bytes_of(text, columns - cut);
+    fprintf(out, "%.*s%s%*s", n, text, cut ? "…" : "", columns - cut - columns_of(text, n), "");
 }
 
-/* Words stand at the left of their column, numbers at its right. */
-static void print_cell(const Screen *screen, const Grid *grid, int i, int width, double limit)
+/* Tokens stand at the left of their column, numbers at its right. */
+static void print_cell(const Screen *screen, const Table *table, int i, int width, double limit)
 {
-    char        number[48];
-    const char *text = cell_text(grid, i, number);
-    int color = screen->color && isfinite(grid->value[i]) && !is_pale(grid, i);
-    if (color) {
-        Color c = heat_of(grid, i, limit);
-        fprintf(screen->out, "\033[48;2;%d;%d;%dm\033[38;2;%sm", c.r, c.g, c.b,
-                is_dark(c) ? "255;255;255" : "20;20;20");
-    }
-    if (grid->word) print_padded(screen->out, text, width - 1), fputc(' ', screen->out);
-    else fprintf(screen->out, "%*s%s", width - columns_of(text, strlen(text)), "", text);
-    if (color) fputs("\033[0m", screen->out);
+    Label       label;
+    const char *text = is_pale(table, i) ? "~" : cell_text(table, screen->words, i, label);
+    int         color = screen->color && *text && isfinite(table->value[i]);
+    if (color) begin_heat(screen, is_pale(table, i) ? 0 : table->value[i] / limit);
+    if (table->token) print_padded(screen->out, text, width - 1), fputc(' ', screen->out);
+    else fprintf(screen->out, "%*s%s", width - columns_in(text), "", text);
+    fputs(color ? "\033[0m" : "", screen->out);
 }
 
 /* The labels of some columns. "12 ·Mary" takes two lines, "12" above "Mary"; others only one. */
-static void print_header(FILE *out, const Grid *grid, int first, int last, int label, int width,
-                         int line)
+static void print_header(FILE *out, const Table *table, int first, int last, int label, int width)
 {
-    int needed = 0;
-    for (int c = first; c < last; c++)
-        needed |= line ? strchr(grid->col[c], ' ') != NULL : *grid->col[c] != 0;
-    if (!needed) return;
-    fprintf(out, "%*s", label + 3, "");
-    for (int c = first; c < last; c++) {
-        char  copy[40], *text = copy;
-        snprintf(copy, sizeof copy, "%s", grid->col[c]);
-        char *second = strchr(copy, ' ');
-        if (second && line) {
-            text = second + 1;
-            if (!grid->word && !strncmp(text, "·", 2) && text[2]) text += 2;
-        } else if (second) *second = 0;
-        else if (line) text = "";
-        int fits = bytes_of(text, width - 1);           /* no room for a sign that it was cut */
-        if (grid->word) print_padded(out, text, width - 1), fputc(' ', out);
-        else fprintf(out, "%*s%.*s", width - columns_of(text, fits), "", fits, text);
-    }
-    fputc('\n', out);
-}
-
-/* A heat map for people, cut into panels where the window is too narrow for all columns. */
-static void print_grid(const Screen *screen, const Grid *grid)
-{
-    FILE  *out = screen->out;
-    int    label = 0;
-    double limit = grid_limit(grid);
-    for (int r = 0; r < grid->n_rows; r++)
-        label = max_int(label, columns_of(grid->row[r], strlen(grid->row[r])));
-    label = min_int(label, 16);
-    int least = grid->diverging ? 5 : 4, room = screen->columns - label - 3;
-    int width = grid->word ? 9 : max_int(least, min_int(9, room / grid->n_cols));
-    int per_panel = max_int(1, room / width);
-    fprintf(out, "  %s\n", grid->title);
-    for (int first = 0; first < grid->n_cols; first += per_panel) {
-        int last = min_int(first + per_panel, grid->n_cols);
-        for (int line = 0; line < 2; line++)
-            print_header(out, grid, first, last, label, width, line);
-        for (int r = 0; r < grid->n_rows; r++) {
-            const double *value = grid->value + r * grid->n_cols;
-            int           filled = first == 0;          /* keys after the query do not exist */
-            for (int c = first; c < last; c++) filled |= isfinite(value[c]);
-            if (!filled) continue;
-            fputs("  ", out);
-            print_padded(out, grid->row[r], label);
-            fputc(' ', out);
-            for (int c = first; c < last; c++)
-                print_cell(screen, grid, r * grid->n_cols + c, width, limit);
-            fputc('\n', out);
+    for (int line = 0; line < 2; line++) {
+        int needed = 0;
+        for (int c = first; c < last; c++)
+            needed |= line ? strchr(table->col[c], ' ') != NULL : *table->col[c] != 0;
+        if (!needed) return;
+        fprintf(out, "%*s", label + 3, "");
+        for (int c = first; c < last; c++) {
+            const char *text = table->col[c], *second = strchr(text, ' ');
+            Label       part;
+            snprintf(part, sizeof part, "%.*s", (int)strcspn(text, " "), text);
+            if (line) strcpy(part, second ? second + 1 : "");
+            if (line && !table->token && !strncmp(part, "·", 2) && part[2])
+                memmove(part, part + 2, strlen(part) - 1);
+            int fits = bytes_of(part, width - 1);       /* no room for a sign that it was cut */
+            if (table->token) print_padded(out, part, width - 1), fputc(' ', out);
+            else fprintf(out, "%*s%.*s", width - columns_of(part, fits), "", fits, part);
         }
         fputc('\n', out);
     }
 }
 
-static void tsv_bytes(FILE *out, const char *text, size_t n)
+static int has_cells(const Table *table, int row, int first, int last)
 {
-    for (; n > 0; text++, n--) fputc(iscntrl((unsigned char)*text) ? ' ' : *text, out);
+    int found = 0;
+    for (int c = first; c < last; c++) found |= exists(table, row * table->n_cols + c);
+    return found;
 }
 
-static void tsv_text(FILE *out, const char *text) { tsv_bytes(out, text, strlen(text)); }
-
-/* One more column. */
-static void tsv_number(FILE *out, double value)
+/* A heat map, or tokens in the colours of their numbers, cut into panels of the same width where
+ * the window is too narrow for all columns. */
+static void print_map(const Screen *screen, const Table *table)
 {
-    fprintf(out, isfinite(value) ? "\t%.9g" : "\tnan", value);
-}
-
-static void tsv_grid(FILE *out, const Grid *grid)
-{
-    tsv_text(out, grid->title);
-    for (int c = 0; c < grid->n_cols; c++) fputc('\t', out), tsv_text(out, grid->col[c]);
-    for (int i = 0; i < cells_of(grid); i++) {
-        if (i % grid->n_cols == 0) fputc('\n', out), tsv_text(out, grid->row[i / grid->n_cols]);
-        fputc('\t', out);
-        if (grid->word) tsv_text(out, grid->word[i]), fputc(' ', out);
-        if (isfinite(grid->value[i])) fprintf(out, "%.9g", grid->value[i]);
-    }
-    fputc('\n', out);
-    if (!grid->error) return;
-    Grid errors = *grid;
-    strcpy(errors.title, "standard error");
-    errors.value = grid->error;
-    errors.error = NULL;
-    tsv_grid(out, &errors);
-}
-
-static void xml_text(FILE *out, const char *text)
-{
-    for (; *text; text++) {
-        const char *name = *text == '&' ? "&amp;" : *text == '<' ? "&lt;" : *text == '>' ? "&gt;"
-                         : *text == '"' ? "&quot;" : NULL;
-        if (name) fputs(name, out);
-        else fputc(*text, out);
+    int    label = widest_of(table->row, table->n_rows, 20), n = table->n_cols;
+    int    room = screen->columns - label - 3, widest = 9;
+    int    least = table->token ? 8 : table->is_signed ? 5 : 4;
+    double limit = limit_of(table);
+    Label  text;
+    for (int i = 0; table->token && i < cells_of(table); i++)
+        widest = max_int(widest, 1 + columns_in(cell_text(table, screen->words, i, text)));
+    int per_panel = max_int(1, min_int(room / least, n));
+    int panels = (n + per_panel - 1) / per_panel;
+    per_panel = (n + panels - 1) / panels;
+    int width = max_int(least, min_int(widest, room / per_panel));
+    fprintf(screen->out, "  %s\n", table->title);
+    for (int first = 0; first < n; first += per_panel) {
+        int last = min_int(first + per_panel, n);
+        print_header(screen->out, table, first, last, label, width);
+        for (int r = 0; r < table->n_rows; r++) {
+            if (first > 0 && !has_cells(table, r, first, last)) continue;
+            fputs("  ", screen->out);
+            print_padded(screen->out, table->row[r], label);
+            fputc(' ', screen->out);
+            for (int c = first; c < last; c++)
+                print_cell(screen, table, r * n + c, width, limit);
+            fputc('\n', screen->out);
+        }
+        fputc('\n', screen->out);
     }
 }
 
-enum { SVG_ROW = 24, SVG_LEFT = 130, SVG_TOP = 96, SVG_RIGHT = 110 };
-
-/* The width of a column. Where there are very many, only their colours are left. */
-static int svg_column(const Grid *grid)
+/* The n largest numbers of sign * value, or by their size with sign 0, none of them 0: cells. */
+static int strongest(const Table *table, int sign, int n, int *top)
 {
-    return grid->word ? 84 : grid->n_cols > 64 ? max_int(2, 2400 / grid->n_cols) : 46;
-}
-static int svg_height(const Grid *grid)
-{
-    return SVG_TOP + max_int(grid->n_rows * SVG_ROW, 120) + 30;
-}
-
-static void svg_label(FILE *out, double x, double y, const char *anchor, const char *more,
-                      const char *text)
-{
-    fprintf(out, "<text x=\"%g\" y=\"%g\" text-anchor=\"%s\"%s>", x, y, anchor, more);
-    xml_text(out, text);
-    fputs("</text>\n", out);
+    float *size = must(malloc((cells_of(table) + 1) * sizeof *size));
+    for (int i = 0; i < cells_of(table); i++) {
+        double value = table->value[i];
+        if (!isfinite(value) || is_pale(table, i)) value = 0;
+        size[i] = (float)(sign ? sign * value : fabs(value));
+    }
+    n = mi_top(size, cells_of(table), n, top);
+    while (n && !(size[top[n - 1]] > 0)) n--;
+    free(size);
+    return n;
 }
 
-static void svg_rect(FILE *out, int x, int y, int width, int height, Color c)
+/* Where a cell is: "L5H3" as it can be typed, "L4 at 9 ·John" with the word at a position. */
+static void place_of(const Table *table, int i, char place[160])
 {
-    fprintf(out, "<rect x=\"%d\" y=\"%d\" width=\"%d\" height=\"%d\" fill=\"#%02x%02x%02x\"/>", x,
-            y, width, height, c.r, c.g, c.b);
+    const char *row = table->row[i / table->n_cols], *col = table->col[i % table->n_cols];
+    if (table->address && !strchr(row, ' ') && !strchr(col, ' '))
+        snprintf(place, 160, "%s", table->address[i]);
+    else {
+        int apart = *row && *col && *col != 'H' && *col != 'N';
+        snprintf(place, 160, "%s%s%s", row, apart ? " at " : "", col);
+    }
 }
 
-/* The scale at the right: what the colours mean. */
-static void svg_color_bar(FILE *out, const Grid *grid, double limit)
+static void print_strongest(FILE *out, const Table *table)
 {
-    enum { STEPS = 24, HEIGHT = 5 };
-    int  x = SVG_LEFT + grid->n_cols * svg_column(grid) + 24;
-    char text[32];
-    for (int i = 0; i < STEPS; i++) {
-        double share = 1 - (double)i / (STEPS - 1);
-        svg_rect(out, x, SVG_TOP + i * HEIGHT, 14, HEIGHT,
-                 heat(grid->diverging ? 2 * share - 1 : share));
-        fputc('\n', out);
+    int   top[5], found = strongest(table, 0, 5, top), column = 11, numbers = 0;
+    char  place[160];
+    for (int i = 0; i < cells_of(table); i++) numbers |= isfinite(table->value[i]);
+    const char *none = !numbers ? "Not a number in any cell: something became infinite."
+                     : table->error ? "No cell can be told from 0." : "No cell changes anything.";
+    fprintf(out, "  %s", found ? "strongest" : none);
+    for (int i = 0; i < found; i++) {
+        place_of(table, top[i], place);
+        int width = columns_in(place) + 9;
+        if (column + width > 78) fprintf(out, "\n           "), column = 11;
+        column += width;
+        fprintf(out, " %s %+.3f%s", place, table->value[top[i]], i + 1 < found ? "," : "");
     }
-    snprintf(text, sizeof text, "%.3g", limit);
-    svg_label(out, x + 20, SVG_TOP + 8, "start", "", text);
-    snprintf(text, sizeof text, "%.3g", grid->diverging ? -limit : 0);
-    svg_label(out, x + 20, SVG_TOP + STEPS * HEIGHT, "start", "", text);
+    fputs("\n\n", out);
 }
 
-/* A coloured cell; pointing at it shows where it is and all its digits. */
-static void svg_cell(FILE *out, const Grid *grid, int i, double limit)
+/* Of very many cells only the largest, both ways. */
+static void print_largest(const Screen *screen, const Table *table)
 {
-    char  number[48];
-    int   r = i / grid->n_cols, c = i % grid->n_cols, width = svg_column(grid);
-    int   x = SVG_LEFT + c * width, y = SVG_TOP + r * SVG_ROW;
-    Color color = is_pale(grid, i) ? heat(0) : heat_of(grid, i, limit);
-    fputs("<g>", out);
-    svg_rect(out, x, y, max_int(width - 1, 2), SVG_ROW - 1, color);
-    fputs("<title>", out);
-    xml_text(out, grid->row[r]);
-    fputs(" | ", out);
-    xml_text(out, grid->col[c]);
-    fprintf(out, " : %.6g", grid->value[i]);
-    if (grid->error) fprintf(out, " ± %.2g", grid->error[i]);
-    if (grid->word) fputc(' ', out), xml_text(out, grid->word[i]);
-    fputs("</title>", out);
-    const char *text = cell_text(grid, i, number);
-    if (columns_of(text, strlen(text)) > 10) {
-        snprintf(number, sizeof number, "%.*s…", bytes_of(text, 9), text);
-        text = number;
+    int  *top = must(malloc((table->most + 1) * sizeof *top));
+    char  place[160];
+    fprintf(screen->out, "  %s; the %d largest %sof %d\n", table->title, table->most,
+            table->is_signed ? "both ways " : "", cells_of(table));
+    for (int sign = 1; sign >= (table->is_signed ? -1 : 1); sign -= 2) {
+        int found = strongest(table, sign, table->most, top);
+        for (int i = 0; i < found; i++) {
+            place_of(table, top[i], place);
+            fputs("    ", screen->out);
+            print_padded(screen->out, place, 24);
+            fprintf(screen->out, table->is_signed ? " %+9.4f" : " %9.4f", table->value[top[i]]);
+            if (table->error) fprintf(screen->out, " ± %.2g", table->error[top[i]]);
+            fputc('\n', screen->out);
+        }
+        if (found) fputc('\n', screen->out);
     }
-    if (width > 40)
-        svg_label(out, x + 0.5 * width, y + 16, "middle", is_dark(color) ? " fill=\"#fff\""
-                  : " fill=\"#222\"", text);
-    fputs("</g>\n", out);
-}
-
-static void svg_grid(FILE *out, const Grid *grid, int top)
-{
-    double limit = grid_limit(grid);
-    fprintf(out, "<g transform=\"translate(0,%d)\">\n", top);
-    svg_label(out, 12, 24, "start", " font-size=\"15\" font-weight=\"bold\"", grid->title);
-    int every = grid->n_cols > 64 ? 1 + 24 / svg_column(grid) : 1;  /* how many have a label */
-    for (int c = 0; c < grid->n_cols; c += every) {
-        char more[80];
-        double x = SVG_LEFT + (c + 0.5) * svg_column(grid);
-        snprintf(more, sizeof more, " transform=\"rotate(-40 %g %d)\"", x, SVG_TOP - 8);
-        svg_label(out, x, SVG_TOP - 8, "start", more, grid->col[c]);
-    }
-    for (int i = 0; i < cells_of(grid); i++) {
-        int r = i / grid->n_cols;
-        if (i % grid->n_cols == 0)
-            svg_label(out, SVG_LEFT - 8, SVG_TOP + r * SVG_ROW + 16, "end", "", grid->row[r]);
-        if (isfinite(grid->value[i])) svg_cell(out, grid, i, limit);
-    }
-    svg_color_bar(out, grid, limit);
-    fputs("</g>\n", out);
-}
-
-/* All maps of a report in one picture, one below the other; it needs no other file. The lines of
- * the caption say of what. */
-static void print_svg(FILE *out, const char *caption, const Grid *grids, int n)
-{
-    enum { LETTER_WIDTH = 8, LINE_HEIGHT = 18 };
-    int width = 0, height = 12, top;
-    for (const char *line = caption; *line; height += LINE_HEIGHT) {
-        size_t length = strcspn(line, "\n");
-        width = max_int(width, 24 + LETTER_WIDTH * columns_of(line, length));
-        line += length + (line[length] == '\n');
-    }
-    top = height;
-    for (int i = 0; i < n; i++) {
-        width = max_int(width, SVG_LEFT + grids[i].n_cols * svg_column(&grids[i]) + SVG_RIGHT);
-        width = max_int(width, 24 + LETTER_WIDTH * (int)strlen(grids[i].title));
-        height += svg_height(&grids[i]);
-    }
-    fprintf(out,
-            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" viewBox=\"0 0 "
-            "%d %d\" font-family=\"Helvetica,Arial,sans-serif\" font-size=\"12\">\n"
-            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
-            width, height, width, height);
-    for (int y = 24; *caption; y += LINE_HEIGHT) {
-        int length = (int)strcspn(caption, "\n");
-        char line[4 * 200 + 1];
-        snprintf(line, sizeof line, "%.*s", bytes_of(caption, min_int(length, 200)), caption);
-        line[strcspn(line, "\n")] = 0;
-        svg_label(out, 12, y, "start", " font-size=\"13\"", line);
-        caption += length + (caption[length] == '\n');
-    }
-    for (int i = 0; i < n; top += svg_height(&grids[i++])) svg_grid(out, &grids[i], top);
-    fputs("</svg>\n", out);
+    if (!strongest(table, 0, 1, top)) print_strongest(screen->out, table);
+    free(top);
 }
 
 /* A bar of eighths of a column, share 0..1 of `columns`. */
@@ -3954,7 +5419,7 @@ static void print_bar(FILE *out, double share, int columns, const char *color)
 {
     static const char *const eighths[] = { "", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
     int n = share > 0 ? (int)lrint(fmin(share, 1) * columns * 8) : 0;
-    if (share > 0 && n == 0) n = 1;
+    if (n == 0 && share >= 0.0005) n = 1;               /* 0.0 % has none, 0.1 % the thinnest */
     fputs(color, out);
     for (int i = 0; i < n / 8; i++) fputs("█", out);
     fprintf(out, "%s%s%*s", eighths[n % 8], *color ? "\033[0m" : "", columns - (n + 7) / 8, "");
@@ -3963,36 +5428,151 @@ static void print_bar(FILE *out, double share, int columns, const char *color)
 /* A bar to either side of a line in the middle, share -1..1 of half the columns. */
 static void print_signed_bar(FILE *out, double share, int columns, const char *color)
 {
-    int half = columns / 2, n = share < 0 ? (int)lrint(-share * half) : 0;
+    int half = columns / 2, n = share < 0 ? (int)lrint(fmin(-share, 1) * half) : 0;
     fprintf(out, "%*s%s", half - n, "", color);
     for (int i = 0; i < n; i++) fputs("█", out);
     fprintf(out, "%s│", *color ? "\033[0m" : "");
-    if (share > 0) print_bar(out, share, half, color);
+    print_bar(out, share, half, color);
 }
 
-/* The colour of a run, or another style; two letters tell their names apart. */
-static const char *color_of(const Screen *screen, const char *name)
+static void print_ink(const Screen *screen, const char *name)
 {
-    static const struct { const char *name, *code; } colors[] = {
-        { "base", "\033[38;2;86;156;214m" }, { "edited", "\033[38;2;232;137;61m" },
-        { "held", "\033[38;2;232;137;61m" }, { "swept", "\033[38;2;200;110;200m" },
-        { "source", "\033[38;2;120;180;110m" }, { "bold", "\033[1m" }, { "dim", "\033[2m" },
-        { "off", "\033[0m" },
-    };
-    for (size_t i = 0; screen->color && i < sizeof colors / sizeof *colors; i++)
-        if (!memcmp(colors[i].name, name, 2)) return colors[i].code;
-    return "";
+    fprintf(screen->out, "%s%s%s", color_of(screen, name), name, color_of(screen, "off"));
 }
 
-/* The name of a run in its colour, at the start of its line. */
-static void print_name(const Screen *screen, const char *indent, const char *name)
+/* The likeliest tokens of each run, side by side. */
+static void print_top(const Screen *screen, const Table *table)
 {
-    fprintf(screen->out, "%s%s%-6s%s", indent, color_of(screen, name), name,
-            color_of(screen, "off"));
+    int   n = table->n_cols, gap = n > 2 ? 3 : 4;
+    int   bar = max_int(0, min_int(12, (screen->columns - 5 + gap) / n - 19 - gap));
+    FILE *out = screen->out;
+    for (int c = 0; c < n; c++) {
+        fprintf(out, "%*s", c ? 19 + bar + gap - columns_in(table->col[c - 1]) : 5, "");
+        print_ink(screen, table->col[c]);
+    }
+    for (int i = 0; i < cells_of(table); i++) {
+        int   c = i % n;
+        Label label;
+        if (c == 0) fprintf(out, "\n%4d ", i / n + 1);
+        else fprintf(out, "%*s", gap, "");
+        if (exists(table, i)) {
+            print_padded(out, cell_text(table, screen->words, i, label), 11);
+            fprintf(out, "%5.1f %% ", 100 * table->value[i]);
+            print_bar(out, table->value[i], bar, color_of(screen, table->col[c]));
+        } else fprintf(out, "%*s", 19 + bar, "");
+    }
+    fputs("\n\n", out);
 }
 
-/* Could this character move a terminal's cursor? -1 is no character. */
-static int is_control(int32_t code) { return code < 32 || (code >= 127 && code < 160); }
+/* A line for each row, with a bar; several columns side by side. */
+static void print_bars(const Screen *screen, const Table *table)
+{
+    int    n = table->n_cols, label = max_int(6, widest_of(table->row, table->n_rows, 24));
+    int    number = table->error ? 21 : 11, negative = 0;
+    int    room = (screen->columns - 5 - label) / n - number - 3;
+    int    columns = isinf(table->limit) || room < 4 ? 0 : min_int(table->error ? 28 : 40, room);
+    int    before = table->error ? 10 : 11, after = label + 5;      /* of the names of columns */
+    double limit = limit_of(table);
+    FILE  *out = screen->out;
+    const char *format = isinf(table->limit) ? "%.6g" : table->is_signed ? "%+.4f"
+                       : table->n_rows > 4 && limit >= 0.1 ? "%.4f" : "%.4g";
+    for (int i = 0; i < cells_of(table); i++) negative |= table->is_signed && table->value[i] < 0;
+    fprintf(out, "  %s%s", table->title, n > 1 ? "\n" : "");
+    for (int c = 0; c < n && n > 1; c++) {
+        fprintf(out, "%*s", after + before - columns_in(table->col[c]), "");
+        print_ink(screen, table->col[c]);
+        after = number - before + (columns ? columns + 2 : 0);
+    }
+    for (int i = 0; i < cells_of(table); i++) {
+        const char *row = table->row[i / n], *color = INKS[bar_ink(table, i)].code[screen->color];
+        double      value = table->value[i], share = value / limit;
+        char        text[40] = "", error[24] = "";
+        if (i % n == 0) {
+            fprintf(out, "\n     %s", color_of(screen, row));
+            print_padded(out, row, label);
+            fputs(color_of(screen, "off"), out);
+        }
+        if (n == 1 && exists(table, i) && !isfinite(value)) {
+            fputs("   not a number: something in this run became infinite", out);
+            continue;
+        }
+        if (exists(table, i)) snprintf(text, sizeof text, isfinite(value) ? format : "nan", value);
+        if (isfinite(value) && table->error && isfinite(table->error[i]))
+            snprintf(error, sizeof error, " ± %.2g", table->error[i]);
+        fprintf(out, " %*s%s%*s", before - 1, text, error, number - before - columns_in(error), "");
+        if (columns) fputs("  ", out);
+        if (columns && negative) print_signed_bar(out, share, columns, color);
+        else if (columns) print_bar(out, fabs(share), columns, color);
+    }
+    fputs("\n\n", out);
+}
+
+static void print_table(const Screen *screen, const Table *table)
+{
+    if (table->look == SILENT || cells_of(table) == 0) return;
+    if (table->most > 0 && cells_of(table) > table->most && table->look != TOP)
+        print_largest(screen, table);
+    else if (table->look == TOP) print_top(screen, table);
+    else if (table->look == BARS) print_bars(screen, table);
+    else {
+        print_map(screen, table);
+        if (table->look == HEAT && table->is_signed) print_strongest(screen->out, table);
+    }
+}
+
+/* ---- TSV: one header, one line for each cell ---- */
+
+/* After a tab, a field: no control characters; one that begins with a quote is quoted, as its
+ * readers expect. */
+static void tsv_text(FILE *out, const char *text)
+{
+    int quoted = *text == '"';
+    fputs(quoted ? "\t\"" : "\t", out);
+    for (; *text; text++) {
+        if (quoted && *text == '"') fputc('"', out);
+        fputc(iscntrl((unsigned char)*text) ? ' ' : *text, out);
+    }
+    if (quoted) fputc('"', out);
+}
+
+static void tsv_number(FILE *out, double value)
+{
+    fprintf(out, isfinite(value) ? "\t%.9g" : "\tnan", value);
+}
+
+/* The cells of a table: of one prompt (from 0), which is that row of --data, or with -1 of all. */
+static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, int prompt, int row)
+{
+    size_t n = cells_of(table);
+    for (size_t i = 0; i < n; i++) {
+        Label label = "";
+        if (!exists(table, i)) continue;
+        fprintf(out, prompt < 0 ? "%s\t" : "%s\t%d", table->name, row);
+        tsv_text(out, table->row[i / table->n_cols]);
+        tsv_text(out, table->col[i % table->n_cols]);
+        tsv_number(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i]);
+        if (prompt < 0 && table->error) tsv_number(out, table->error[i]);
+        else fputc('\t', out);
+        if (table->token) token_label(words, table->token[i], label, sizeof label);
+        tsv_text(out, label);
+        tsv_text(out, table->address ? table->address[i] : "");
+        fputc('\n', out);
+    }
+}
+
+/* Means, and for the metric, or with per_prompt for all tables, each prompt's numbers. The first
+ * prompt is row `first` of the table, counted from 1. */
+static void tsv_tables(FILE *out, const Tables *tables, const MiTokenizer *words, int per_prompt,
+                       int first)
+{
+    fputs("table\tprompt\trow\tcol\tvalue\tse\ttoken\taddress\n", out);
+    for (int k = 0; k < tables->n; k++) {
+        const Table *table = &tables->at[k];
+        int each = table->all && (per_prompt || !strcmp(table->name, "metric"));
+        for (int prompt = -1; prompt < (each ? table->n_prompts : 0); prompt++)
+            tsv_cells(out, table, words, prompt, first + prompt);
+    }
+}
 
 /* ---- JSON: numbers with 9 digits, what is not finite as null, text as valid UTF-8 ---- */
 
@@ -4029,208 +5609,465 @@ static void json(FILE *out, const char *format, ...)
     va_end(args);
 }
 
-/* The labels of a grid's rows and columns */
-static void json_labels(FILE *out, const Grid *grid)
+/* The id and the bytes of a token; they belong into braces. */
+static void json_token(FILE *out, const MiTokenizer *words, int token)
 {
-    json(out, "'rows':[");
-    for (int i = 0; i < grid->n_rows; i++) json(out, i ? ",%s" : "%s", grid->row[i]);
-    json(out, "],'cols':[");
-    for (int i = 0; i < grid->n_cols; i++) json(out, i ? ",%s" : "%s", grid->col[i]);
-    json(out, "],");
+    int         n;
+    const char *bytes = mi_token_bytes(words, token, &n);
+    json(out, "'id':%d,'text':", mi_id_of_row(words, token));
+    json_bytes(out, bytes, n);
 }
 
-/* The numbers of a grid as a list of rows. */
-static void json_values(FILE *out, const char *name, const double *value, const Grid *grid)
+static void json_labels(FILE *out, const char *name, const Label *label, int n)
 {
-    json(out, "%s:[", name);
-    for (int i = 0; i < cells_of(grid); i++)
-        json(out, i % grid->n_cols ? ",%g" : i ? "],\n   [%g" : "\n   [%g", value[i]);
-    json(out, "]]");
+    json(out, ",%s:[", name);
+    for (int i = 0; i < n; i++) json(out, i ? ",%s" : "%s", label[i]);
+    json(out, "]");
 }
 
-/* ============================================================================================= */
-/* Arrays on disk: NumPy's .npy, float32                                                         */
-/* ============================================================================================= */
+/* [n_rows, n_cols] as a list of rows */
+static void json_numbers(FILE *out, const Table *table, const double *value)
+{
+    json(out, "[");
+    for (int i = 0; i < cells_of(table); i++)
+        json(out, i % table->n_cols ? ",%g" : i ? "],\n   [%g" : "\n   [%g", value[i]);
+    json(out, cells_of(table) ? "]]" : "]");
+}
 
+static void json_table(FILE *out, const Table *table, const MiTokenizer *words)
+{
+    json(out, "{'title':%s", table->title);
+    json_labels(out, "rows", table->row, table->n_rows);
+    json_labels(out, "cols", table->col, table->n_cols);
+    json(out, ",\n  'values':"), json_numbers(out, table, table->value);
+    if (table->error) json(out, ",\n  'se':"), json_numbers(out, table, table->error);
+    for (int prompt = 0; prompt < table->n_prompts; prompt++) {
+        json(out, prompt ? "," : ",\n  'each':[");
+        json_numbers(out, table, table->all + (size_t)prompt * cells_of(table));
+    }
+    if (table->n_prompts) json(out, "]");
+    for (int i = 0; table->token && i < cells_of(table); i++) {
+        json(out, i % table->n_cols ? "," : i ? "],\n   [" : ",\n  'tokens':[\n   [");
+        if (table->token[i] < 0) json(out, "null");
+        else json(out, "{"), json_token(out, words, table->token[i]), json(out, "}");
+        if (i == cells_of(table) - 1) json(out, "]]");
+    }
+    json(out, "}");
+}
+
+/* ---- SVG: a figure for a paper, in a file that needs no other ---- */
+
+#define MIDDLE " text-anchor=\"middle\""
+#define GREY   " fill=\"#555\""
+#define PALE   " fill=\"#888\" font-style=\"italic\""
+static const double EM = 0.6;           /* how wide letters are, in parts of their size */
+enum { FIGURE_WIDTH = 960 };            /* pixels */
+
+/* What is drawn goes below y; right is where it has come to. */
+typedef struct { FILE *out; const MiTokenizer *words; double y, right; } Figure;
+
+/* Text as XML: what XML cannot hold, even escaped, becomes U+FFFD. */
+static void xml_text(FILE *out, const char *text, size_t n)
+{
+    for (int length; n > 0; text += length, n -= length) {
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
+        if (is_control(code) || code == 0xFFFE || code == 0xFFFF) fputs("\xEF\xBF\xBD", out);
+        else if (code < 128 && strchr("&<>\"", code)) fprintf(out, "&#%d;", code);
+        else fwrite(text, 1, length, out);
+    }
+}
+
+/* Text of so many pixels' size, cut to a width (0: whole); style: further attributes. */
+static void svg_text(Figure *f, double x, double y, double size, double width, const char *style,
+                     const char *text)
+{
+    int columns = width > 0 ? max_int(1, (int)(width / (size * EM))) : 1000;
+    int cut = columns_in(text) > columns;
+    fprintf(f->out, "<text x=\"%.5g\" y=\"%.5g\" font-size=\"%g\"%s>", x, y, size, style);
+    xml_text(f->out, text, bytes_of(text, columns - cut));
+    fputs(cut ? "…</text>\n" : "</text>\n", f->out);
+}
+
+/* Lines, broken between words where they are wider than `width`. */
+static void svg_lines(Figure *f, double size, double width, const char *style, const char *text)
+{
+    while (*text) {
+        int n = (int)strcspn(text, "\n"), columns = (int)(width / (size * EM));
+        int fits = min_int(n, bytes_of(text, columns)), cut = fits;
+        while (cut > 0 && cut < n && text[cut] != ' ') cut--;
+        if (cut == 0) cut = fits;
+        char line[4096];
+        snprintf(line, sizeof line, "%.*s", cut, text);
+        svg_text(f, 12, f->y += 1.4 * size, size, 0, style, line);
+        f->right = fmax(f->right, 12 + columns_in(line) * size * EM);
+        text += cut;
+        text += strspn(text, *text == '\n' ? "\n" : " ");
+    }
+}
+
+/* What follows its attributes, "/>\n" if nothing, is up to the caller. */
+static void svg_rect(Figure *f, double x, double y, double width, double height, Color c,
+                     const char *rest)
+{
+    fprintf(f->out, "<rect x=\"%.5g\" y=\"%.5g\" width=\"%.5g\" height=\"%.5g\" "
+            "fill=\"#%02x%02x%02x\"%s", x, y, width, height, c.r, c.g, c.b, rest);
+}
+
+/* Pointing at a rectangle shows where it is and all its digits. */
+static void svg_hint(Figure *f, const Table *table, int i)
+{
+    Label token = "";
+    char  hint[320];
+    if (table->token) token_label(f->words, table->token[i], token, sizeof token);
+    snprintf(hint, sizeof hint, "%s | %s : %.6g", table->row[i / table->n_cols],
+             table->col[i % table->n_cols], table->value[i]);
+    if (table->error) append(hint, sizeof hint, " ± %.2g", table->error[i]);
+    append(hint, sizeof hint, " %s", token);
+    fputs("><title>", f->out);
+    xml_text(f->out, hint, strlen(hint));
+    fputs("</title></rect>\n", f->out);
+}
+
+/* The ends of a scale that begins at x, and its 0. */
+static void svg_ticks(Figure *f, double x, double y, double lo, double hi, double length)
+{
+    double value[] = { lo, 0, hi }, scale = length / (hi - lo);
+    for (int i = 0; i < 3; i++) {
+        char text[32];
+        if (i != 1 && fabs(value[i]) * scale < 30) continue;
+        snprintf(text, sizeof text, lo < 0 && value[i] > 0 ? "%+.3g" : "%.3g", value[i]);
+        svg_text(f, x + (value[i] - lo) * scale, y, 11, 0, MIDDLE, text);
+    }
+}
+
+/* Columns first .. last - 1 of a map: what is shown of them, and where. */
 typedef struct {
-    int    n_dims, dim[4];
-    size_t n;
-    float *values;
-} Array;
+    int    first, last;
+    int    rows, cols, values;          /* whether these have labels, and cells text */
+    double x, y, width, height, limit;  /* of the first cell */
+    double letter, header;              /* the size of labels; the width of those of the columns, */
+    double above;                       /* and their height: wider than a column they are turned */
+} Panel;
 
-static void print_shape(char *text, size_t size, const Array *array)
+/* The colour of a cell, white where it is not told from 0. */
+static Color paper_color(const Table *table, int i, double limit)
 {
-    text[0] = 0;
-    for (int i = 0; i < array->n_dims; i++)
-        append(text, size, i ? " %d%s" : "%d%s", array->dim[i],
-               i + 1 < array->n_dims || !i ? "," : "");
+    if (is_pale(table, i) || !isfinite(table->value[i])) return (Color){ 255, 255, 255 };
+    return heat(table->value[i] / limit);
 }
 
-static int write_npy(FILE *out, const Array *array)
+/* Cell i, and where cells are too small to be pointed at, those of its colour behind it as one.
+ * Returns how many. */
+static int svg_cells(Figure *f, const Table *table, const Panel *p, int i, double y)
 {
-    char shape[64], header[128];
-    print_shape(shape, sizeof shape, array);
-    int n = snprintf(header, sizeof header,
-                     "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
-    int padded = round_up(10 + n + 1, 64) - 10;
-    fprintf(out, "%cNUMPY%c%c%c%c%s%*s\n", 0x93, 1, 0, padded & 255, padded >> 8, header,
-            padded - n - 1, "");
-    return fwrite(array->values, sizeof(float), array->n, out) == array->n ? 0 : -1;
+    Label  label;
+    int    c = i % table->n_cols, n = 1, pale = is_pale(table, i) || !isfinite(table->value[i]);
+    double x = p->x + (c - p->first) * p->width, gap = p->width > 8;
+    Color  color = paper_color(table, i, p->limit), next;
+    int    dark = 299 * color.r + 587 * color.g + 114 * color.b < 140000, small = p->width < 5;
+    if (!exists(table, i)) return 1;
+    for (; small && c + n < p->last && exists(table, i + n); n++) {
+        next = paper_color(table, i + n, p->limit);
+        if (memcmp(&next, &color, sizeof color)) break;
+    }
+    svg_rect(f, x, y, n * p->width - gap, p->height - gap, color, small ? "/>\n" : "");
+    if (!small) svg_hint(f, table, i);
+    if (p->values)
+        svg_text(f, x + p->width / 2 - 0.5, y + p->height / 2 + 3.5, p->letter - 1, p->width,
+                 pale ? MIDDLE PALE : dark ? MIDDLE " fill=\"#fff\"" : MIDDLE,
+                 cell_text(table, f->words, i, label));
+    return n;
 }
 
-/* float32 or float64 in C order. The file is not trusted. */
-static int read_npy(const char *path, Array *array)
+/* One panel -> where it ends. Rows without a cell in it are left out. */
+static double svg_panel(Figure *f, const Table *table, const Panel *p)
 {
-    unsigned char start[10];
-    char  header[2048], *shape;
-    FILE *file = fopen(path, "rb");
-    *array = (Array){ .n = 1 };
-    if (!file) return mi_fail("%s: %s", path, strerror(errno));
-    size_t length = 0, ok = fread(start, 1, 10, file) == 10 && !memcmp(start, "\x93NUMPY\1", 7);
-    if (ok) length = start[8] | start[9] << 8;
-    ok = ok && length < sizeof header && fread(header, 1, length, file) == length;
-    header[ok ? length : 0] = 0;
-    int wide = strstr(header, "'<f8'") != NULL;
-    ok = ok && (wide || strstr(header, "'<f4'")) && strstr(header, "'fortran_order': False") &&
-         (shape = strstr(header, "'shape': (")) != NULL;
-    for (shape = ok ? shape + 10 : header; ok && isdigit((unsigned char)*shape);) {
-        long dim = strtol(shape, &shape, 10);
-        ok = array->n_dims < 4 && dim > 0 && dim < 1 << 28 && (array->n *= dim) < 1u << 28;
-        if (ok) array->dim[array->n_dims++] = (int)dim;
-        while (*shape == ',' || *shape == ' ') shape++;
+    double y = p->y, size = p->letter;
+    int    turned = p->header >= p->width;              /* labels that would touch are left out */
+    int    every = max_int(1, (int)ceil((size + (p->width < size ? 6 : 0)) / p->width));
+    int    every_row = max_int(1, (int)ceil(size / p->height));
+    for (int c = p->first; p->cols && c < p->last; c += every) {
+        char   style[120] = MIDDLE;
+        double x = p->x + (c - p->first + 0.5) * p->width;
+        if (turned) snprintf(style, sizeof style, " transform=\"rotate(-45 %.5g %.5g)\"", x, y - 4);
+        svg_text(f, x, y - 5, size, 16 * size * EM, style, table->col[c]);
     }
-    array->values = ok ? malloc(array->n * sizeof(float)) : NULL;
-    for (size_t i = 0; array->values && i < array->n && ok; i++) {
-        double number = 0;
-        ok = fread(wide ? (void *)&number : (void *)&array->values[i], wide ? 8 : 4, 1, file) == 1;
-        if (wide) array->values[i] = (float)number;
+    for (int r = 0; r < table->n_rows; r++) {
+        if (p->first > 0 && !has_cells(table, r, p->first, p->last)) continue;
+        if (p->rows && r % every_row == 0)
+            svg_text(f, p->x - 6, y + p->height / 2 + 0.35 * size, size, 20 * size * EM,
+                     " text-anchor=\"end\"", table->row[r]);
+        for (int c = p->first; c < p->last;)
+            c += svg_cells(f, table, p, r * table->n_cols + c, y);
+        y += p->height;
     }
-    fclose(file);
-    if (ok && array->values) return 0;
-    free(array->values);
-    array->values = NULL;
-    return mi_fail("%s: not an array of float32 or float64 in C order (.npy), or truncated", path);
+    f->right = fmax(f->right, p->x + (p->last - p->first) * p->width +
+                    (p->cols && turned ? 0.7 * p->header : 0));
+    return y;
 }
 
-/* ---- SHA-256, to say in a report which weights made it ---- */
-
-static uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
-
-static void sha256_block(uint32_t state[8], const unsigned char *block, const uint32_t k[64])
+static void svg_scale(Figure *f, const Table *table, double x, double limit)
 {
-    uint32_t w[64], s[8];
-    for (int i = 0; i < 16; i++)
-        w[i] = (uint32_t)block[4 * i] << 24 | block[4 * i + 1] << 16 | block[4 * i + 2] << 8 |
-               block[4 * i + 3];
-    for (int i = 16; i < 64; i++)
-        w[i] = w[i - 16] + w[i - 7] +
-               (rotate(w[i - 15], 7) ^ rotate(w[i - 15], 18) ^ w[i - 15] >> 3) +
-               (rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10);
-    memcpy(s, state, sizeof s);
-    for (int i = 0; i < 64; i++) {
-        uint32_t a = s[0], e = s[4];
-        uint32_t t = s[7] + (rotate(e, 6) ^ rotate(e, 11) ^ rotate(e, 25)) +
-                     ((e & s[5]) ^ (~e & s[6])) + k[i] + w[i];
-        uint32_t u = (rotate(a, 2) ^ rotate(a, 13) ^ rotate(a, 22)) +
-                     ((a & s[1]) ^ (a & s[2]) ^ (s[1] & s[2]));
-        memmove(s + 1, s, 7 * sizeof *s);
-        s[4] += t;
-        s[0] = t + u;
-    }
-    for (int i = 0; i < 8; i++) state[i] += s[i];
+    enum { STEPS = 60, STEP = 3 };
+    double least = table->is_signed ? -limit : 0, end = x + STEPS * STEP + 28;
+    char   pale[80] = "";
+    for (int i = 0; i < STEPS; i++)
+        svg_rect(f, x + i * STEP, f->y, STEP + (i + 1 < STEPS), 10,
+                 heat(table->is_signed ? 2 * (i + 0.5) / STEPS - 1 : (i + 0.5) / STEPS), "/>\n");
+    svg_ticks(f, x, f->y + 22, least, limit, STEPS * STEP);
+    svg_text(f, end, f->y + 10, 12, 0, "", table->quantity);
+    if (table->error)
+        snprintf(pale, sizeof pale, "grey: within %.3g standard errors of 0", table->critical);
+    if (*pale) svg_text(f, end, f->y + 25, 11, 0, PALE, pale);
+    f->right = fmax(f->right, end + EM * max_int(columns_in(table->quantity) * 12,
+                                                 columns_in(pale) * 11));
+    f->y += 28;
 }
 
-/* bytes [n] -> 64 hexadecimal digits. The constants are the first 32 bits of the fractions of the
- * square and cube roots of the primes. */
-static void sha256(const void *bytes, size_t n, char digest[65])
+/* The size of cells and labels. Several maps, and those of very many cells, are small, and where
+ * numbers do not fit, only their colours are left; others are cut into panels of last columns. */
+static Panel svg_layout(const Figure *f, const Table *table, int n, int *across)
 {
-    uint32_t state[8], k[64];
-    for (int i = 0, prime = 2; i < 64; prime++) {
-        int d = 2;
-        while (d < prime && prime % d) d++;
-        if (d < prime) continue;
-        if (i < 8) state[i] = (uint32_t)(uint64_t)(sqrt(prime) * 4294967296.0);
-        k[i++] = (uint32_t)(uint64_t)(cbrt(prime) * 4294967296.0);
+    int    cols = table->n_cols, widest = 3, many = cols > 96 || (cols > 24 && table->n_rows > 24);
+    Panel  p = { .last = cols, .letter = n > 1 || many ? 10 : 12, .height = 22, .values = 1 };
+    Label  text;
+    p.x = 34 + widest_of(table->row, table->n_rows, 20) * p.letter * EM;
+    double room = FIGURE_WIDTH - p.x - 40;
+    for (*across = min_int(n, 4); *across > 1 && room / *across - 14 < 2 * cols;) --*across;
+    for (int i = 0; i < cells_of(table); i++)
+        widest = min_int(10, max_int(widest, columns_in(cell_text(table, f->words, i, text))));
+    for (int i = 0; i < n; i++) p.limit = fmax(p.limit, limit_of(&table[i]));
+    if (n > 1 || many) {
+        p.width = fmin(26, (room / *across - 14) / cols);
+        p.height = n == 1 && table->n_rows <= 24 ? 16 : fmax(2, fmin(p.width, 20));
+        p.values = p.width >= 25;
+    } else {
+        double least = widest * (p.letter - 1) * EM + 4;
+        int    fit = max_int(1, (int)(room / least)), panels = (cols + fit - 1) / fit;
+        p.last = (cols + panels - 1) / panels;
+        p.width = fmin(least + 8, room / p.last);
     }
-    const unsigned char *block = bytes;
-    size_t left = n;
-    for (; left >= 64; left -= 64, block += 64) sha256_block(state, block, k);
-    unsigned char tail[128] = {0};
-    size_t padded = left < 56 ? 64 : 128;
-    memcpy(tail, block, left);
-    tail[left] = 0x80;
-    for (int i = 0; i < 8; i++) tail[padded - 1 - i] = (unsigned char)((uint64_t)n * 8 >> 8 * i);
-    for (size_t i = 0; i < padded; i += 64) sha256_block(state, tail + i, k);
-    for (int i = 0; i < 8; i++) snprintf(digest + 8 * i, 9, "%08x", state[i]);
+    p.header = widest_of(table->col, cols, 16) * p.letter * EM;
+    p.above = p.letter + (p.header < p.width ? 6 : 0.7 * p.header);
+    return p;
+}
+
+/* A map, wrapped into panels of the same width; or n maps of one shape side by side, the labels of
+ * their rows and columns at the rim. */
+static void svg_maps(Figure *f, const Table *table, int n)
+{
+    int    across, cols = table->n_cols;
+    Panel  p = svg_layout(f, table, n, &across);
+    int    per_panel = p.last, blocks = n > 1 ? n : (cols + per_panel - 1) / per_panel;
+    double left = p.x, top = f->y + 14;
+    char   style[100];
+    if (*table->col_axis) f->y += 18;
+    for (int i = 0; i < blocks; i++) {
+        const Table *shown = n > 1 ? &table[i] : table;
+        p.rows = i % across == 0;
+        p.cols = i < across || n == 1;
+        if (p.rows) p.y = f->y += (n > 1 ? 8 : 0) + (p.cols ? p.above : 0);
+        p.first = n > 1 ? 0 : i * per_panel;
+        p.last = min_int(p.first + per_panel, cols);
+        p.x = left + i % across * (p.width * cols + 14);
+        if (n > 1)
+            svg_text(f, p.x, p.cols ? p.y - p.above - 4 : p.y - 5, 11, p.width * cols, "",
+                     shown->name);
+        double end = svg_panel(f, shown, &p);
+        if (i == 0) {
+            svg_text(f, left + per_panel * p.width / 2, top, 12, 0, MIDDLE GREY, table->col_axis);
+            snprintf(style, sizeof style, MIDDLE GREY " transform=\"rotate(-90 20 %.5g)\"",
+                     (p.y + end) / 2);
+            svg_text(f, 20, (p.y + end) / 2, 12, 0, style, table->row_axis);
+        }
+        f->y = end + 14;
+    }
+    svg_scale(f, table, left, p.limit);
+}
+
+/* Horizontal bars with error bars; those of several columns one below the other. */
+static void svg_bars(Figure *f, const Table *table)
+{
+    enum { LENGTH = 360 };
+    int    n = table->n_cols, thick = n > 1 ? 12 : 14, step = n * thick + 8;
+    double lo = 0, hi = 0, top = f->y + 10, limit = table->limit;
+    double x = 34 + widest_of(table->row, table->n_rows, 24) * 12 * EM, end = x + LENGTH;
+    char   text[80];
+    for (int i = 0; i < cells_of(table); i++) {
+        double error = table->error && isfinite(table->error[i]) ? table->error[i] : 0;
+        if (!isfinite(table->value[i])) continue;
+        lo = fmin(lo, table->value[i] - error), hi = fmax(hi, table->value[i] + error);
+    }
+    if (limit > 0 && isfinite(limit)) hi = fmax(hi, limit);
+    if (hi == lo) hi = 1;
+    double scale = LENGTH / (hi - lo), zero = x - lo * scale;
+    int    digits = min_int(9, max_int(0, 3 - (int)floor(log10(hi - lo))));
+    for (int i = 0; i < cells_of(table); i++) {
+        double y = top + i / n * step + i % n * thick, middle = y + thick / 2.0;
+        double value = table->value[i], error = table->error ? table->error[i] : NAN;
+        if (i % n == 0)
+            svg_text(f, x - 8, y + n * thick / 2.0 + 3, 12, 24 * 12 * EM, " text-anchor=\"end\"",
+                     table->row[i / n]);
+        if (!exists(table, i)) continue;
+        if (isfinite(value)) {
+            svg_rect(f, zero + fmin(value, 0) * scale, y, fabs(value) * scale, thick - 1,
+                     INKS[bar_ink(table, i)].color, is_pale(table, i) ? " opacity=\"0.4\"" : "");
+            svg_hint(f, table, i);
+        }
+        snprintf(text, sizeof text, table->is_signed ? "%+.*f" : "%.*f", digits, value);
+        if (isfinite(value) && isfinite(error)) {
+            fprintf(f->out, "<path d=\"M%.5g %.5gv6m0-3h%.5gm0-3v6\" stroke=\"#222\" "
+                    "fill=\"none\"/>\n", zero + (value - error) * scale, middle - 3,
+                    2 * error * scale);
+            append(text, sizeof text, " ± %.2g", error);
+        }
+        svg_text(f, end + 12, middle + 3, 11, 0, "", text);
+    }
+    f->y = top + table->n_rows * step;
+    fprintf(f->out, "<path d=\"M%.5g %.5gV%.5g\" stroke=\"#222\"/>\n", zero, top - 4, f->y);
+    svg_ticks(f, x, f->y + 12, lo, hi, LENGTH);
+    svg_text(f, x + LENGTH / 2, f->y + 29, 12, 0, MIDDLE, table->quantity);
+    for (int c = 0; c < n && n > 1; c++) {
+        svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[ink_of(table->col[c])].color,
+                 "/>\n");
+        svg_text(f, end + 46, f->y + 15 + 14 * c, 11, 0, "", table->col[c]);
+    }
+    f->right = fmax(f->right, end + 12 + 16 * 11 * EM);
+    f->y += max_int(34, n > 1 ? 14 * n + 8 : 0);
+}
+
+/* The metric and the likeliest tokens stand in every report; they are a picture only if there is
+ * no other. */
+static int is_summary(const Table *table)
+{
+    return table->look == TOP || !strcmp(table->row_axis, "run");
+}
+
+/* How many maps, from the first on, have one shape and one scale. */
+static int maps_alike(const Table *first, const Table *end)
+{
+    const Table *next = first + 1;
+    while (first->look == HEAT && first->n_rows > 4 && next < end && next->look == HEAT &&
+           next->n_rows == first->n_rows && next->n_cols == first->n_cols &&
+           next->is_signed == first->is_signed && !strcmp(next->quantity, first->quantity)) next++;
+    return (int)(next - first);
+}
+
+/* All tables in one picture; above it a title, or NULL, below it lines that say of what it is. */
+static void print_svg(FILE *out, const char *title, const char *caption, const Tables *tables,
+                      const MiTokenizer *words)
+{
+    enum { COLUMN = 600 };
+    char  *body = NULL;
+    size_t size;
+    Figure f = { .out = must(open_memstream(&body, &size)), .words = words, .y = 8, .right = 440 };
+    const Table *end = tables->at + tables->n;
+    int others = 0, n;
+    for (const Table *table = tables->at; table < end; table++)
+        others |= table->look != SILENT && !is_summary(table);
+    if (title) svg_lines(&f, 15, COLUMN, " font-weight=\"bold\"", title), f.y += 8;
+    for (const Table *table = tables->at; table < end; table += n) {
+        n = maps_alike(table, end);
+        if (table->look == SILENT || !cells_of(table) || (others && is_summary(table))) continue;
+        if (n == 1) svg_lines(&f, 12, COLUMN, "", table->title), f.y += 4;
+        if (table->look == BARS) svg_bars(&f, table);
+        else svg_maps(&f, table, n);
+        f.y += 16;
+    }
+    svg_lines(&f, 12, f.right - 12, GREY, caption);
+    must_close(f.out);
+    fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" "
+            "viewBox=\"0 0 %.0f %.0f\" font-family=\"Helvetica,Arial,sans-serif\" fill=\"#222\">\n"
+            "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n%s</svg>\n",
+            f.right + 12, f.y + 12, f.right + 12, f.y + 12, body);
+    free(body);
 }
 
 /* ============================================================================================= */
-/* The command line: what was asked                                                              */
+/* The command line: what can be typed                                                           */
 /* ============================================================================================= */
 
-enum { FAULT_OF_RUN = 1, FAULT_OF_USER = 2 };           /* exit statuses */
+typedef struct Case Case;
+typedef struct Readout Readout;
 
-static int fail(int status)
-{
-    fprintf(stderr, "mi: %s\n", mi_error());
-    return status;
-}
-
-/* Memory, or a stream in memory: the program, unlike the library, ends where there is none. */
-static void *must(void *memory)
-{
-    if (memory) return memory;
-    mi_fail("out of memory");
-    exit(fail(FAULT_OF_RUN));
-}
-
-static void must_close(FILE *memory) { must(fclose(memory) ? NULL : memory); }
-
-/* An intervention with its modifiers, or a --save. */
+/* An intervention as it was typed, with its modifiers. */
 typedef struct {
-    const char *op, *argument, *toward, *away, *direction;
-    const char *typed;                  /* the argument before a row of --data filled it in */
-    int         window;                 /* ROME's: a sweep of so many layers at a time */
+    const Intervention *what;
+    char                flag[16];       /* "--ablate", or "--trace", which stands for two */
+    const char         *argument, *toward, *away, *direction, *align;
+    int                 window;         /* ROME's: a sweep of so many layers at a time */
 } Request;
-typedef struct { Request *at; int n; } Requests;
+
+/* A readout as it was typed, and resolved for one prompt. */
+typedef struct {
+    const Readout *what;
+    const char    *text;                /* its argument, or NULL */
+    int            number;              /* the same as a number */
+    MiEdits        rows;                /* what its addresses name: edits that are never applied */
+    Array          shape;               /* of what --save writes */
+} Asked;
 
 typedef struct {
-    const char *prompt, *tokens, *source, *source_tokens, *model, *tokenizer;
-    const char *answer, *versus, *at, *metric, *color, *lens, *attn, *align, *svg, *trace, *kind,
-               *data, *mean_from;
-    int         bos, top, generate, threads, samples, seed, loss;
-    int         window, json, tsv, provenance, explain, sites, help, version;
+    const char *prompt, *tokens, *source, *source_tokens, *answer, *versus, *at;
+    const char *model, *tokenizer, *metric, *color, *svg, *title, *data, *rows, *mean_from, *trace,
+               *kind;
+    int         bos, generate, threads, n_head, samples, seed, window, json, tsv, per_prompt,
+                explain, sites, help, version;
     double      temp, top_p;
-    Requests    edits, saves;
-    int         swept;                                  /* which edit has the --each; -1: none */
-    char       *traced;                                 /* the address that --trace stands for */
+    Request    *request;                /* the interventions, in the order in which they apply */
+    int         n_requests, swept;      /* swept: which of them has the --each; -1: none */
+    Asked      *asked;
+    int         n_asked;
+    char       *traced;                 /* the address that --trace stands for */
 } Command;
 
-typedef enum { HEADING, FLAG, TEXT, INTEGER, REAL, CHOICE, REQUEST, MODIFIER, EACH } OptionKind;
+/* What a readout takes: nothing, a number, a word, addresses, or addresses and a file. Where the
+ * argument stands in brackets it may be missing. */
+typedef enum { NOTHING, A_NUMBER, A_WORD, ADDRESSES, ADDRESS_AND_FILE } Takes;
 
-/* One table drives the parser and --help. */
+struct Readout {
+    const char *name, *argument, *help; /* --NAME ARGUMENT; no help: it cannot be typed */
+    char        letter;
+    Takes       takes;
+    int         low, high;              /* of its number */
+    uint64_t    keep;                   /* the sites that it reads, beside those it is given */
+    void      (*resolve)(Case *c, Asked *asked);    /* its argument, for a prompt; or NULL */
+    void      (*read)(Case *c, const Asked *asked, Tables *out);
+    const char *conflict;               /* why --data has no use for it, or NULL */
+};
+static const Readout *readout_at(int i);    /* row i of READOUTS (below its functions), or NULL */
+
+typedef enum {
+    HEADING, FLAG, TEXT, INTEGER, REAL, CHOICE, MODIFIER, EACH,
+    INTERVENTION_ROWS, READOUT_ROWS,    /* here the rows of those tables follow */
+    INTERVENTION, READOUT               /* one of them */
+} OptionKind;
+
+/* One list drives the parser and --help. */
 typedef struct {
     OptionKind  kind;
     char        letter;
-    const char *name, *argument;                        /* HEADING: the title, an example */
-    size_t      field;                                  /* of Command; MODIFIER: of Request */
-    int         low, high;                              /* of numbers */
-    const char *help;                                   /* CHOICE: the words stand in argument */
+    const char *name, *argument;        /* HEADING: "", an example */
+    size_t      field;                  /* of Command; MODIFIER: of Request */
+    int         low, high;              /* of numbers */
+    const char *help;                   /* HEADING: the title. CHOICE: its words are argument */
+    const void *row;                    /* of INTERVENTIONS or READOUTS */
 } Option;
 
-#define TITLE(title, example) { HEADING, 0, title, example, 0, 0, 0, NULL }
+#define TITLE(title, example) { HEADING, 0, "", example, 0, 0, 0, title, NULL }
 #define OPTION(kind, letter, name, argument, field, help) \
-    { kind, letter, name, argument, offsetof(Command, field), 0, 0, help }
-#define EDIT(op, argument, help) OPTION(REQUEST, 0, op, argument, edits, help)
+    { kind, letter, name, argument, offsetof(Command, field), 0, 0, help, NULL }
 #define NUMBER(kind, letter, name, argument, field, low, high, help) \
-    { kind, letter, name, argument, offsetof(Command, field), low, high, help }
-#define DIRECTION(name, argument, help) \
-    { MODIFIER, 0, #name, argument, offsetof(Request, name), 0, 0, help }
+    { kind, letter, name, argument, offsetof(Command, field), low, high, help, NULL }
+#define OF_REQUEST(name, argument, help) \
+    { MODIFIER, 0, #name, argument, offsetof(Request, name), 0, 0, help, NULL }
 
 static const Option OPTIONS[] = {
     TITLE("Input", "mi \"The keys to the cabinet\" --answer \" are\" --versus \" is\""),
     OPTION(TEXT, 'm', "model", "FILE", model, "a GPT-2 in .safetensors ($MI_MODEL, or tiny)"),
     OPTION(TEXT, 0, "tokenizer", "FILE", tokenizer, "the tokenizer.bin to use"),
+    NUMBER(INTEGER, 0, "n-head", "N", n_head, 1, 100000,
+           "the number of heads, where the file cannot say it"),
     OPTION(TEXT, 0, "tokens", "IDS", tokens, "the prompt as GPT-2 ids: \"464 3290\""),
     OPTION(FLAG, 0, "bos", NULL, bos, "put <|endoftext|> first, as TransformerLens does"),
     OPTION(TEXT, 0, "source", "PROMPT", source, "the donor of --patch; same = the prompt"),
@@ -4238,80 +6075,97 @@ static const Option OPTIONS[] = {
     OPTION(TEXT, 0, "answer", "TOKEN", answer, "the token to watch: text, #id, a|b, or 33-99"),
     OPTION(TEXT, 0, "versus", "TOKEN", versus, "the token to compare it with"),
     OPTION(TEXT, 0, "at", "POS", at, "the position to read at (-1, the last)"),
-    OPTION(TEXT, 0, "data", "FILE.tsv", data, "many prompts: columns prompt, answer, source ..."),
+    OPTION(TEXT, 0, "data", "FILE", data, "many prompts: a table (.tsv, .csv, - or a pipe)"),
+    OPTION(TEXT, 0, "rows", "A-B", rows, "only these rows of --data; means are of all"),
     OPTION(CHOICE, 0, "mean-from", "prompt|source", mean_from,
            "what --ablate =mean averages over with --data"),
     NUMBER(INTEGER, 0, "threads", "N", threads, 1, 1024, "how many cores to use (all)"),
 
     TITLE("Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
           "mi --ablate heads --each"),
-    EDIT("ablate", "SITES[=KIND]", "remove: =zero, =tlzero, =mean, =resample"),
-    EDIT("patch", "SITES[=ALPHA]", "take the source's value (ALPHA: part of the way)"),
-    EDIT("freeze", "SITES", "hold at the unedited run's value"),
-    EDIT("knockout", "HEADS@QUERY:KEY", "cut an attention edge"),
-    EDIT("scale", "SITES=K", "multiply by K"),
-    EDIT("noise", "SITES=S", "add normal noise; 3s: 3 deviations of embeddings"),
-    EDIT("steer", "SITES=C", "add C times a direction"),
-    EDIT("project", "SITES", "remove what lies along a direction"),
-    EDIT("set", "SITES=FILE.npy", "write back what --save wrote"),
-    DIRECTION(toward, "TEXT", "the direction: the site's value after TEXT ..."),
-    DIRECTION(away, "TEXT", "... minus its value after TEXT"),
-    DIRECTION(direction, "FILE.npy|random:SEED", "a file's, or random, of the texts' length or 1"),
-    OPTION(CHOICE, 0, "align", "last|front", align, "front: steer token by token from the first"),
+    { .kind = INTERVENTION_ROWS },
+    OF_REQUEST(toward, "TEXT", "the direction: the site's value after TEXT ..."),
+    OF_REQUEST(away, "TEXT", "... minus its value after TEXT"),
+    OF_REQUEST(direction, "FILE.npy|random:SEED",
+               "a file's, or random, of the texts' length or 1"),
+    OF_REQUEST(align, "last|front", "front: steer token by token from the first"),
     OPTION(EACH, 0, "each", NULL, swept, "sweep the edit before it: one run per cell"),
     OPTION(TEXT, 0, "trace", "TEXT", trace, "causal trace: noise on TEXT, each state restored"),
     OPTION(CHOICE, 0, "kind", "resid|mlp|attn", kind, "what --trace restores (resid)"),
     NUMBER(INTEGER, 0, "window", "N", window, 1, 1000, "layers at a time, for mlp and attn (10)"),
-    NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "average over N draws of noise (10)"),
+    NUMBER(INTEGER, 0, "samples", "N", samples, 1, 10000, "draws of noise to average over (10)"),
     NUMBER(INTEGER, 0, "seed", "N", seed, 0, INT_MAX, "of noise and sampling (0)"),
 
     TITLE("Readouts", "mi \"Once upon a time\" -n 20"),
-    NUMBER(INTEGER, 'k', "top", "K", top, 0, 1000, "show the K most likely next tokens (10)"),
     OPTION(CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", metric,
            "the number to report"),
-    OPTION(CHOICE, 0, "lens", "each|final", lens, "the logit lens; final: with the last LayerNorm"),
-    OPTION(TEXT, 0, "attn", "HEADS", attn, "attention patterns as pictures"),
-    OPTION(FLAG, 0, "loss", NULL, loss, "how surprising each token of the prompt is"),
+    { .kind = READOUT_ROWS },
     NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
     NUMBER(REAL, 0, "temp", "T", temp, 0, 100, "sample with temperature T (0: the likeliest)"),
     NUMBER(REAL, 0, "top-p", "P", top_p, 0, 1, "sample from the likeliest tokens of mass P"),
-    OPTION(REQUEST, 0, "save", "SITES=FILE.npy", saves, "write values; logits=FILE too"),
 
     TITLE("Output", "mi --attn L5H3 --svg pattern.svg"),
     OPTION(FLAG, 0, "json", NULL, json, "one JSON object instead of text"),
-    OPTION(FLAG, 0, "tsv", NULL, tsv, "tables with tabs instead of text"),
+    OPTION(FLAG, 0, "tsv", NULL, tsv, "one line per number, with tabs, instead of text"),
+    OPTION(FLAG, 0, "per-prompt", NULL, per_prompt, "--tsv: also the numbers of each prompt"),
     OPTION(TEXT, 0, "svg", "FILE", svg, "the pictures as SVG"),
+    OPTION(TEXT, 0, "title", "TEXT", title, "above the pictures (none)"),
     OPTION(CHOICE, 0, "color", "auto|always|never", color, "auto: on a terminal"),
-    OPTION(FLAG, 0, "provenance", NULL, provenance, "the model's sha256 in the JSON"),
 
     TITLE("Information", "mi --ablate L5H3 --explain"),
-    OPTION(FLAG, 0, "explain", NULL, explain, "show tokens, resolved edits and memory; stop"),
+    OPTION(FLAG, 0, "explain", NULL, explain, "show tokens and resolved edits; stop"),
     OPTION(FLAG, 0, "sites", NULL, sites, "list the sites"),
     OPTION(FLAG, 'h', "help", NULL, help, "this text"),
     OPTION(FLAG, 0, "version", NULL, version, "the version"),
 };
-enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
+
+enum { MOST_OPTIONS = 128 };
+typedef struct { Option at[MOST_OPTIONS]; int n; } Menu;
+
+/* All that can be typed: OPTIONS, with the rows of the other two tables where it says so. */
+static Menu list_options(void)
+{
+    Menu menu = { .n = 0 };
+    for (size_t i = 0; i < sizeof OPTIONS / sizeof *OPTIONS; i++) {
+        const Option  *o = &OPTIONS[i];
+        const Readout *r;
+        const Intervention *what = INTERVENTIONS;
+        if (o->kind != INTERVENTION_ROWS && o->kind != READOUT_ROWS) menu.at[menu.n++] = *o;
+        for (; o->kind == INTERVENTION_ROWS && what < INTERVENTIONS + N_INTERVENTIONS; what++)
+            menu.at[menu.n++] = (Option){ INTERVENTION, 0, what->name, what->argument, 0, 0, 0,
+                                          what->help, what };
+        for (int j = 0; o->kind == READOUT_ROWS && (r = readout_at(j)); j++)
+            if (r->help)
+                menu.at[menu.n++] = (Option){ READOUT, r->letter, r->name, r->argument, 0, r->low,
+                                              r->high, r->help, r };
+    }
+    return menu;
+}
 
 static void print_help(FILE *out)
 {
+    Menu menu = list_options();
     fprintf(out, "mi - look inside a GPT-2 while it thinks\n\n"
                  "    mi [PROMPT] [options]          PROMPT may be - for standard input\n");
-    for (const Option *o = OPTIONS; o < OPTIONS + N_OPTIONS; o++) {
+    for (const Option *o = menu.at; o < menu.at + menu.n; o++) {
         char left[96];
         if (o->kind == HEADING) {
-            fprintf(out, "\n%s\n    %s\n", o->name, o->argument);
+            fprintf(out, "\n%s\n    %s\n", o->help, o->argument);
             continue;
         }
-        snprintf(left, sizeof left, "  %c%c%c --%s %s", o->letter ? '-' : ' ',
-                 o->letter ? o->letter : ' ', o->letter ? ',' : ' ', o->name,
-                 o->argument ? o->argument : "");
+        snprintf(left, sizeof left, o->letter ? "  -%c, --%s %s" : " %c    --%s %s",
+                 o->letter ? o->letter : ' ', o->name, o->argument ? o->argument : "");
         if (strlen(left) >= 32) fprintf(out, "%s\n%32s%s\n", left, "", o->help);
         else fprintf(out, "%-32s%s\n", left, o->help);
     }
     fprintf(out,
             "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
             "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
-            "In pictures: 0 exactly, · below .005, ~ within two standard errors of 0.\n"
+            "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are"
+            "\nnot independent, which standard errors take into account); any other names a "
+            "position\nby its text or index: --ablate L5H3@S2. A flag holds for all rows "
+            "instead.\n"
+            "In pictures: 0 exactly, · below .005, ~ what may well be 0 (within its error).\n"
             "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
 
@@ -4328,48 +6182,46 @@ static void print_sites(FILE *out)
     }
 }
 
-/* --NAME, --NAME=VALUE, -k -> its row of the table; *value is what follows the =. */
-static const Option *find_option(const char *word, const char **value)
+/* --NAME, --NAME=VALUE, -k, -k5 -> its row of the menu; *value is what the word has of it. */
+static const Option *find_option(const Menu *menu, const char *word, const char **value)
 {
     size_t n = strcspn(word, "=");
-    *value = word[n] ? word + n + 1 : NULL;
-    for (const Option *o = OPTIONS; o < OPTIONS + N_OPTIONS; o++) {
-        if (o->kind == HEADING) continue;
-        if (n > 2 && !strncmp(word, "--", 2) && strlen(o->name) == n - 2 &&
-            !strncmp(o->name, word + 2, n - 2))
+    int    is_long = !strncmp(word, "--", 2);
+    int    digit = !is_long && isdigit((unsigned char)word[2]);
+    *value = is_long ? word[n] ? word + n + 1 : NULL : word[2] ? word + 2 : NULL;
+    for (const Option *o = menu->at; o < menu->at + menu->n; o++) {
+        int number = digit && (o->kind == INTEGER || o->kind == READOUT);
+        if (is_long ? n > 2 && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2)
+                    : o->letter && o->letter == word[1] && (!word[2] || number))
             return o;
-        if (o->letter && word[0] == '-' && word[1] == o->letter && !word[2]) return o;
     }
     return NULL;
 }
 
-/* How many letters must be put in, left out or exchanged to make b [n] of a? */
-static int distance(const char *a, const char *b, size_t n)
+/* U+2010 to U+2015, U+2212: what a word processor makes of "--". */
+static int is_typographic_dash(const char *text)
 {
-    int row[64];
-    for (size_t j = 0; j <= n; j++) row[j] = (int)j;
-    for (int i = 1; a[i - 1]; i++) {
-        int diagonal = row[0]++;
-        for (size_t j = 1; j <= n; j++) {
-            int least = min_int(min_int(row[j], row[j - 1]) + 1, diagonal + (a[i - 1] != b[j - 1]));
-            diagonal = row[j];
-            row[j] = least;
-        }
-    }
-    return row[n];
+    if (!strncmp(text, "\xE2\x88\x92", 3)) return 1;
+    return !strncmp(text, "\xE2\x80", 2) && (text[2] & 0xFF) >= 0x90 && (text[2] & 0xFF) <= 0x95;
 }
 
-static int fail_option(const char *word)
+/* What begins with a dash, or with what a word processor makes of one, and is no option. */
+static int fail_option(const Menu *menu, const char *word)
 {
     const Option *nearest = NULL;
-    size_t n = strcspn(word, "=");
-    int    least = n > 7 ? 3 : 2, named = !strncmp(word, "--", 2) && n > 4 && n < 40;
-    for (const Option *o = OPTIONS; named && o < OPTIONS + N_OPTIONS; o++) {
-        int d = o->kind == HEADING ? least : distance(o->name, word + 2, n - 2);
+    const char   *name = word;
+    while (*name == '-') name++;
+    while (is_typographic_dash(name)) name += 3;
+    size_t n = strcspn(name, "=");
+    int    least = n > 3 ? 3 : 2;
+    for (const Option *o = menu->at; n > 2 && n < 38 && o < menu->at + menu->n; o++) {
+        int d = distance(o->name, name, n);
         if (d < least) least = d, nearest = o;
     }
-    if (nearest) return mi_fail("%.100s: no such option; did you mean --%s?", word, nearest->name);
-    return mi_fail("%.100s: no such option; mi --help lists them", word);
+    char shown[256] = "";
+    append_visible(shown, sizeof shown, word, strnlen(word, 100));
+    if (nearest) return mi_fail("%s: no such option; did you mean --%s?", shown, nearest->name);
+    return mi_fail("%s: no such option; mi --help lists them", shown);
 }
 
 /* Is a word one of "a|b|c"? */
@@ -4383,14 +6235,13 @@ static int is_choice(const char *choices, const char *word)
     return 0;
 }
 
-static int set_number(char *field, const Option *o, const char *value)
+static int set_number(void *field, const Option *o, const char *value)
 {
     char *end;
     double number = strtod(value, &end);
-    int    whole = o->kind == INTEGER;
-    if (!*value || *end || isspace((unsigned char)*value) || strpbrk(value, "xX") ||
-        !(number >= o->low) || !(number <= o->high) ||
-        (whole && strspn(value, "0123456789") != strlen(value)))
+    int    whole = o->kind != REAL;
+    if (!*value || *end || value[strspn(value, whole ? "0123456789" : "0123456789.eE+-")] ||
+        !(number >= o->low) || !(number <= o->high))
         return mi_fail("--%s: \"%.100s\" is not a %snumber from %d to %d", o->name, value,
                        whole ? "whole " : "", o->low, o->high);
     if (whole) *(int *)field = (int)number;
@@ -4398,54 +6249,83 @@ static int set_number(char *field, const Option *o, const char *value)
     return 0;
 }
 
-/* Does this intervention need a direction? */
-static int is_directed(const Request *request)
+static int needs_direction(const Request *request)
 {
-    return !strcmp(request->op, "steer") || !strcmp(request->op, "project");
+    return request->what->needs & NEEDS_DIRECTION;
 }
 
 static int set_modifier(Command *command, const Option *o, const char *value)
 {
-    for (int i = command->edits.n - 1; i >= 0; i--) {
-        Request *request = &command->edits.at[i];
-        if (!is_directed(request)) continue;
+    int is_align = !strcmp(o->name, "align");
+    if (is_align && !is_choice(o->argument, value))
+        return mi_fail("--align: \"%.100s\" is not one of %s", value, o->argument);
+    for (int i = command->n_requests - 1; i >= 0; i--) {
+        Request *request = &command->request[i];
+        if (!needs_direction(request) || (is_align && request->what->op != MI_ADD)) continue;
         const char **field = (const char **)((char *)request + o->field);
         if (*field)
-            return mi_fail("--%s: the --%s before it has one already", o->name, request->op);
+            return mi_fail("--%s: the %s before it has one already", o->name, request->flag);
         *field = value;
         return 0;
     }
-    return mi_fail("--%s: there is no --steer or --project before it", o->name);
+    return mi_fail("--%s: there is no --steer%s before it", o->name,
+                   is_align ? "" : " or --project");
 }
 
 /* --each belongs to the intervention before it, and there is one sweep at most. */
 static int set_each(Command *command)
 {
-    if (!command->edits.n) return mi_fail("--each: there is no intervention before it");
+    if (!command->n_requests)
+        return mi_fail("--each: there is no intervention before it; it follows the one that it "
+                       "sweeps");
     if (command->swept >= 0) return mi_fail("--each: one sweep at a time");
-    command->swept = command->edits.n - 1;
+    command->swept = command->n_requests - 1;
     return 0;
 }
 
-static void add_request(Requests *list, Request request)
+static int add_request(Command *command, const Intervention *what, const char *argument)
 {
-    list->at = must(grow(list->at, list->n, sizeof *list->at));
-    request.typed = request.argument;
-    list->at[list->n++] = request;
+    command->request = must(grow(command->request, command->n_requests, sizeof(Request)));
+    Request *request = &command->request[command->n_requests++];
+    *request = (Request){ .what = what, .argument = argument };
+    snprintf(request->flag, sizeof request->flag, "--%s", what->name);
+    return 0;
 }
 
-/* Store the value of one option. */
+static const Asked *find_asked(const Command *c, const char *name)
+{
+    for (int i = 0; i < c->n_asked; i++)
+        if (!strcmp(c->asked[i].what->name, name)) return &c->asked[i];
+    return NULL;
+}
+
+static int add_asked(Command *command, const Option *o, const char *value)
+{
+    const Readout *what = o->row;
+    Asked          asked = { .what = what, .text = value, .number = -1 };
+    if (value && what->takes == A_NUMBER && set_number(&asked.number, o, value) < 0) return -1;
+    if (value && what->takes == A_WORD && !is_choice("each|final", value))
+        return mi_fail("--%s: \"%.100s\" is not one of each|final", o->name, value);
+    if (what->takes != ADDRESS_AND_FILE && find_asked(command, o->name))
+        return mi_fail("--%s is given twice", o->name);
+    command->asked = must(grow(command->asked, command->n_asked, sizeof asked));
+    command->asked[command->n_asked++] = asked;
+    return 0;
+}
+
 static int set_option(Command *command, const Option *o, const char *value)
 {
     char *field = (char *)command + o->field;
+    if (value && !*value && is_choice("model|tokenizer|svg|data|direction", o->name))
+        return mi_fail("--%s: the name of a file is empty", o->name);
     switch (o->kind) {
-    case FLAG:     return *(int *)field = 1, 0;
+    case FLAG:         return *(int *)field = 1, 0;
     case INTEGER:
-    case REAL:     return set_number(field, o, value);
-    case MODIFIER: return set_modifier(command, o, value);
-    case REQUEST:
-        return add_request((Requests *)field, (Request){ .op = o->name, .argument = value }), 0;
-    case EACH:     return set_each(command);
+    case REAL:         return set_number(field, o, value);
+    case MODIFIER:     return set_modifier(command, o, value);
+    case INTERVENTION: return add_request(command, o->row, value);
+    case READOUT:      return add_asked(command, o, value);
+    case EACH:         return set_each(command);
     default:
         if (o->kind == CHOICE && !is_choice(o->argument, value))
             return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
@@ -4459,112 +6339,153 @@ static int add_trace(Command *command)
 {
     const char *kind = command->kind ? command->kind : "resid";
     const char *sites = *kind == 'm' ? "mlps@*" : *kind == 'a' ? "attns@*" : "L*.resid_post@*";
-    int         window = *kind == 'r' ? 0 : command->window ? command->window : 10;
-    if (!command->trace && (command->kind || command->window))
-        return mi_fail("--kind and --window are for --trace");
-    if (!command->trace) return 0;
-    if (command->window && !window) return mi_fail("--window is for --kind mlp and attn");
+    if (!command->trace)
+        return command->kind || command->window
+               ? mi_fail("--kind and --window are for --trace") : 0;
+    if (command->window && *kind == 'r') return mi_fail("--window is for --kind mlp and attn");
     if (command->source || command->source_tokens)
         return mi_fail("--trace takes its values from the prompt itself; leave out --source");
     size_t n = strlen(command->trace) + 16;
     command->traced = must(malloc(n));
     /* a position as after any @; other text is quoted, but for "#2", the second match */
     const char *text = command->trace + (*command->trace == '@'), *hash = strrchr(text, '#');
-    int length = (int)strlen(text), plain = isalnum((unsigned char)*text) || strchr("-*", *text);
+    int length = (int)strlen(text), plain = isalnum((unsigned char)*text) || strchr("-*{", *text);
     if (hash && hash[1] && !hash[1 + strspn(hash + 1, "0123456789")]) length = (int)(hash - text);
     plain &= strcspn(text, "\",:#=@") >= (size_t)length;
     snprintf(command->traced, n, plain ? "embed@%.*s%s=3s" : "embed@\"%.*s\"%s=3s", length, text,
              text + length);
     command->source = "same";
-    Request noise = { .op = "noise", .argument = command->traced },
-            patch = { .op = "patch", .argument = sites, .window = window };
-    add_request(&command->edits, noise);
-    add_request(&command->edits, patch);
+    add_request(command, find_intervention("noise"), command->traced);
+    strcpy(command->request[command->n_requests - 1].flag, "--trace");
+    add_request(command, find_intervention("patch"), sites);
+    command->request[command->n_requests - 1].window = *kind == 'r' ? 0
+                                                     : command->window ? command->window : 10;
     return set_each(command);
 }
 
-static int uses(const Command *command, const char *op)
+static int uses(const Command *c, MiOp op, int needs)
 {
-    for (int i = 0; i < command->edits.n; i++)
-        if (!strcmp(command->edits.at[i].op, op)) return 1;
+    for (int i = 0; i < c->n_requests; i++)
+        if (needs ? c->request[i].what->needs & needs : c->request[i].what->op == op) return 1;
+    return 0;
+}
+
+/* A word alone that is no prompt: an address after a space, or an option without its dashes. */
+static int check_prompt_word(const Command *c)
+{
+    const char *prompt = c->prompt;
+    if (!prompt || strchr(prompt, ' ')) return 0;
+    int address = is_choice("heads|mlps|attns|resid", prompt) ||
+                  (*prompt == 'L' && (isdigit((unsigned char)prompt[1]) || prompt[1] == '*'));
+    if (address && (c->n_requests || c->n_asked))
+        return mi_fail("\"%.100s\" looks like an address, not a prompt: a list of addresses has "
+                       "commas and no spaces; mi -- %.100s makes it the prompt", prompt, prompt);
+    if (is_choice("help|version|sites|explain|heads", prompt))
+        return mi_fail("\"%s\" would be the prompt; did you mean --%s? mi -- %s makes it the "
+                       "prompt", prompt, prompt, prompt);
     return 0;
 }
 
 /* What cannot be asked together. */
-static int check_command(Command *c)
+static int check_command(Command *c, const Menu *menu)
 {
     int from_stdin = c->prompt && c->source && !strcmp(c->prompt, "-") && !strcmp(c->source, "-");
-    int pictures = c->swept >= 0 || c->lens || c->attn || c->loss;
+    int pictures = c->swept >= 0, shown = 0;
+    for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++) {
+        pictures |= a->what->takes != ADDRESS_AND_FILE && strcmp(a->what->name, "top");
+        shown |= !strcmp(a->what->name, "top");
+        if (c->data && a->what->conflict) return mi_fail("--data: %s", a->what->conflict);
+    }
     const struct { int wrong; const char *why; } rules[] = {
         { from_stdin, "--source: the prompt is read from standard input already" },
         { c->source && c->source_tokens, "--source-tokens: there is a --source already" },
         { c->data && (c->prompt || c->tokens),
           "--data: there is a prompt already; the prompts stand in the file" },
-        { c->data && (c->generate || c->saves.n),
-          "--data: --generate and --save are for one prompt" },
+        { c->data && c->generate, "--data: --generate is for one prompt" },
+        { find_asked(c, "heads") && (c->prompt || c->tokens || c->data || c->bos),
+          "--heads: its prompt is random tokens; leave out yours (and --bos)" },
         { c->mean_from && !c->data, "--mean-from is for --data" },
-        { c->align && !uses(c, "steer"), "--align is for --steer" },
+        { c->rows && !c->data, "--rows is for --data" },
+        { c->per_prompt && !(c->data && c->tsv), "--per-prompt is for --data with --tsv" },
+        { c->title && !c->svg, "--title is for --svg" },
         { c->json && c->tsv, "--tsv: there is --json already" },
         { (c->temp >= 0 || c->top_p >= 0) && !c->generate,
           "--temp and --top-p are for --generate" },
-        { c->provenance && !c->json, "--provenance is for --json" },
-        { c->samples && !uses(c, "noise"), "--samples is for --noise and --trace" },
+        { c->samples && !uses(c, MI_NOISE, 0), "--samples is for --noise and --trace" },
         { c->svg && !pictures,
-          "--svg: there is no picture to draw; --each, --lens, --attn and --loss make one" },
+          "--svg: there is no picture to draw; --each, --lens, --attn, --heads and --loss make "
+          "one" },
         { c->generate && c->swept >= 0, "--each and --generate exclude each other" },
     };
     if (c->prompt && c->tokens)
         return mi_fail("--tokens: there is a prompt already, \"%.100s\"", c->prompt);
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
         if (rules[i].wrong) return mi_fail("%s", rules[i].why);
-    if (c->top < 0) c->top = c->generate || pictures ? 0 : 10;
     if (!c->samples) c->samples = 10;
-    return 0;
+    const char *value;
+    if (shown || c->generate || pictures || c->data) return 0;
+    return add_asked(c, find_option(menu, "--top", &value), "10");
+}
+
+/* The value of an option that stands in the next word, if that is one: "[N]" may be missing. */
+static const char *next_value(const Option *o, const char *word)
+{
+    const Readout *what = o->row;
+    if (*o->argument != '[' || !word) return word;
+    if (what->takes == A_WORD) return is_choice("each|final", word) ? word : NULL;
+    return *word && strspn(word, "0123456789") == strlen(word) ? word : NULL;
 }
 
 static int parse_command(Command *command, int argc, char **argv)
 {
-    int only_prompts = 0, seen[N_OPTIONS] = {0};
-    *command = (Command){ .top = -1, .color = "auto", .temp = -1, .top_p = -1, .swept = -1 };
+    Menu menu = list_options();
+    int  only_prompts = 0, seen[MOST_OPTIONS] = {0};
+    *command = (Command){ .color = "auto", .temp = -1, .top_p = -1, .swept = -1 };
     for (int i = 1; i < argc; i++) {
         const char *word = argv[i], *value;
+        int         dash = (word[0] == '-' && word[1]) ||
+                           (is_typographic_dash(word) && !strchr(word, ' '));
         if (!only_prompts && !strcmp(word, "--")) {
             only_prompts = 1;
             continue;
         }
-        if (only_prompts || word[0] != '-' || !word[1]) {
+        if (only_prompts || !dash) {
             if (command->prompt)
                 return mi_fail("\"%.100s\": there is a prompt already, \"%.100s\"; a prompt of "
                                "several words needs quotes", word, command->prompt);
             command->prompt = word;
             continue;
         }
-        const Option *o = find_option(word, &value);
-        if (!o) return fail_option(word);
+        const Option *o = find_option(&menu, word, &value);
+        if (!o) return fail_option(&menu, word);
         if (!o->argument && value) return mi_fail("--%s takes no value", o->name);
-        if (!value && !strcmp(o->name, "lens"))             /* which may stand alone */
-            value = argv[i + 1] && is_choice(o->argument, argv[i + 1]) ? argv[++i] : "each";
-        if (!value && o->argument && !(value = argv[++i]))
-            return mi_fail("--%s needs a value: %s", o->name, o->argument);
-        if (seen[o - OPTIONS]++ && o->kind == TEXT) return mi_fail("--%s is given twice", o->name);
+        if (o->argument && !value) {
+            value = next_value(o, argv[i + 1]);
+            i += value != NULL;
+            if (!value && *o->argument != '[')
+                return mi_fail("--%s needs a value: %s", o->name, o->argument);
+        }
+        if (seen[o - menu.at]++ && (o->kind == TEXT || o->kind == CHOICE))
+            return mi_fail("--%s is given twice", o->name);
         if (set_option(command, o, value) < 0) return -1;
     }
-    return add_trace(command) < 0 ? -1 : check_command(command);
+    if (add_trace(command) < 0 || check_command(command, &menu) < 0) return -1;
+    return only_prompts ? 0 : check_prompt_word(command);
 }
 
 /* ============================================================================================= */
-/* An experiment: the prompt, the runs and what is read from them                                */
+/* Cases: one prompt under the command                                                           */
 /* ============================================================================================= */
+
+typedef struct { int *tokens, n; } Prompt;
 
 /* One token, or several that count as one: logits by log-sum-exp, probabilities by sum. */
 typedef struct {
-    int *tokens, n;
-    char label[64];
-    int  spaced;                        /* 1: a space was put before the text to make it one token;
+    int  *tokens, n;
+    Label label;
+    int   spaced;                       /* 1: a space was put before the text to make it one token;
                                          * -1: it was not, but that would be a token too */
 } TokenSet;
-
-typedef struct { int *tokens, n; } Prompt;
 
 /* The numbers to report. Those up to rank need an answer. */
 typedef enum { LOGIT_DIFF, PROB, LOGPROB, LOGIT, RANK, KL, LOSS, N_METRICS } Metric;
@@ -4574,267 +6495,249 @@ static const struct { const char *name, *title; } METRICS[] = {
     { "kl", "KL divergence from base, in nats" }, { "loss", "mean loss over the prompt, in nats" },
 };
 
-/* What the model says at the position of interest in one run, averaged over its samples. */
+static int has_sign(Metric m) { return m == LOGIT_DIFF || m == LOGPROB || m == LOGIT; }
+
+/* What is measured, and where. */
 typedef struct {
-    const char   *name;                 /* base, edited or held, source */
-    const MiRun  *run;
-    int           lane, n_lanes;        /* its first one, and one for each sample */
-    float        *logits, *prob;        /* [V] */
-    double        metric, error, hits;  /* over --data: mean, standard error, share of top-1 */
-    double       *each;                 /* [n_data] the metric of each row */
-    int          *top, n_top;
-    char         *text;                 /* generated */
-    size_t        text_size;
-} Reading;
+    Metric   metric;
+    TokenSet answer, versus;
+    int      at;
+} Question;
 
-/* A file that appears under its name only when it is complete. */
-typedef struct { const char *path; char *part; FILE *file; } Output;
-
-/* Addresses are read as edits that are never applied: one for each row to be read. */
-typedef struct { MiEdits rows; Array array; int logits; Output output; } Save;
-static const MiEdit READ_ONLY = { .op = MI_SET, .from = MI_FROM_CALLER, .head = -1 };
-
-/* What an intervention needs besides its words. */
-typedef struct {
-    int    first_edit;                  /* its edits end where those of the next one begin */
-    Prompt text[2];                     /* --toward and --away */
-    double strength;                    /* |C v| / |h| of a steering; the deviation of noise */
-    Array  file;                        /* the shape that --set expects */
-} Detail;
-
+/* What all prompts have in common: one, or the rows of --data. */
 typedef struct {
     const Command *command;
     MiModel       *model;
-    MiTokenizer   *tokenizer;
-    void         **owned;               /* the memory of everything below */
-    int            n_owned;
+    MiTokenizer   *words;
+    Rows           rows;                /* of --data; none: there is only one prompt */
+    int            n_rows;              /* prompts that there are */
+    int            aligned, longest;    /* have all the same number of tokens? the most */
+    int            spaced[2];           /* --answer, --versus: all cells take a space before them */
+    Metric         metric;              /* of the first prompt, and so of all */
+    int           *partner;             /* [n_rows] of =resample: another row */
+    int           *group, n_groups;     /* of each row that is run: rows that belong together */
+    double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit */
+    long          *count;               /* [n_sums] touches, [longest or 1, count] */
+    int            n_sums;
+    float          deviation;           /* of the entries of wte, once asked for */
+} Study;
+
+/* An intervention, resolved for one prompt. */
+typedef struct {
+    const Request *typed;
+    MiEdits        edits;               /* held, or of all cells of the sweep */
+    double         strength;            /* |C v| / |h| of a steering; the deviation of noise */
+    Prompt         text[2];             /* --toward and --away */
+    Array          file;                /* the shape that --set expects */
+} Step;
+
+/* What the model says at the position of interest in one run, a mean over its samples of noise. */
+typedef struct {
+    const char   *name;                 /* base, edited or held, source */
+    const MiRun  *run;
+    const Prompt *prompt;
+    int           lane, n_lanes;        /* its first one, and one for each sample */
+    float        *logits, *prob;        /* [V] */
+    double        metric;
+    char          ends[96];             /* where its numbers stop being numbers, in words, or "" */
+} Outcome;
+
+/* What was typed for one prompt: on the command line, or in a row of --data. */
+typedef struct {
+    const char *prompt, *tokens, *source, *source_tokens, *answer, *versus, *at;
+} Input;
+
+struct Case {
+    Study         *study;
+    const Command *command;
+    int            row;                 /* of the table, from 0 */
+    Input          input;
+    Column        *columns;             /* names of positions */
+    int            n_columns;
     Prompt         prompt, donor;
-    TokenSet       answer, versus;
-    Metric         metric;
-    int            at, samples, n_data, aligned;
-    MiEdits        edits;               /* in all cells of --each */
-    Detail        *detail;              /* [requests + 1] of each intervention */
-    MiEdits        sweep;               /* in one cell: cell i, numbered as in grids[0], has */
-    int           *first_swept;         /* first_swept[i] .. first_swept[i + 1] - 1; none: there */
-    double        *cell;                /* is no such cell. [n_cells] the metric of each */
-    int            n_cells;
-    MiEdit        *sampled;             /* [samples, edits] */
-    int            sample;              /* which one a sweep has come to, */
-    double         started;             /* and when it began */
+    Question       question;
+    Step          *step;                /* [requests] */
+    Tables         form;                /* of the sweep: a table without numbers */
+    int           *first_cell;          /* [cells + 1] cell i has the edits first_cell[i] .. */
+    MiEdit       **edit;                /* [n_edits] of all steps: first n_held that hold in all */
+    int            n_edits, n_held;     /* cells, in order, then those of the cells of a sweep */
+    MiEdit        *held;                /* [samples, n_held] */
+    int            samples;
+    Asked         *asked;
+    int            n_asked;
     MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
     int            lane;                /* of edited, the first of `samples` */
+    Outcome        outcome[3];
+    int            n_outcomes;
     float         *logits;              /* [V] for whoever reads next */
-    Reading        readings[3];
-    int            n_readings;
-    MiEdits        heads;               /* of --attn */
-    Save          *saves;
-    int            n_saves;
-    Output         svg;
-    Grid          *grids;
-    int            n_grids, first_attn;
-} Experiment;
+    void         **owned;               /* the memory of everything above */
+    int            n_owned;
+};
 
 /* The prompt that is used without one: who got the drink? */
 static const char DEFAULT_PROMPT[] = "When Mary and John went to the store, John gave a drink to";
 
-/* Memory that lives as long as the experiment. */
-static void *own(Experiment *x, void *memory)
+/* Leave where something failed; of a row of --data the message says which. */
+static void check_case(const Case *c, int result, int status)
 {
-    x->owned = must(grow(x->owned, x->n_owned, sizeof *x->owned));
-    return x->owned[x->n_owned++] = must(memory);
+    char why[sizeof error_text], file[256] = "";
+    if (result >= 0) return;
+    if (c->study->rows.n_rows) {
+        memcpy(why, error_text, sizeof why);
+        append_visible(file, sizeof file, c->study->rows.file, strlen(c->study->rows.file));
+        snprintf(error_text, sizeof error_text, "%s, row %d: %.1700s", file, c->row + 1, why);
+    }
+    leave(status);
+}
+
+static void resolving(const Case *c, int result) { check_case(c, result, FAULT_OF_USER); }
+static void running(const Case *c, int result) { check_case(c, result, FAULT_OF_RUN); }
+
+/* Memory that lives as long as the case. */
+static void *own(Case *c, void *memory)
+{
+    c->owned = must(grow(c->owned, c->n_owned, sizeof *c->owned));
+    return c->owned[c->n_owned++] = must(memory);
 }
 
 /* n elements of zeros, and one more */
-static void *room(Experiment *x, size_t n, size_t size)
+static void *room(Case *c, size_t n, size_t size)
 {
-    return own(x, calloc(n + 1, size));
+    return own(c, calloc(n + 1, size));
 }
 
-/* The folder of the program, ending in '/', or "". */
-static void program_folder(const char *argv0, char *folder, size_t size)
-{
-    char *path = realpath("/proc/self/exe", NULL);
-    if (!path && strchr(argv0, '/')) path = realpath(argv0, NULL);
-    const char *list = path ? NULL : getenv("PATH");
-    while (list && *list && !path) {
-        char   candidate[4096];
-        size_t n = strcspn(list, ":");
-        snprintf(candidate, sizeof candidate, "%.*s/%s", (int)n, list, argv0);
-        if (access(candidate, X_OK) == 0) path = realpath(candidate, NULL);
-        list += n + (list[n] == ':');
-    }
-    char *slash = path ? strrchr(path, '/') : NULL;
-    snprintf(folder, size, "%.*s", slash ? (int)(slash + 1 - path) : 0, path ? path : "");
-    free(path);
-}
-
-static int open_model(Experiment *x, const char *argv0)
-{
-    const Command *command = x->command;
-    char        folder[4096], model[4200], tokenizer[4200];
-    const char *chosen = command->model ? command->model : getenv("MI_MODEL");
-    program_folder(argv0, folder, sizeof folder);
-    snprintf(model, sizeof model, "%stiny.safetensors", folder);
-    snprintf(tokenizer, sizeof tokenizer, "%stokenizer.bin", folder);
-    x->model = mi_open(chosen && *chosen ? chosen : model);
-    if (!x->model) return -1;
-    x->tokenizer = mi_tokenizer_open(command->tokenizer ? command->tokenizer : tokenizer, x->model);
-    return x->tokenizer ? 0 : -1;
-}
-
-/* A token as people can read it: its leading space as a dot, control characters escaped. */
-static const char *token_label(const Experiment *x, int token, char *label, size_t size)
-{
-    int         n;
-    const char *bytes = mi_token_bytes(x->tokenizer, token, &n);
-    *label = 0;
-    if (n == 0) append(label, size, "<%d>", token);
-    for (int i = 0, length; i < n && strlen(label) + 12 < size; i += length) {
-        int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
-        if (bytes[i] == ' ') append(label, size, "·");
-        else if (bytes[i] == '\n') append(label, size, "\\n");
-        else if (bytes[i] == '\t') append(label, size, "\\t");
-        else if (is_control(code))
-            append(label, size, "<%02X>", (unsigned char)bytes[i]), length = 1;
-        else append(label, size, "%.*s", length, bytes + i);
-    }
-    return label;
-}
-
-/* "3 ·John", or where the rows of --data differ in length "-1", from the end. */
-static void pos_label(const Experiment *x, int t, char label[40])
-{
-    char token[32];
-    const Command *c = x->command;
-    int from_end = c->swept < 0 || strstr(c->edits.at[c->swept].typed, "@-");
-    if (c->data && !x->aligned) snprintf(label, 40, "%d", from_end ? t - x->prompt.n : t);
-    else snprintf(label, 40, "%d %s", t, token_label(x, x->prompt.tokens[t], token, sizeof token));
-}
-
-/* The tokens of a prompt side by side, for messages: "When|·Mary|·and". */
-static void list_tokens(const Experiment *x, const Prompt *prompt, char *out, size_t size)
-{
-    char label[64];
-    out[0] = 0;
-    for (int t = 0; t < prompt->n && strlen(out) + 80 < size; t++)
-        append(out, size, "%s%s", t ? "|" : "", token_label(x, prompt->tokens[t], label, 64));
-}
+static int n_vocab(const Case *c) { return c->study->model->shape.n_vocab; }
+static int is_study(const Case *c) { return c->study->rows.n_rows > 0; }
 
 /* ---- Prompts ---- */
 
+/* The tokens of a prompt side by side, for messages: "When|·Mary|·and". */
+static void list_tokens(const Case *c, const Prompt *prompt, char *out, size_t size)
+{
+    Label label;
+    out[0] = 0;
+    for (int t = 0; t < prompt->n && strlen(out) + sizeof label + 4 < size; t++)
+        append(out, size, "%s%s", t ? "|" : "",
+               token_label(c->study->words, prompt->tokens[t], label, sizeof label));
+}
+
 /* An empty prompt with room for n tokens; --bos puts <|endoftext|> first. */
-static int begin_prompt(Experiment *x, size_t n, Prompt *prompt)
+static void begin_prompt(Case *c, size_t n, Prompt *prompt)
 {
-    size_t most = x->model->shape.n_ctx;
-    prompt->tokens = room(x, (n > most ? n : most) + 1, sizeof(int));
-    prompt->n = x->command->bos;
-    if (prompt->n && (prompt->tokens[0] = mi_row_of_id(x->tokenizer, END_OF_TEXT)) < 0)
-        return mi_fail("--bos: the model has no token <|endoftext|>");
-    return 0;
+    size_t most = c->study->model->shape.n_ctx;
+    prompt->tokens = room(c, (n > most ? n : most) + 1, sizeof(int));
+    prompt->n = c->command->bos;
+    if (prompt->n && (prompt->tokens[0] = mi_row_of_id(c->study->words, END_OF_TEXT)) < 0)
+        resolving(c, mi_fail("--bos: the model has no token <|endoftext|>"));
 }
 
-static int check_prompt(const Experiment *x, const char *flag, const Prompt *prompt)
+static void check_prompt(const Case *c, const char *flag, const Prompt *prompt)
 {
-    int n_ctx = x->model->shape.n_ctx;
-    if (prompt->n == 0) return mi_fail("%s is empty", flag);
+    int n_ctx = c->study->model->shape.n_ctx;
+    if (prompt->n == 0) resolving(c, mi_fail("%s is empty", flag));
     if (prompt->n > n_ctx)
-        return mi_fail("%s has %d tokens; this model's context is %d", flag, prompt->n, n_ctx);
-    return 0;
+        resolving(c, mi_fail("%s has %d tokens; this model's context is %d", flag, prompt->n,
+                             n_ctx));
+    if (c->command->bos && prompt->n > 1 && prompt->tokens[1] == prompt->tokens[0])
+        resolving(c, mi_fail("--bos: %s begins with <|endoftext|> already", flag));
 }
 
-/* Everything on standard input without its last newline */
-static const char *read_stdin(Experiment *x, size_t *n)
+/* Text [n] -> tokens */
+static void encode_prompt(Case *c, const char *flag, const char *text, size_t n, Prompt *prompt)
 {
-    char *input = NULL;
-    FILE *memory = must(open_memstream(&input, n));
-    for (int c; (c = getchar()) != EOF;) putc(c, memory);
-    must_close(memory);
-    if (*n && input[*n - 1] == '\n') --*n;
-    return own(x, input);
-}
-
-/* Text -> tokens. Only the prompt and the source can be - for standard input. */
-static int encode_prompt(Experiment *x, const char *flag, const char *text, Prompt *prompt)
-{
-    size_t n = strlen(text);
-    if (!strcmp(text, "-") && !x->command->data && is_choice("the prompt|--source", flag))
-        text = read_stdin(x, &n);
-    int64_t count = mi_encode(x->tokenizer, text, n, NULL, 0);
-    if (count > INT_MAX / 8) count = mi_fail("%s is too long", flag);
-    if (count < 0) return mi_fail_in(flag);
-    if (begin_prompt(x, count, prompt) < 0) return -1;
-    mi_encode(x->tokenizer, text, n, prompt->tokens + prompt->n, count);
+    const MiTokenizer *words = c->study->words;
+    int64_t count = mi_encode(words, text, n, NULL, 0);
+    if (count > INT_MAX / 8) count = mi_fail("it is too long");
+    if (count < 0) mi_fail_in(flag), resolving(c, -1);
+    begin_prompt(c, count, prompt);
+    if (mi_encode(words, text, n, prompt->tokens + prompt->n, count) != count)
+        running(c, -1);
     prompt->n += (int)count;
-    return check_prompt(x, flag, prompt);
+    check_prompt(c, flag, prompt);
 }
 
-/* An argument with addresses; value is where its "=VALUE" begins, or NULL. */
-static Parser parser_of(const Experiment *x, const char *flag, const char *text, const char *value)
+/* An argument with addresses. */
+static Parser parser_of(Case *c, const char *flag, const char *text)
 {
-    return (Parser){ .model = x->model, .tokenizer = x->tokenizer, .tokens = x->prompt.tokens,
-                     .n = x->prompt.n, .flag = flag, .argument = text, .at = text,
-                     .end = value ? value : text + strlen(text) };
-}
-
-/* The addresses before the "=VALUE" -> p->found, which lives as long as the experiment */
-static int read_list(Experiment *x, Parser *p)
-{
-    int status = parse_list(p);
-    if (p->found) own(x, p->found);
-    return status;
+    return (Parser){ .model = c->study->model, .tokenizer = c->study->words,
+                     .tokens = c->prompt.tokens, .n = c->prompt.n, .flag = flag, .argument = text,
+                     .at = text, .end = text + strlen(text), .columns = c->columns,
+                     .n_columns = c->n_columns, .deviation = &c->study->deviation };
 }
 
 /* "464 3290" -> tokens */
-static int parse_ids(Experiment *x, const char *flag, const char *text, Prompt *prompt)
+static void parse_ids(Case *c, const char *flag, const char *text, Prompt *prompt)
 {
     static const char gaps[] = " ,\t\n";
-    Parser p = parser_of(x, flag, text, NULL);
+    Parser p = parser_of(c, flag, text);
     int    id;
-    if (begin_prompt(x, strlen(text) + 1, prompt) < 0) return -1;
+    begin_prompt(c, strlen(text) + 1, prompt);
     for (;;) {
         p.at += strspn(p.at, gaps);
         const char *start = p.at;
-        if (p.at == p.end) return check_prompt(x, flag, prompt);
+        if (p.at == p.end) break;
         if (!take_number(&p, &id) || (p.at < p.end && !strchr(gaps, *p.at)))
-            return fail_at(&p, p.at, "expected GPT-2 ids, as in \"464 3290\"");
-        int row = mi_row_of_id(x->tokenizer, id);
-        if (row < 0) return fail_at(&p, start, "the model has no token with the id %d", id);
+            resolving(c, fail_at(&p, p.at, "expected GPT-2 ids, as in \"464 3290\""));
+        int row = mi_row_of_id(c->study->words, id);
+        if (row < 0) resolving(c, fail_at(&p, start, "the model has no token with the id %d", id));
         prompt->tokens[prompt->n++] = row;
     }
+    check_prompt(c, flag, prompt);
 }
 
-static int read_prompt(Experiment *x)
+/* The prompt of --heads: n random tokens, twice. */
+static void random_prompt(Case *c, int n)
 {
-    const Command *c = x->command;
-    int status = c->tokens ? parse_ids(x, "--tokens", c->tokens, &x->prompt)
-               : encode_prompt(x, "the prompt", c->prompt ? c->prompt : DEFAULT_PROMPT, &x->prompt);
-    if (status < 0) return -1;
-    if (c->generate > x->model->shape.n_ctx - x->prompt.n)
-        return mi_fail("--generate: %d tokens after the prompt's %d are more than this model's "
-                       "context of %d", c->generate, x->prompt.n, x->model->shape.n_ctx);
-    if (c->loss && x->prompt.n < 2) return mi_fail("--loss needs a prompt of at least two tokens");
-    return 0;
+    const MiShape *s = &c->study->model->shape;
+    if (n < 0) n = min_int(50, s->n_ctx / 2);
+    if (2 * n > s->n_ctx)
+        resolving(c, mi_fail("--heads: %d tokens twice do not fit this model's context of %d", n,
+                             s->n_ctx));
+    begin_prompt(c, 2 * n, &c->prompt);
+    c->prompt.n = 2 * n;
+    for (int i = 0; i < n; i++)
+        c->prompt.tokens[i] = c->prompt.tokens[i + n] =
+            (int)(mix_bits(mix_bits(c->command->seed) ^ (uint64_t)i << 8) % s->n_vocab);
+}
+
+/* Only the only prompt and its source can be "-", for standard input. */
+static void read_prompt(Case *c, const char *flag, const char *text, const char *ids,
+                        Prompt *prompt)
+{
+    size_t n = text ? strlen(text) : 0;
+    if (text && !strcmp(text, "-") && !is_study(c)) text = own(c, read_standard_input(&n));
+    if (ids) parse_ids(c, *flag == '-' ? "--source-tokens" : "--tokens", ids, prompt);
+    else encode_prompt(c, flag, text, n, prompt);
 }
 
 /* The unedited donor of --patch: another prompt of the same number of tokens. */
-static int read_source(Experiment *x)
+static void read_source(Case *c)
 {
-    const Command *c = x->command;
-    int status = 0;
-    if (c->data && !uses(c, "patch") && !c->mean_from) return 0;  /* a column that is not needed */
-    if (c->source_tokens) status = parse_ids(x, "--source-tokens", c->source_tokens, &x->donor);
-    else if (!c->source) return 0;
-    else if (!strcmp(c->source, "same")) x->donor = x->prompt;
-    else status = encode_prompt(x, "--source", c->source, &x->donor);
-    if (status < 0 || x->donor.n == x->prompt.n) return status;
+    const Command *command = c->command;
+    const Input   *in = &c->input;
+    int            needed = uses(command, 0, NEEDS_SOURCE);
+    if (!in->source && !in->source_tokens) {
+        if (needed)
+            resolving(c, mi_fail("--patch needs --source PROMPT: where the value comes from"));
+        return;
+    }
+    if (!needed && !command->mean_from) {               /* a column that is not needed */
+        if (!is_study(c)) resolving(c, mi_fail("--source is for --patch, and there is none"));
+        return;
+    }
+    if (in->source && !strcmp(in->source, "same")) c->donor = c->prompt;
+    else read_prompt(c, "--source", in->source, in->source_tokens, &c->donor);
+    if (c->donor.n == c->prompt.n || !needed) return;
     char ours[700], theirs[700];
-    list_tokens(x, &x->prompt, ours, sizeof ours);
-    list_tokens(x, &x->donor, theirs, sizeof theirs);
-    mi_fail("--source: it has %d tokens, the prompt %d; patching needs the same number", x->donor.n,
-            x->prompt.n);
+    list_tokens(c, &c->prompt, ours, sizeof ours);
+    list_tokens(c, &c->donor, theirs, sizeof theirs);
+    mi_fail("--source: it has %d tokens, the prompt %d; patching needs the same number", c->donor.n,
+            c->prompt.n);
     append(error_text, sizeof error_text, "\n    prompt  %s\n    source  %s", ours, theirs);
-    return -1;
+    resolving(c, -1);
 }
+
+/* ---- The question ---- */
 
 static int is_in(const TokenSet *set, int token)
 {
@@ -4843,115 +6746,171 @@ static int is_in(const TokenSet *set, int token)
     return 0;
 }
 
-/* One alternative of --answer: "#id", or text that is one token, else with a space before it. */
-static int parse_answer(const Experiment *x, const char *flag, const char *text, size_t n,
-                        TokenSet *set)
+/* The token that text [n] is, with a space before it if that is wanted; -1 if it is none, or
+ * several. (A model of fewer than 256 tokens cannot even spell all texts.) */
+static int one_token(const MiTokenizer *words, const char *text, size_t n, int space)
 {
     char spaced[256];
-    int  tokens[16], row;
+    int  token;
+    snprintf(spaced, sizeof spaced, "%s%.*s", space ? " " : "", (int)n, text);
+    return mi_encode(words, spaced, strlen(spaced), &token, 1) == 1 ? token : -1;
+}
+
+/* One alternative of --answer: "#id", or text that is one token, else with a space before it. */
+static int parse_answer(Case *c, const char *flag, const char *text, size_t n, int spaced,
+                        TokenSet *set)
+{
+    const MiTokenizer *words = c->study->words;
     if (n > 1 && text[0] == '#' && strspn(text + 1, "0123456789") >= n - 1) {
-        row = n < 8 ? mi_row_of_id(x->tokenizer, atoi(text + 1)) : -1;
-        return row >= 0 ? row : mi_fail("%s: the model has no token %.*s", flag, (int)n, text);
+        int row = n < 8 ? mi_row_of_id(words, atoi(text + 1)) : -1;
+        if (row < 0) resolving(c, mi_fail("%s: the model has no token %.*s", flag, (int)n, text));
+        return row;
     }
-    if (n == 0 || n > 200) return mi_fail("%s: expected a token", flag);
-    int64_t pieces = mi_encode(x->tokenizer, text, n, tokens, 16);
-    if (pieces < 0) return mi_fail_in(flag);
-    snprintf(spaced, sizeof spaced, " %.*s", (int)n, text);
-    int also = *text != ' ' && mi_encode(x->tokenizer, spaced, n + 1, &row, 1) == 1;
-    if (also) set->spaced = pieces == 1 ? -1 : 1;
-    if (pieces == 1) return tokens[0];
-    if (also) return row;
-    Prompt list = { tokens, (int)(pieces < 16 ? pieces : 16) };
-    char   shown[700];
-    list_tokens(x, &list, shown, sizeof shown);
-    return mi_fail("%s: \"%.*s\" is more than one token: %s", flag, (int)n, text, shown);
+    if (n == 0 || n > 200) resolving(c, mi_fail("%s: expected a token", flag));
+    int plain = one_token(words, text, n, 0);
+    int also = *text == ' ' ? -1 : one_token(words, text, n, 1);
+    if (spaced && also >= 0) return also;
+    if (also >= 0) set->spaced = plain >= 0 ? -1 : 1;
+    if (plain >= 0 || also >= 0) return plain >= 0 ? plain : also;
+    int     tokens[16];
+    char    shown[700];
+    int64_t count = mi_encode(words, text, n, tokens, 16);
+    if (count < 0) mi_fail_in(flag), resolving(c, -1);
+    Prompt list = { tokens, (int)(count < 16 ? count : 16) };
+    list_tokens(c, &list, shown, sizeof shown);
+    resolving(c, mi_fail("%s: \"%.*s\" is more than one token: %s", flag, (int)n, text, shown));
+    return -1;
 }
 
-static int add_answer(const Experiment *x, const char *flag, const char *text, size_t n,
-                      TokenSet *set)
+static void add_answer(Case *c, const char *flag, const char *text, size_t n, int spaced,
+                       TokenSet *set)
 {
-    char label[64];
-    int  row = parse_answer(x, flag, text, n, set);
-    if (row < 0) return -1;
-    if (!is_in(set, row)) set->tokens[set->n++] = row;
-    append(set->label, sizeof set->label, "%s%s", *set->label ? "|" : "",
-           token_label(x, row, label, 40));
-    return 0;
+    Label label;
+    int   token = parse_answer(c, flag, text, n, spaced, set);
+    if (!is_in(set, token)) set->tokens[set->n++] = token;
+    if (*set->label) label_append(set->label, sizeof set->label, "|", 1);
+    token_label(c->study->words, token, label, sizeof label);
+    label_append(set->label, sizeof set->label, label, strlen(label));
 }
 
-/* "Mary", "#5335", " are| were", "33-99" (two-digit tokens) -> the tokens */
-static int parse_token_set(Experiment *x, const char *flag, const char *text, TokenSet *set)
+/* "33-99": two-digit tokens */
+static int is_range(const char *text, int *low, int *high)
 {
-    int low, high, n = 0;
-    if (!text) return 0;
-    set->tokens = room(x, strlen(text) + 100, sizeof(int));
-    if (isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", &low, &high, &n) == 2 &&
-        n == 5 && isdigit((unsigned char)text[3]) && !text[5] && low <= high) {
+    int n = 0;
+    return isdigit((unsigned char)*text) && sscanf(text, "%2d-%2d%n", low, high, &n) == 2 &&
+           n == 5 && isdigit((unsigned char)text[3]) && !text[5] && *low <= *high;
+}
+
+/* "Mary", "#5335", " are| were", "33-99" -> the tokens */
+static void parse_token_set(Case *c, const char *flag, const char *text, int spaced, TokenSet *set)
+{
+    int low, high;
+    if (!text) return;
+    set->tokens = room(c, strlen(text) + 100, sizeof(int));
+    if (is_range(text, &low, &high)) {
         for (char digits[16]; low <= high; low++) {
             snprintf(digits, sizeof digits, "%02d", low);
-            if (add_answer(x, flag, digits, 2, set) < 0) return -1;
+            add_answer(c, flag, digits, 2, 0, set);
         }
         strcpy(set->label, text);
         set->spaced = 0;
-        return 0;
+        return;
     }
     for (;; text++) {
         size_t length = strcspn(text, "|");
-        if (add_answer(x, flag, text, length, set) < 0) return -1;
+        add_answer(c, flag, text, length, spaced, set);
         text += length;
-        if (!*text) return 0;
+        if (!*text) return;
     }
 }
 
-/* --at: one position, with or without the @ */
-static int read_position(Experiment *x)
+/* Do all cells of a column take a space before them? Words do, if with it every one of them is one
+ * token: the rule is one for all rows. */
+static int takes_space(const Study *study, const char *column)
 {
-    Range pos;
-    x->at = x->prompt.n - 1;
-    if (!x->command->at) return 0;
-    Parser p = parser_of(x, "--at", x->command->at, NULL);
-    if (take(&p, "@"), parse_position(&p, &pos) < 0) return -1;
-    if (p.at < p.end) return fail_at(&p, p.at, "expected the end of the position");
-    if (pos.lo != pos.hi) return fail_at(&p, p.argument, "expected one position");
-    x->at = pos.lo;
-    return 0;
+    int any = 0, low, high;
+    for (int r = 0; r < study->rows.n_rows && column_of(&study->rows, column) >= 0; r++) {
+        const char *text = cell(&study->rows, r, column);
+        if (is_range(text, &low, &high)) continue;
+        for (size_t n; *text; text += n + (text[n] == '|')) {
+            n = strcspn(text, "|");
+            if (*text == ' ' || *text == '#' || n > 200) continue;
+            if (!isalpha((unsigned char)*text) && !(*text & 0x80)) return 0;
+            if (n && one_token(study->words, text, n, 1) < 0) return 0;
+            any = 1;
+        }
+    }
+    return any;
 }
 
-static int read_answers(Experiment *x)
+/* --at: one position, with or without the @ */
+static void read_position(Case *c)
 {
-    const Command *c = x->command;
-    int built_in = !c->prompt && !c->tokens && !c->answer && !c->versus;
-    if (c->versus && !c->answer) return mi_fail("--versus needs --answer");
-    int status = parse_token_set(x, "--answer", built_in ? " Mary" : c->answer, &x->answer);
-    if (status == 0)
-        status = parse_token_set(x, "--versus", built_in ? " John" : c->versus, &x->versus);
-    if (status < 0 && !built_in) return -1;
-    if (status < 0) x->answer.n = x->versus.n = 0;      /* another model may lack our names */
-    x->metric = x->versus.n ? LOGIT_DIFF : x->answer.n ? PROB : KL;
-    for (Metric m = 0; c->metric && m < N_METRICS; m++)
-        if (!strcmp(c->metric, METRICS[m].name)) x->metric = m;
-    if (x->metric == LOGIT_DIFF && !x->versus.n)
-        return mi_fail("--metric: logit_diff needs --answer and --versus");
-    if (x->metric <= RANK && !x->answer.n) return mi_fail("--metric: %s needs --answer", c->metric);
-    if (x->metric == LOSS && x->prompt.n < 2)
-        return mi_fail("--metric: loss needs a prompt of at least two tokens");
-    return read_position(x);
+    Range pos;
+    c->question.at = c->prompt.n - 1;
+    if (!c->input.at) return;
+    Parser p = parser_of(c, "--at", c->input.at);
+    take(&p, "@");
+    resolving(c, parse_position(&p, &pos));
+    if (p.at < p.end) resolving(c, fail_at(&p, p.at, "expected the end of the position"));
+    if (pos.lo != pos.hi) resolving(c, fail_at(&p, p.argument, "expected one position"));
+    c->question.at = pos.lo;
+}
+
+/* Another model may lack the names of the built-in prompt: then nothing is asked. */
+static void read_answers(Case *c)
+{
+    const MiTokenizer *words = c->study->words;
+    const Input *in = &c->input;
+    Question    *q = &c->question;
+    int built_in = in->prompt == DEFAULT_PROMPT && !in->answer && !in->versus;
+    int known = built_in && one_token(words, "Mary", 4, 1) >= 0 &&
+                one_token(words, "John", 4, 1) >= 0;
+    if (in->versus && !in->answer) resolving(c, mi_fail("--versus needs --answer"));
+    parse_token_set(c, "--answer", known ? " Mary" : in->answer, c->study->spaced[0], &q->answer);
+    parse_token_set(c, "--versus", known ? " John" : in->versus, c->study->spaced[1], &q->versus);
+    int same = q->answer.n > 0 && q->answer.n == q->versus.n;
+    for (int i = 0; i < q->answer.n && same; i++) same = is_in(&q->versus, q->answer.tokens[i]);
+    if (same) resolving(c, mi_fail("--versus: %s is the answer itself", q->versus.label));
+    read_position(c);
+}
+
+/* The metric that was asked for, or the one that goes with what is known; one for all rows. */
+static void choose_metric(Case *c)
+{
+    const char *asked = c->command->metric;
+    Question   *q = &c->question;
+    int neurons = c->n_edits > c->n_held && SITES[c->edit[c->n_held]->site].width == MI_D_MLP;
+    /* one neuron moves a probability too little to be seen */
+    q->metric = q->versus.n ? LOGIT_DIFF : !q->answer.n ? KL : neurons ? LOGIT : PROB;
+    for (Metric m = 0; asked && m < N_METRICS; m++)
+        if (!strcmp(asked, METRICS[m].name)) q->metric = m;
+    if (q->metric == LOGIT_DIFF && !q->versus.n)
+        resolving(c, mi_fail("--metric: logit_diff needs --answer and --versus"));
+    if (q->metric <= RANK && !q->answer.n)
+        resolving(c, mi_fail("--metric: %s needs --answer", METRICS[q->metric].name));
+    if (q->metric == LOSS && c->prompt.n < 2)
+        resolving(c, mi_fail("--metric: loss needs a prompt of at least two tokens"));
+    if (c->row > 0 && q->metric != c->study->metric)
+        resolving(c, mi_fail("row 1 asks for %s and this one, by its answer and versus, for %s; "
+                             "the metric is one for all rows", METRICS[c->study->metric].name,
+                             METRICS[q->metric].name));
+    if (c->row == 0) c->study->metric = q->metric;
 }
 
 /* ---- The cells of a sweep ---- */
 
-static Grid *next_grid(Experiment *x, int n_rows, int n_cols, int words)
+/* "3 ·John", or where the rows of --data differ in length "-1", from the end. */
+static void position_label(const Case *c, int t, int at_end, Label label)
 {
-    size_t cells = (size_t)n_rows * n_cols;
-    x->grids = must(grow(x->grids, x->n_grids, sizeof *x->grids));
-    Grid *grid = &x->grids[x->n_grids++];
-    *grid = (Grid){ .n_rows = n_rows, .n_cols = n_cols };
-    grid->value = room(x, cells, sizeof *grid->value);
-    grid->row = room(x, n_rows + n_cols, sizeof *grid->row);
-    grid->col = grid->row + n_rows;
-    if (words) grid->word = room(x, cells, sizeof *grid->word);
-    for (size_t i = 0; i < cells; i++) grid->value[i] = NAN;
-    return grid;
+    Label token;
+    if (is_study(c) && !c->study->aligned)
+        snprintf(label, sizeof(Label), "%d", at_end ? t - c->prompt.n : t);
+    else {
+        snprintf(label, sizeof(Label), "%d ", t);
+        token_label(c->study->words, c->prompt.tokens[t], token, 40);
+        strcat(label, token);
+    }
 }
 
 /* How the cells of one address lie in the table: an axis for each part that was written with
@@ -4971,6 +6930,7 @@ static Layout lay_out(const Address *a, int list)
         axis->many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
         layout.n[i] = axis->many ? axis->hi - axis->lo + 1 : 1;
         if (axis->many) last = i;
+        if ((int64_t)total * layout.n[i] > INT_MAX / 4) total = INT_MAX / 4, layout.n[i] = 1;
         total *= layout.n[i];
     }
     int tall = list || last == 0 || (last == 1 && a->unit == NEURON && total == layout.n[1]);
@@ -4980,119 +6940,122 @@ static Layout lay_out(const Address *a, int list)
     return layout;
 }
 
-/* Add one axis to the label of a cell's row or column: "L5", "H3", "L5H3", "12 ·John". */
-static void add_to_label(const Experiment *x, const Address *a, int axis, int value, char label[40])
-{
-    char letter = axis == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H', text[40];
-    if (axis >= 2) pos_label(x, value, text);
-    else snprintf(text, sizeof text, "%c%d", letter, value);
-    append(label, 40, "%s%.30s", *label && axis != 1 ? " " : "", text);
-}
-
-/* The position "@S2" of element i of a list as it was typed; "" if it has none. */
-static const char *typed_position(const char *list, int i, int *length)
-{
-    const char *position = "";
-    int         quoted = 0;
-    for (; *list && (i > 0 || quoted || !strchr(",=", *list)); list++) {
-        if (*list == '"') quoted = !quoted;
-        if (*list == ',' && !quoted) i--;
-        if (*list == '@' && i == 0 && !quoted) position = list;
-    }
-    *length = *position ? (int)(list - position) : 0;
-    return position;
-}
-
-/* The full name of a cell, to tell the elements of a list apart: "L5H3", "L0.mlp_out@S2". */
-static void name_cell(const Address *a, const Range now[4], const char *typed, int i,
-                      char label[40])
+/* The name of a cell without its position, as it is typed: "L5H3", "L0.mlp_out", "embed". */
+static void name_unit(const Address *a, const Range now[4], Label label)
 {
     static const MiSite usual[] = { MI_N_SITES, MI_z, MI_mlp_post };
-    int         length, in_block = SITES[a->site].place == MI_BLOCK;
-    const char *position = typed_position(typed, i, &length);
+    int in_block = SITES[a->site].place == MI_BLOCK;
     *label = 0;
-    if (in_block) append(label, 40, "L%d", now[0].lo);
-    if (a->unit != WHOLE_ROW) append(label, 40, "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
-    if (a->site != usual[a->unit])
-        append(label, 40, "%s%s", in_block ? "." : "", SITES[a->site].name);
-    const char *colon = a->has_key && !a->key.many ? memchr(position, ':', length) : NULL;
-    if (!a->pos.many) append_visible(label, 40, position, length);
-    else if (colon) append_visible(label, 40, colon, length - (colon - position));
+    if (in_block) append(label, sizeof(Label), "L%d", now[0].lo);
+    if (a->unit != WHOLE_ROW)
+        append(label, sizeof(Label), "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
+    if (a->site != usual[a->unit] && !(a->site == MI_scores && a->has_key))
+        append(label, sizeof(Label), "%s%s", in_block ? "." : "", SITES[a->site].name);
+}
+
+/* "@S2:3" to the end of a label: positions and keys as they were typed, but where there are many
+ * the cell's own number, or with 0 nothing. */
+static void add_places(const Case *c, const Address *a, const Range now[4], int numbers,
+                       Label label)
+{
+    int from_end = is_study(c) && !c->study->aligned && a->pos.at_end ? c->prompt.n : 0;
+    if (a->has_pos && !a->pos.many)
+        label_append(label, sizeof(Label), a->pos_text, a->key_text - a->pos_text);
+    else if (a->has_pos && numbers) append(label, sizeof(Label), "@%d", now[2].lo - from_end);
+    if (a->has_key && !a->key.many)
+        label_append(label, sizeof(Label), a->key_text, a->end - a->key_text);
+    else if (a->has_key && numbers) append(label, sizeof(Label), ":%d", now[3].lo);
+}
+
+/* The labels of a cell's row and column: "L5" and "H3", "L5H3" and "12 ·John". Elements of a list
+ * have their full names in the row. */
+static void name_cell(const Case *c, const Address *a, const Range now[4], int list, int column,
+                      Label row, Label col)
+{
+    *row = *col = 0;
+    if (list) name_unit(a, now, row), add_places(c, a, now, 0, row);
+    for (int axis = list ? 2 : 0; axis < 4; axis++) {
+        char *label = axis == column ? col : row;
+        Label text;
+        if (!now[axis].many) continue;
+        if (axis >= 2) position_label(c, now[axis].lo, a->pos.at_end, text);
+        else snprintf(text, sizeof text, "%c%d", axis == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H',
+                      now[axis].lo);
+        append(label, sizeof(Label), "%s%.40s", *label && axis != 1 ? " " : "", text);
+    }
 }
 
 /* One address -> its cells, each with its edits, from row `first` of the table on. */
-static int add_cells(Experiment *x, const Parser *p, const Address *a, const MiEdit *edit,
-                     const Layout *layout, int first)
+static void add_cells(Case *c, const Parser *p, const Address *a, const MiEdit *edit, int first)
 {
-    int n_layer = x->model->shape.n_layer;
-    const Request *request = &x->command->edits.at[x->command->swept];
-    int window = request->window, element = p->argument[0] == 'n' ? 0 : (int)(a - p->found);
-    for (int i = 0; i < layout->n_rows * layout->n_cols; i++) {
-        char *row = x->grids[0].row[first + i / layout->n_cols];
-        char *col = x->grids[0].col[i % layout->n_cols];
+    Layout  layout = lay_out(a, p->n_found > 1);
+    Table  *form = &c->form.at[0];
+    Step   *step = &c->step[c->command->swept];
+    int     n_layer = p->model->shape.n_layer, window = step->typed->window;
+    int     cell = first * form->n_cols;
+    for (int i = 0; i < layout.n_rows * layout.n_cols; i++, cell++) {
         Range now[4];
-        for (int axis = 3, rest = i; axis >= 0; rest /= layout->n[axis--]) {
-            now[axis] = layout->axis[axis];
-            if (now[axis].many) now[axis].lo = now[axis].hi = now[axis].lo + rest % layout->n[axis];
+        Label ignored;
+        for (int axis = 3, rest = i; axis >= 0; rest /= layout.n[axis--]) {
+            now[axis] = layout.axis[axis];
+            if (now[axis].many) now[axis].lo = now[axis].hi = now[axis].lo + rest % layout.n[axis];
         }
-        int list = p->n_found > 1;
-        *row = *col = 0;
-        if (list) name_cell(a, now, request->typed, element, row);
-        for (int axis = list ? 2 : 0; axis < 4; axis++)
-            if (now[axis].many)
-                add_to_label(x, a, axis, now[axis].lo, axis == layout->column ? col : row);
+        int column = i % layout.n_cols;
+        name_cell(c, a, now, p->n_found > 1, layout.column, form->row[cell / form->n_cols],
+                  first ? ignored : form->col[column]);
         Address one = *a;
         int     l = now[0].lo;
         one.layer = now[0], one.index = now[1], one.pos = now[2], one.key = now[3];
         if (window)
             one.layer = (Range){ max_int(0, l - window / 2),
-                                 min_int(n_layer, l + (window + 1) / 2) - 1, 0 };
-        if (one.key.lo <= one.pos.hi && expand(&x->sweep, p, &one, *edit) < 0) return -1;
-        x->first_swept[++x->n_cells] = x->sweep.n;
+                                 min_int(n_layer, l + (window + 1) / 2) - 1, 0, 0 };
+        if (one.key.lo <= one.pos.hi) {
+            resolving(c, expand(&step->edits, p, &one, *edit));
+            name_unit(a, now, form->address[cell]);
+            add_places(c, a, now, 1, form->address[cell]);
+        }
+        c->first_cell[cell + 1] = step->edits.n;
     }
-    return 0;
 }
 
-/* --each: the argument of one request -> its table of cells. Their edits take the place that the
+/* --each: the addresses of one request -> its table of cells. Their edits take the place that the
  * command gave the swept intervention. */
-static int read_sweep(Experiment *x, const Request *request)
+static void read_sweep_cells(Case *c, const Parser *p, const MiEdit *edit)
 {
-    const char *text = request->argument, *equals = find_value(text);
-    char        flag[32];
-    MiEdit      edit;
-    snprintf(flag, sizeof flag, "--%s", request->op);
-    Parser p = parser_of(x, flag, text, equals);
-    int    n_rows = 0, n_cols = 1, n = 0;
-    if (read_list(x, &p) < 0) return -1;
-    if (parse_value(&p, request->op, equals ? equals + 1 : NULL, &edit) < 0) return -1;
-    if (!strcmp(request->op, "set")) return mi_fail("--each: a --set is not swept");
-    for (int i = 0; i < p.n_found; i++) {
-        Layout layout = lay_out(&p.found[i], p.n_found > 1);
-        n_rows += layout.n_rows, n_cols = layout.n_cols;
+    static const char *const axes[] = { "layer", "head", "position", "key" };
+    int64_t n_rows = 0;
+    int     n_cols = 1, column = -1, cells = 0;
+    for (int i = 0; i < p->n_found; i++) {
+        Layout layout = lay_out(&p->found[i], p->n_found > 1);
+        n_rows += layout.n_rows, n_cols = layout.n_cols, column = layout.column;
     }
-    x->first_swept = room(x, (size_t)n_rows * n_cols, sizeof *x->first_swept);
-    x->cell = room(x, (size_t)n_rows * n_cols, sizeof *x->cell);
-    next_grid(x, n_rows, n_cols, 0);
-    edit.order = x->command->swept;
-    edit.seed = x->command->seed;
-    x->detail[edit.order].strength = edit.amount;
-    for (int i = 0, row = 0; i < p.n_found; i++) {
-        Layout layout = lay_out(&p.found[i], p.n_found > 1);
-        if (add_cells(x, &p, &p.found[i], &edit, &layout, row) < 0) return -1;
-        row += layout.n_rows;
+    if (n_rows * n_cols > 1 << 26)
+        resolving(c, fail_at(p, p->argument, "--each has more than %d cells here", 1 << 26));
+    Table *form = add_table(&c->form, "change", HEAT, (int)n_rows, n_cols);
+    c->first_cell = room(c, (size_t)n_rows * n_cols, sizeof *c->first_cell);
+    form->address = must(calloc(n_rows * n_cols + 1, sizeof *form->address));
+    if (column >= 0) snprintf(form->col_axis, sizeof(Label), "%s", axes[column]);
+    if (p->found->layer.many && n_rows > 1) strcpy(form->row_axis, "layer");
+    for (int i = 0, row = 0; i < p->n_found; i++) {
+        add_cells(c, p, &p->found[i], edit, row);
+        row += lay_out(&p->found[i], p->n_found > 1).n_rows;
     }
-    for (int i = 0; i < x->n_cells; i++) n += x->first_swept[i + 1] > x->first_swept[i];
-    return n >= 2 ? 0 : fail_at(&p, text, "--each sweeps what is written with several values: "
-                                "L*H*, L5H3@*, a list");
+    for (int i = 0; i < n_rows * n_cols; i++) cells += c->first_cell[i + 1] > c->first_cell[i];
+    if (cells < 2)
+        resolving(c, fail_at(p, p->argument, "--each sweeps what is written with several values: "
+                             "L*H*, L5H3@*, a list"));
 }
 
-/* ---- Edits and readouts ---- */
+/* ---- Interventions and addresses ---- */
+
+/* Addresses that are read, not changed: one edit that is never applied for each row. */
+static const MiEdit READ_ONLY = { .op = MI_SET, .from = MI_FROM_CALLER, .head = -1 };
 
 /* The shape that --save writes an address in, and --set reads:
  * [L,]T,H,d for q k v z, [L,]H,T,T for scores and pattern, [L,]T,width otherwise. */
-static Array shape_of(const Experiment *x, const Address *a)
+static Array shape_of(const Case *c, const Address *a)
 {
-    const MiShape *s = &x->model->shape;
+    const MiShape *s = &c->study->model->shape;
     MiWidth width = SITES[a->site].width;
     int     units = a->index.hi - a->index.lo + 1;
     int     heads = a->unit == HEAD ? units : s->n_head, many = a->unit != HEAD || a->index.many;
@@ -5101,188 +7064,195 @@ static Array shape_of(const Experiment *x, const Address *a)
     if (width == MI_KEYS && many) array.dim[array.n_dims++] = heads;
     array.dim[array.n_dims++] = a->pos.hi - a->pos.lo + 1;
     if (width == MI_HEADS && many) array.dim[array.n_dims++] = heads;
-    array.dim[array.n_dims++] = width == MI_KEYS ? x->prompt.n : width == MI_HEADS ? s->d_head
-                              : a->unit == NEURON ? units : width_of(x->model, a->site, 0);
+    array.dim[array.n_dims++] = width == MI_KEYS ? c->prompt.n : width == MI_HEADS ? s->d_head
+                              : a->unit == NEURON ? units : width_of(c->study->model, a->site, 0);
     for (int i = 0; i < array.n_dims; i++) array.n *= array.dim[i];
     return array;
 }
 
-/* SITES=FILE with exactly one address (a range is one) -> the file's shape, and its rows. */
-static int one_address(Experiment *x, const char *flag, const char *text, Array *array,
-                       MiEdits *rows)
+/* SITES=FILE with exactly one address (a range is one) -> the file's shape. */
+static Array one_address(Case *c, const Parser *p)
 {
-    const char *equals = find_value(text);
-    Parser p = parser_of(x, flag, text, equals);
-    if (!equals || !equals[1]) return fail_at(&p, text + strlen(text), "expected =FILE.npy");
-    if (read_list(x, &p) < 0) return -1;
-    if (p.n_found != 1)
-        return fail_at(&p, text, "expected one address a file; a range like L*H* is one");
-    if (p.found->has_key)
-        return fail_at(&p, text, "scores and pattern are saved with all their keys");
-    *array = shape_of(x, p.found);
-    return expand(rows, &p, p.found, READ_ONLY);
+    if (p->n_found != 1)
+        resolving(c, fail_at(p, p->argument,
+                             "expected one address a file; a range like L*H* is one"));
+    if (p->found->has_key)
+        resolving(c, fail_at(p, p->argument, "scores and pattern are saved with all their keys"));
+    return shape_of(c, p->found);
 }
 
-static int aligns_front(const Experiment *x)
+static int is_front(const Request *request)
 {
-    return x->command->align && !strcmp(x->command->align, "front");
+    return request->align && !strcmp(request->align, "front");
 }
 
 /* The direction of a --steer or --project, as far as the command line goes. */
-static int read_direction(Experiment *x, const Request *request, Detail *detail)
+static void read_direction(Case *c, Step *step)
 {
+    const Request *request = step->typed;
     const char *texts[2] = { request->toward, request->away }, *file = request->direction;
     if (!texts[0] && !texts[1] && !file)
-        return mi_fail("--%s needs a direction: --toward TEXT, --away TEXT, or --direction",
-                       request->op);
+        resolving(c, mi_fail("%s needs a direction: --toward TEXT, --away TEXT, or --direction",
+                             request->flag));
     for (int i = 0; i < 2; i++) {
-        Prompt     *prompt = &detail->text[i];
         const char *flag = i ? "--away" : "--toward";
-        if (texts[i] && encode_prompt(x, flag, texts[i], prompt) < 0) return -1;
-        if (aligns_front(x) && prompt->n > x->prompt.n)
-            return mi_fail("--align front: %s has %d tokens, the prompt only %d", flag, prompt->n,
-                           x->prompt.n);
+        if (!texts[i]) continue;
+        encode_prompt(c, flag, texts[i], strlen(texts[i]), &step->text[i]);
+        if (is_front(request) && step->text[i].n > c->prompt.n)
+            resolving(c, mi_fail("--align front: %s has %d tokens, the prompt only %d", flag,
+                                 step->text[i].n, c->prompt.n));
     }
-    if (!file) return 0;
+    if (!file) return;
     if (!strncmp(file, "random:", 7)) {
         size_t digits = strspn(file + 7, "0123456789");
         if (digits < 1 || digits > 18 || file[7 + digits])
-            return mi_fail("--direction: expected a whole number after random:");
+            resolving(c, mi_fail("--direction: expected a whole number after random:"));
     } else if (texts[0] || texts[1])
-        return mi_fail("--direction: there is a direction already, --toward or --away");
-    return 0;
+        resolving(c, mi_fail("--direction: there is a direction already, --toward or --away"));
 }
 
-/* One intervention -> its edits, or the cells of its sweep. */
-static int read_edit(Experiment *x, int which)
+/* One intervention -> its edits, or the cells of its sweep. Each row of a table has noise of its
+ * own: it is part of the number of the sample. */
+static void read_step(Case *c, int which)
 {
-    const Command *c = x->command;
-    const Request *request = &c->edits.at[which];
-    const char    *text = request->argument, *value = find_value(text);
-    Detail        *detail = &x->detail[which];
-    int status = which == c->swept ? read_sweep(x, request)
-               : !strcmp(request->op, "set")
-               ? one_address(x, "--set", text, &detail->file, &x->edits)
-               : mi_edits_parse(&x->edits, x->model, x->tokenizer, x->prompt.tokens, x->prompt.n,
-                                request->op, text);
-    if (status < 0) return -1;
-    for (int i = detail->first_edit; i < x->edits.n; i++) {
-        x->edits.at[i].seed = c->seed;
-        x->edits.at[i].order = which;
-        if (x->edits.at[i].op == MI_NOISE) detail->strength = x->edits.at[i].amount;
+    const Command *command = c->command;
+    Step          *step = &c->step[which];
+    const Request *request = step->typed = &command->request[which];
+    Parser         p = parser_of(c, request->flag, request->argument);
+    MiEdit         edit;
+    int status = parse_intervention(&p, request->what, &edit);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    edit.order = which;
+    edit.seed = command->seed;
+    if (edit.op == MI_NOISE) step->strength = edit.amount;
+    if (request->what->value == FILE_NAME) step->file = one_address(c, &p);
+    if (which == command->swept && request->what->value == FILE_NAME)
+        resolving(c, mi_fail("--each: a --set is not swept"));
+    if (request->what->value == KIND && edit.from == MI_FROM_CALLER && !is_study(c))
+        resolving(c, mi_fail("--ablate =resample takes another row's value: it needs --data"));
+    if (which == command->swept) read_sweep_cells(c, &p, &edit);
+    else
+        for (int i = 0; i < p.n_found; i++)
+            resolving(c, expand(&step->edits, &p, &p.found[i], edit));
+    if (needs_direction(request)) read_direction(c, step);
+}
+
+/* ---- A case ---- */
+
+/* What was typed, and what a row of the table says where nothing was. */
+static void read_input(Case *c)
+{
+    const Command *command = c->command;
+    const Rows    *rows = &c->study->rows;
+    c->input = (Input){ command->prompt, command->tokens, command->source, command->source_tokens,
+                        command->answer, command->versus, command->at };
+    if (!rows->n_rows) {
+        if (!command->prompt && !command->tokens && !find_asked(command, "heads"))
+            c->input.prompt = DEFAULT_PROMPT;
+        return;
     }
-    detail[1].first_edit = x->edits.n;
-    if (!c->data && !strcmp(request->op, "ablate") && value && !strcmp(value, "=resample"))
-        return mi_fail("--ablate =resample takes another row's value: it needs --data");
-    return is_directed(request) ? read_direction(x, request, detail) : 0;
-}
-
-static int read_edits(Experiment *x)
-{
-    const Command *c = x->command;
-    int patched = uses(c, "patch");
-    x->detail = room(x, c->edits.n, sizeof *x->detail);
-    x->logits = room(x, x->model->shape.n_vocab, sizeof *x->logits);
-    x->samples = uses(c, "noise") ? c->samples : 1;
-    for (int i = 0; i < c->edits.n; i++)
-        if (read_edit(x, i) < 0) return -1;
-    if (patched && !x->donor.n)
-        return mi_fail("--patch needs --source PROMPT: where the value comes from");
-    if (!patched && x->donor.n && !c->data)
-        return mi_fail("--source is for --patch, and there is none");
-    return 0;
-}
-
-/* --attn: heads, or all heads of a layer's scores or pattern */
-static int read_heads(Experiment *x)
-{
-    if (!x->command->attn) return 0;
-    Parser p = parser_of(x, "--attn", x->command->attn, NULL);
-    if (read_list(x, &p) < 0) return -1;
-    for (Address *a = p.found; a < p.found + p.n_found; a++) {
-        int keys = SITES[a->site].width == MI_KEYS;
-        if (!keys && (a->unit != HEAD || a->site != MI_z))
-            return fail_at(&p, a->text, "expected heads, as in L5H3, or L5H3.scores");
-        if (a->has_key) return fail_at(&p, a->text, "the picture has all keys; leave out the :");
-        if (!keys) a->site = MI_pattern;
-        if (expand(&x->heads, &p, a, READ_ONLY) < 0) return -1;
+    static const char *const names[] = { "prompt", "tokens", "source", "answer", "versus" };
+    const char **fields[] = { &c->input.prompt, &c->input.tokens, &c->input.source,
+                              &c->input.answer, &c->input.versus };
+    for (int i = 0; i < 5; i++) {
+        int column = column_of(rows, names[i]);
+        if (*fields[i] || column < 0) continue;
+        const char *text = rows->cells[(size_t)c->row * rows->n_cols + column];
+        if (*text) *fields[i] = text;
     }
-    return 0;
+    if (!c->input.at && column_of(rows, "at") >= 0) c->input.at = "{at}";
+    if (!c->input.prompt && !c->input.tokens) resolving(c, mi_fail("the prompt is empty"));
+    if (c->input.prompt && c->input.tokens)
+        resolving(c, mi_fail("it has both a prompt and tokens"));
+    if (c->input.source_tokens) c->input.source = NULL;
+    c->columns = room(c, rows->n_cols, sizeof *c->columns);
+    for (int i = 0; i < rows->n_cols; i++)
+        if (*rows->header[i])
+            c->columns[c->n_columns++] =
+                (Column){ rows->header[i], rows->cells[(size_t)c->row * rows->n_cols + i] };
 }
 
-/* All that can be known before anything runs. */
-static int resolve(Experiment *x)
+/* What is asked of this prompt, in the order of READOUTS; some rows of it cannot be typed and are
+ * always asked. */
+static void read_asked(Case *c)
 {
-    return read_prompt(x) < 0 || read_source(x) < 0 || read_answers(x) < 0 || read_edits(x) < 0 ||
-           read_heads(x) < 0 ? -1 : 0;
-}
-
-/* Open the file under another name; it gets its own when it is complete. Devices and pipes are
- * written directly. */
-static int open_output(Experiment *x, Output *output)
-{
-    struct stat info;
-    const char *path = output->path;
-    if (output->file) return 0;
-    if (!*path) return mi_fail("an output needs the name of a file");
-    if (stat(path, &info) < 0 || S_ISREG(info.st_mode)) {
-        size_t n = strlen(path) + 8;
-        output->part = room(x, n, 1);
-        snprintf(output->part, n, "%s.part", path);
+    const Command *command = c->command;
+    const Readout *what;
+    c->asked = room(c, command->n_asked + 8, sizeof *c->asked);
+    for (int i = 0; (what = readout_at(i)); i++) {
+        if (!what->help) c->asked[c->n_asked++] = (Asked){ .what = what, .number = -1 };
+        for (int j = 0; j < command->n_asked; j++) {
+            if (command->asked[j].what != what) continue;
+            Asked *asked = &c->asked[c->n_asked++];
+            *asked = command->asked[j];
+            if (what->resolve) what->resolve(c, asked);
+        }
     }
-    output->file = fopen(output->part ? output->part : path, "wb");
-    return output->file ? 0 : mi_fail("%s: cannot be written: %s", path, strerror(errno));
 }
 
-static int close_output(Output *output, int complete)
+/* The edits of all steps in one list, those of a sweep last. */
+static void list_edits(Case *c)
 {
-    int failed = output->file && (ferror(output->file) | fclose(output->file));
-    if (output->part && output->file) {
-        if (complete && !failed) failed = rename(output->part, output->path);
-        if (!complete || failed) unlink(output->part);
-    }
-    *output = (Output){ .path = output->path };
-    return failed && complete
-         ? mi_fail("%s: cannot be written: %s", output->path, strerror(errno)) : 0;
+    int n = 0;
+    for (int i = 0; i < c->command->n_requests; i++) n += c->step[i].edits.n;
+    c->edit = room(c, n, sizeof *c->edit);
+    for (int swept = 0; swept < 2; swept++)
+        for (int i = 0; i < c->command->n_requests; i++)
+            for (int j = 0; j < c->step[i].edits.n && (i == c->command->swept) == swept; j++) {
+                c->edit[c->n_edits++] = &c->step[i].edits.at[j];
+                c->n_held += !swept;
+            }
 }
 
-/* Before any work: can it be written? Devices and pipes stay open; of a file nothing is there until
- * it is written, so that nothing is left behind by a program that is interrupted. */
-static int try_output(Experiment *x, Output *output)
+/* One prompt, read and resolved but not run: all that can be wrong with what was typed. */
+static Case *open_case(Study *study, int row)
 {
-    if (open_output(x, output) < 0) return -1;
-    return output->part ? close_output(output, 0) : 0;
+    const Command *command = study->command;
+    Case *c = must(calloc(1, sizeof *c));
+    c->study = study;
+    c->command = command;
+    c->row = row;
+    read_input(c);
+    const Asked *heads = find_asked(command, "heads");
+    if (heads) random_prompt(c, heads->number);
+    else read_prompt(c, "the prompt", c->input.prompt, c->input.tokens, &c->prompt);
+    if (command->generate > study->model->shape.n_ctx - c->prompt.n)
+        resolving(c, mi_fail("--generate: %d tokens after the prompt's %d are more than this "
+                             "model's context of %d", command->generate, c->prompt.n,
+                             study->model->shape.n_ctx));
+    read_source(c);
+    read_answers(c);
+    c->logits = room(c, n_vocab(c), sizeof *c->logits);
+    c->samples = uses(command, MI_NOISE, 0) ? command->samples : 1;
+    c->step = room(c, command->n_requests, sizeof *c->step);
+    for (int i = 0; i < command->n_requests; i++) read_step(c, i);
+    list_edits(c);
+    choose_metric(c);
+    read_asked(c);
+    return c;
 }
 
-/* --save SITES=FILE: one address, or logits */
-static int read_saves(Experiment *x)
+/* The runs of a case are large; what they said is kept. */
+static void free_runs(Case *c)
 {
-    const Requests *saves = &x->command->saves;
-    x->saves = room(x, saves->n, sizeof *x->saves);
-    for (int i = 0; i < saves->n; i++) {
-        const char *text = saves->at[i].argument, *equals = find_value(text);
-        Save       *save = &x->saves[x->n_saves++];
-        save->output.path = equals ? equals + 1 : "";
-        save->logits = equals && equals[1] && equals - text == 6 && !strncmp(text, "logits", 6);
-        save->array = (Array){ 2, { x->prompt.n, x->model->shape.n_vocab },
-                               (size_t)x->prompt.n * x->model->shape.n_vocab, NULL };
-        if (!save->logits && one_address(x, "--save", text, &save->array, &save->rows) < 0)
-            return -1;
-        for (int j = 0; j < i; j++)
-            if (!strcmp(x->saves[j].output.path, save->output.path))
-                return mi_fail("--save: two of them write to %s", save->output.path);
-        if (x->command->svg && !strcmp(x->command->svg, save->output.path))
-            return mi_fail("--save: --svg writes to %s too", save->output.path);
-    }
-    return 0;
+    if (c->lane == 0) mi_free(c->edited);               /* else it is the first one's */
+    mi_free(c->source);
+    mi_free(c->other);
+    mi_free(c->base);
+    c->edited = c->source = c->other = c->base = NULL;
 }
 
-static int open_outputs(Experiment *x)
+static void close_case(Case *c)
 {
-    for (int i = 0; i < x->n_saves; i++)
-        if (try_output(x, &x->saves[i].output) < 0) return -1;
-    x->svg.path = x->command->svg;
-    return x->svg.path ? try_output(x, &x->svg) : 0;
+    if (!c) return;
+    free_runs(c);
+    for (int i = 0; i < c->command->n_requests; i++) mi_edits_free(&c->step[i].edits);
+    for (int i = 0; i < c->n_asked; i++) mi_edits_free(&c->asked[i].rows);
+    free_tables(&c->form);
+    for (int i = 0; i < c->n_owned; i++) free(c->owned[i]);
+    free(c->owned);
+    free(c);
 }
 
 /* ---- Running ---- */
@@ -5292,43 +7262,59 @@ enum {                                  /* sets of MiFrom */
     FROM_ANYWHERE = ~0
 };
 
-/* The sites of the edits whose values come from there. */
+static uint64_t site_of(const MiEdit *edit, int from)
+{
+    return from & 1 << edit->from ? (uint64_t)1 << edit->site : 0;
+}
+
+/* The sites of edits whose values come from there: of a list, or of all steps of a case. */
 static uint64_t sites_of(const MiEdits *edits, int from)
 {
     uint64_t keep = MI_KEEP_NONE;
-    for (int i = 0; i < edits->n; i++)
-        if (from & 1 << edits->at[i].from) keep |= (uint64_t)1 << edits->at[i].site;
+    for (int i = 0; i < edits->n; i++) keep |= site_of(&edits->at[i], from);
     return keep;
 }
 
-/* v [count] from a file */
-static int read_direction_file(const char *path, float *v, int count)
+static uint64_t sites_of_steps(const Case *c, int from)
 {
-    Array array;
-    if (read_npy(path, &array) < 0) return -1;
-    int fits = array.n == (size_t)count;
-    if (fits) memcpy(v, array.values, count * sizeof *v);
-    free(array.values);
-    return fits ? 0 : mi_fail("%s: a direction here has %d numbers; the file has %zu", path, count,
-                              array.n);
+    uint64_t keep = MI_KEEP_NONE;
+    for (int i = 0; i < c->n_edits; i++) keep |= site_of(c->edit[i], from);
+    return keep;
+}
+
+/* The sites that the readouts will ask for, from any run. */
+static uint64_t sites_shown(const Case *c)
+{
+    uint64_t keep = MI_KEEP_NONE;
+    for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
+        keep |= a->what->keep | sites_of(&a->rows, FROM_ANYWHERE);
+    return keep;
 }
 
 /* v [count] at one edit: toward minus away, a file's values, or random ones of the same norm. */
-static int direction_row(const Experiment *x, const Request *request, const MiEdit *edit,
-                         MiRun *const runs[2], int row, float *v)
+static void direction_row(Case *c, const Step *step, const MiEdit *edit, MiRun *const runs[2],
+                          int row, float *v)
 {
-    const char *from = request->direction;
+    const char *from = step->typed->direction;
     for (int side = 0; side < 2; side++) {
         if (!runs[side]) continue;
-        int pos = aligns_front(x) ? row : mi_n_tokens(runs[side], 0) - 1;
+        int pos = is_front(step->typed) ? row : mi_n_tokens(runs[side], 0) - 1;
         const float *h = row_at(runs[side], 0, edit, pos);
-        if (!h) return -1;
+        if (!h) running(c, -1);
         for (int i = 0; i < edit->count; i++) v[i] = side ? v[i] - h[i] : h[i];
     }
-    if (!from) return 0;
-    if (strncmp(from, "random:", 7)) return read_direction_file(from, v, edit->count);
+    if (!from) return;
+    if (strncmp(from, "random:", 7)) {
+        Array array = read_npy(from);
+        if (array.n != (size_t)edit->count)
+            running(c, mi_fail("%s: a direction here has %d numbers; the file has %zu", from,
+                               edit->count, array.n));
+        memcpy(v, array.values, edit->count * sizeof *v);
+        free(array.values);
+        return;
+    }
     MiEdit noise = *edit;
-    double norm = sqrt(x->base->kernel->dot(v, v, edit->count)), drawn = 0;
+    double norm = sqrt(c->base->kernel->dot(v, v, edit->count)), drawn = 0;
     noise.seed = strtoull(from + 7, NULL, 10);
     for (int i = 0; i < edit->count; i++) {
         v[i] = normal_at(&noise, 0, i);
@@ -5336,170 +7322,186 @@ static int direction_row(const Experiment *x, const Request *request, const MiEd
     }
     for (int i = 0; i < edit->count; i++)
         v[i] *= (float)((runs[0] || runs[1] ? norm : 1) / sqrt(drawn));
-    return 0;
 }
 
 /* |C v| / |h|, averaged over the rows that are steered: how hard do we push? */
-static double push(const Experiment *x, const MiEdit *edit)
+static double push(const Case *c, const MiEdit *edit)
 {
     double ratio = 0;
-    int    last = min_int(edit->pos_end, x->prompt.n);
+    int    last = min_int(edit->pos_end, c->prompt.n);
     for (int t = edit->pos; t < last; t++) {
         const float *v = edit->value + (t - edit->pos) * edit->value_stride;
-        const float *h = row_at(x->base, 0, edit, t);
-        ratio += fabs(edit->amount) * sqrt(x->base->kernel->dot(v, v, edit->count) /
-                                           x->base->kernel->dot(h, h, edit->count));
+        const float *h = row_at(c->base, 0, edit, t);
+        if (!h) running(c, -1);
+        ratio += fabs(edit->amount) * sqrt(c->base->kernel->dot(v, v, edit->count) /
+                                           c->base->kernel->dot(h, h, edit->count));
     }
     return ratio / (last - edit->pos);
 }
 
 /* One edit's direction: a row, or with --align front one for each of the first positions. */
-static int bind_direction(Experiment *x, int which, MiEdit *edit, MiRun *const runs[2], int rows)
+static void bind_direction(Case *c, Step *step, MiEdit *edit, MiRun *const runs[2], int rows)
 {
-    const Request *request = &x->command->edits.at[which];
-    float *v = room(x, (size_t)rows * edit->count, sizeof *v);
+    int    swept = step - c->step == c->command->swept;
+    float *v = room(c, (size_t)rows * edit->count, sizeof *v);
     for (int row = 0; row < rows; row++)
-        if (direction_row(x, request, edit, runs, row, v + (size_t)row * edit->count) < 0)
-            return -1;
-    double norm = sqrt(x->base->kernel->dot(v, v, rows * edit->count));
-    if (!isfinite(norm) || (norm == 0 && which != x->command->swept))
-        return mi_fail("--%s: the direction at L%d.%s is %s", request->op, edit->layer,
-                       SITES[edit->site].name, norm == 0 ? "zero" : "infinite");
+        direction_row(c, step, edit, runs, row, v + (size_t)row * edit->count);
+    double norm = sqrt(c->base->kernel->dot(v, v, rows * edit->count));
+    if (!isfinite(norm) || (norm == 0 && !swept))
+        running(c, mi_fail("%s: the direction at L%d.%s is %s", step->typed->flag, edit->layer,
+                           SITES[edit->site].name, norm == 0 ? "zero" : "infinite"));
     for (int i = 0; i < edit->count && edit->op == MI_PROJECT && norm > 0; i++)
         v[i] /= (float)norm;                            /* in a sweep's cell, 0 changes nothing */
     edit->value = v;
-    if (aligns_front(x)) edit->pos = 0, edit->pos_end = rows, edit->value_stride = edit->count;
-    x->detail[which].strength += push(x, edit);
-    return 0;
+    if (is_front(step->typed))
+        edit->pos = 0, edit->pos_end = rows, edit->value_stride = edit->count;
+    step->strength += push(c, edit);
 }
 
 /* The directions of one --steer or --project, into its edits. To be aligned at the front, the
  * shorter text is padded with spaces. */
-static int bind_directions(Experiment *x, int which, MiEdits edits)
+static void bind_directions(Case *c, Step *step)
 {
-    Detail    *detail = &x->detail[which];
-    MiOptions  options = { .keep = sites_of(&edits, FROM_ANYWHERE) | MI_KEEP_CACHE,
-                           .threads = x->command->threads };
+    MiOptions  options = { .keep = sites_of(&step->edits, FROM_ANYWHERE) | MI_KEEP_CACHE,
+                           .threads = c->command->threads };
     MiRun     *runs[2] = { NULL, NULL };
-    int        rows = 1, space, status = 0;
-    if (aligns_front(x)) rows = max_int(1, max_int(detail->text[0].n, detail->text[1].n));
-    for (int side = 0; side < 2 && status == 0; side++) {
-        Prompt *text = &detail->text[side];
+    int        rows = 1, space;
+    if (is_front(step->typed)) rows = max_int(1, max_int(step->text[0].n, step->text[1].n));
+    for (int side = 0; side < 2; side++) {
+        Prompt *text = &step->text[side];
         if (!text->n) continue;
-        if (text->n < rows && mi_encode(x->tokenizer, " ", 1, &space, 1) != 1)
-            status = mi_fail("--%s: cannot be padded with spaces", side ? "away" : "toward");
-        while (text->n < rows && status == 0) text->tokens[text->n++] = space;
-        if (status == 0) runs[side] = mi_run(x->model, text->tokens, text->n, NULL, &options);
-        if (!runs[side]) status = -1;
+        if (text->n < rows && mi_encode(c->study->words, " ", 1, &space, 1) != 1)
+            running(c, mi_fail("--%s: cannot be padded with spaces", side ? "away" : "toward"));
+        while (text->n < rows) text->tokens[text->n++] = space;
+        runs[side] = mi_run(c->study->model, text->tokens, text->n, NULL, &options);
+        if (!runs[side]) running(c, -1);
     }
-    for (int i = 0; i < edits.n && status == 0; i++)
-        status = bind_direction(x, which, &edits.at[i], runs, rows);
-    detail->strength /= edits.n;
+    step->strength = 0;
+    for (int i = 0; i < step->edits.n; i++)
+        bind_direction(c, step, &step->edits.at[i], runs, rows);
+    step->strength /= step->edits.n;
     mi_free(runs[0]);
     mi_free(runs[1]);
-    return status;
 }
 
-/* --set SITES=FILE.npy: the file's values into the request's edits. */
-static int bind_file(Experiment *x, int which)
+/* --set SITES=FILE.npy: the file's values into the step's edits. */
+static void bind_file(Case *c, Step *step)
 {
-    const char   *text = x->command->edits.at[which].argument, *path = find_value(text) + 1;
-    const Detail *detail = &x->detail[which];
-    Array         array;
-    char          have[64], want[64];
-    if (read_npy(path, &array) < 0) return -1;
-    float *values = own(x, array.values);
-    print_shape(want, sizeof want, &detail->file);
+    const char *text = step->typed->argument, *path = find_value(text, 1) + 1;
+    Array       array = read_npy(path);
+    float      *values = own(c, array.values);
+    char        have[64], want[64];
+    print_shape(want, sizeof want, &step->file);
     print_shape(have, sizeof have, &array);
     if (strcmp(want, have))
-        return mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have, text,
-                       want);
-    for (int i = detail->first_edit; i < detail[1].first_edit; i++) {
-        MiEdit *edit = &x->edits.at[i];
+        running(c, mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have, text,
+                           want));
+    for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
         edit->value = values;
-        edit->value_stride = edit->head >= 0 ? x->prompt.n : edit->count;
+        edit->value_stride = edit->head >= 0 ? c->prompt.n : edit->count;
         values += (edit->pos_end - edit->pos) * edit->value_stride;
     }
-    return 0;
 }
 
-static int bind_requests(Experiment *x)
+/* =mean over --data: what the study summed up, over its rows or over rows and positions. */
+static void bind_mean(Case *c, int which)
 {
-    for (int i = 0; i < x->command->edits.n; i++) {
-        const Request *request = &x->command->edits.at[i];
-        int     first = x->detail[i].first_edit;
-        MiEdits ours = { .n = x->detail[i + 1].first_edit - first };
-        if (ours.n) ours.at = x->edits.at + first;
-        if (!strcmp(request->op, "set") && bind_file(x, i) < 0) return -1;
-        if (is_directed(request) &&
-            bind_directions(x, i, i == x->command->swept ? x->sweep : ours) < 0)
-            return -1;
+    const Study *study = c->study;
+    MiEdit *edit = c->edit[which];
+    int     n = study->aligned ? study->longest * edit->count : edit->count;
+    float  *mean = room(c, n, sizeof *mean);
+    for (int i = 0; i < n; i++) mean[i] = (float)(study->sum[which][i] / study->count[which]);
+    edit->value = mean + (study->aligned ? (size_t)edit->pos * edit->count : 0);
+    edit->value_stride = study->aligned ? edit->count : 0;
+    edit->pos_end = min_int(edit->pos_end, c->prompt.n);
+    edit->from = MI_FROM_CALLER;
+}
+
+/* =resample: the values of the partner's run. */
+static void bind_partner(Case *c, MiEdit *edit)
+{
+    Study *study = c->study;
+    if (!study->aligned || study->n_rows < 2)
+        leave((mi_fail("%s: =resample needs at least two rows, all of the same number of tokens",
+                       study->rows.file), FAULT_OF_RUN));
+    if (!c->other) {
+        Case     *other = open_case(study, study->partner[c->row]);
+        MiOptions options = { .threads = c->command->threads };
+        c->other = mi_run(study->model, other->prompt.tokens, other->prompt.n, NULL, &options);
+        if (!c->other) running(c, -1);
+        close_case(other);
     }
-    if (mi_edits_bind(&x->sweep, x->base, x->source) < 0) return -1;
-    return mi_edits_bind(&x->edits, x->base, x->source);
-}
-
-/* The sites that the readouts will ask for, from any run. */
-static uint64_t sites_shown(const Experiment *x)
-{
-    uint64_t keep = sites_of(&x->heads, FROM_ANYWHERE);
-    if (x->command->lens) keep |= MI_KEEP(resid_pre) | MI_KEEP(resid_mid) | MI_KEEP(resid_post);
-    for (int i = 0; i < x->n_saves; i++) keep |= sites_of(&x->saves[i].rows, FROM_ANYWHERE);
-    return keep;
+    edit->value = row_at(c->other, 0, edit, edit->pos);
+    edit->value_stride = width_of(study->model, edit->site, 0);
 }
 
 /* The unedited runs, and what the edits take from them. The base keeps what a sweep edits: so it is
  * known which cells change nothing. */
-static int prepare(Experiment *x)
+static void prepare(Case *c)
 {
-    MiOptions options = { .keep = sites_shown(x), .threads = x->command->threads };
-    options.keep |= sites_of(&x->edits, FROM_BASE) | sites_of(&x->sweep, FROM_ANYWHERE);
-    if (!x->edits.n && !x->sweep.n) options.keep |= MI_KEEP_CACHE;
-    x->base = mi_run(x->model, x->prompt.tokens, x->prompt.n, NULL, &options);
-    if (!x->base) return -1;
-    options.keep = sites_of(&x->edits, FROM_SOURCE) | sites_of(&x->sweep, FROM_SOURCE) |
-                   MI_KEEP_CACHE;
-    if (x->donor.n && uses(x->command, "patch") &&
-        !(x->source = mi_run(x->model, x->donor.tokens, x->donor.n, NULL, &options)))
-        return -1;
-    if (bind_requests(x) < 0) return -1;
-    int n = x->edits.n;
-    x->sampled = room(x, (size_t)x->samples * n, sizeof *x->sampled);
-    for (int i = 0; i < x->samples * n; i++) {
-        x->sampled[i] = x->edits.at[i % n];
-        x->sampled[i].sample = i / n;
+    const Command *command = c->command;
+    MiModel  *model = c->study->model;
+    MiOptions options = { .keep = sites_shown(c), .threads = command->threads };
+    options.keep |= sites_of_steps(c, FROM_BASE);
+    for (int i = 0; i < c->n_edits; i++) {
+        MiEdit *edit = c->edit[i];
+        if (i >= c->n_held) options.keep |= site_of(edit, FROM_ANYWHERE);
+        if (edit->from == MI_FROM_MEAN && c->study->sum) bind_mean(c, i);
+        if (edit->from == MI_FROM_CALLER && !edit->value &&
+            c->step[edit->order].typed->what->value == KIND)
+            bind_partner(c, edit);
     }
-    return 0;
+    if (!command->n_requests) options.keep |= MI_KEEP_CACHE;
+    c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
+    if (!c->base) running(c, -1);
+    options.keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
+    if (c->donor.n && uses(command, 0, NEEDS_SOURCE) &&
+        !(c->source = mi_run(model, c->donor.tokens, c->donor.n, NULL, &options)))
+        running(c, -1);
+    for (Step *step = c->step; step < c->step + command->n_requests; step++) {
+        if (step->typed->what->value == FILE_NAME) bind_file(c, step);
+        if (needs_direction(step->typed)) bind_directions(c, step);
+        running(c, mi_edits_bind(&step->edits, c->base, c->source));
+    }
+    c->held = room(c, (size_t)c->samples * c->n_held, sizeof *c->held);
+    for (int i = 0; i < c->samples * c->n_held; i++) {
+        c->held[i] = *c->edit[i % c->n_held];
+        c->held[i].sample = (uint64_t)c->row << 32 | (uint32_t)(i / c->n_held);
+    }
 }
 
-/* The edited runs of n experiments in one fork: a lane for each, or for each sample of its noise.
- * It belongs to the first of them. */
-static int run_edited(Experiment *x, int n)
+/* The edited runs of n cases in one fork: a lane for each, or for each sample of its noise. */
+static void run_edited(Case *const *cases, int n)
 {
     int n_lanes = 0;
-    for (int i = 0; i < n; i++) n_lanes += x[i].samples;
-    if (!x->edits.n) return 0;
-    MiLane *lanes = room(x, n_lanes, sizeof *lanes);
+    if (!cases[0]->n_held) return;
+    for (int i = 0; i < n; i++) n_lanes += cases[i]->samples;
+    MiLane *lanes = must(calloc(n_lanes, sizeof *lanes));
     n_lanes = 0;
     for (int i = 0; i < n; i++) {
-        x[i].lane = n_lanes;
-        for (int s = 0; s < x[i].samples; s++)
-            lanes[n_lanes++] = (MiLane){ x[i].base, x[i].sampled + (size_t)s * x[i].edits.n,
-                                         x[i].edits.n, -1, 0 };
+        Case *c = cases[i];
+        c->lane = n_lanes;
+        for (int s = 0; s < c->samples; s++)
+            lanes[n_lanes++] = (MiLane){ c->base, c->held + (size_t)s * c->n_held, c->n_held, -1,
+                                         0 };
     }
-    MiRun *fork = mi_fork(lanes, n_lanes, -1, sites_shown(x));
-    for (int i = 0; i < n; i++) x[i].edited = fork;
-    return fork ? 0 : -1;
+    MiRun *fork = mi_fork(lanes, n_lanes, -1, sites_shown(cases[0]));
+    if (!fork) running(cases[0], -1);
+    for (int i = 0; i < n; i++) cases[i]->edited = fork;
+    free(lanes);
 }
 
-/* ---- Reading ---- */
+/* ---- Measuring ---- */
 
 /* The logit of a set of tokens: log of the sum of their e^logit. */
 static double set_logit(const TokenSet *set, const float *logits)
 {
     if (set->n == 1) return logits[set->tokens[0]];
     double max = -INFINITY, sum = 0;
-    for (int i = 0; i < set->n; i++) max = fmax(max, logits[set->tokens[i]]);
+    for (int i = 0; i < set->n; i++) {
+        if (isnan(logits[set->tokens[i]])) return NAN;
+        max = fmax(max, logits[set->tokens[i]]);
+    }
     for (int i = 0; i < set->n; i++) sum += exp(logits[set->tokens[i]] - max);
     return max + log(sum);
 }
@@ -5524,87 +7526,153 @@ static double divergence(const float *p, const float *q, int V)
 }
 
 /* -log p(token t | the tokens before it) */
-static double token_loss(const Experiment *x, const MiRun *run, int lane, const Prompt *prompt,
-                         int t)
+static double token_loss(const Case *c, const MiRun *run, int lane, const Prompt *prompt, int t)
 {
-    if (mi_logits(run, lane, t - 1, x->logits) < 0) return NAN;
-    return mi_log_sum_exp(x->logits, x->model->shape.n_vocab) - x->logits[prompt->tokens[t]];
+    running(c, mi_logits(run, lane, t - 1, c->logits));
+    return mi_log_sum_exp(c->logits, n_vocab(c)) - c->logits[prompt->tokens[t]];
 }
 
-static double mean_loss(const Experiment *x, const MiRun *run, int lane, const Prompt *prompt)
+static double mean_loss(const Case *c, const MiRun *run, int lane, const Prompt *prompt)
 {
     double sum = 0;
-    for (int t = 1; t < prompt->n; t++) sum += token_loss(x, run, lane, prompt, t);
+    for (int t = 1; t < prompt->n; t++) sum += token_loss(c, run, lane, prompt, t);
     return sum / (prompt->n - 1);
 }
 
-/* The metric, from the logits at the position of interest. kl compares with base's logits. */
-static double metric_of(const Experiment *x, const float *logits, const float *base)
+/* The metric, from the logits [V] at the position of interest. kl compares with base's logits. */
+static double metric_of(const Question *q, const float *logits, const float *base, int V)
 {
-    int    V = x->model->shape.n_vocab;
-    double logit = x->answer.n ? set_logit(&x->answer, logits) : NAN;
-    switch (x->metric) {
-    case LOGIT_DIFF: return logit - set_logit(&x->versus, logits);
+    double logit = q->answer.n ? set_logit(&q->answer, logits) : NAN;
+    switch (q->metric) {
+    case LOGIT_DIFF: return logit - set_logit(&q->versus, logits);
     case PROB:       return exp(logit - mi_log_sum_exp(logits, V));
     case LOGPROB:    return logit - mi_log_sum_exp(logits, V);
     case LOGIT:      return logit;
-    case RANK:       return rank_of(&x->answer, logits, V);
+    case RANK:       return rank_of(&q->answer, logits, V);
     case KL:         return divergence(base, logits, V);
     default:         return NAN;
     }
 }
 
-static int has_sign(Metric m) { return m == LOGIT_DIFF || m == LOGPROB || m == LOGIT; }
-
-static int read_run(Experiment *x, Reading what, const Prompt *prompt)
+/* "L5.z", or "embed" */
+static void site_name(MiSite site, int layer, char name[64])
 {
-    int      V = x->model->shape.n_vocab, k = min_int(x->command->top, V), S = what.n_lanes;
-    float   *logits = x->logits;
-    Reading *reading = &x->readings[x->n_readings++];
-    *reading = what;
-    reading->logits = room(x, V, sizeof *reading->logits);
-    reading->prob = room(x, V, sizeof *reading->prob);
-    reading->top = room(x, k, sizeof *reading->top);
+    if (SITES[site].place == MI_BLOCK) snprintf(name, 64, "L%d.%s", layer, SITES[site].name);
+    else snprintf(name, 64, "%s", SITES[site].name);
+}
+
+/* Where in a run numbers stop being numbers, in words; "" if they do not. */
+static void where_numbers_end(const MiRun *run, int lane, char *text, size_t size)
+{
+    MiSite site;
+    int    layer, pos;
+    char   name[64];
+    *text = 0;
+    if (mi_first_nonfinite(run, lane, &site, &layer, &pos) != 1) return;
+    site_name(site, layer, name);
+    snprintf(text, size, "numbers end at %s, position %d", name, pos);
+}
+
+static void add_outcome(Case *c, Outcome what)
+{
+    int      V = n_vocab(c), S = what.n_lanes;
+    Outcome *o = &c->outcome[c->n_outcomes++];
+    *o = what;
+    o->logits = room(c, V, sizeof *o->logits);
+    o->prob = room(c, V, sizeof *o->prob);
     for (int s = 0; s < S; s++) {
-        if (mi_logits(what.run, what.lane + s, x->at, logits) < 0) return -1;
-        double log_sum = mi_log_sum_exp(logits, V);
+        running(c, mi_logits(what.run, what.lane + s, c->question.at, c->logits));
+        double log_sum = mi_log_sum_exp(c->logits, V);
         for (int i = 0; i < V; i++) {
-            reading->logits[i] += logits[i] / S;
-            reading->prob[i] += (float)exp(logits[i] - log_sum) / S;
+            o->logits[i] += c->logits[i] / S;
+            o->prob[i] += (float)exp(c->logits[i] - log_sum) / S;
         }
-        reading->metric += (x->metric == LOSS ? mean_loss(x, what.run, what.lane + s, prompt)
-                            : metric_of(x, logits, x->readings[0].logits)) / S;
+        double metric = c->question.metric == LOSS
+                      ? mean_loss(c, what.run, what.lane + s, what.prompt)
+                      : metric_of(&c->question, c->logits, c->outcome[0].logits, V);
+        o->metric += metric / S;
+        if (!isfinite(log_sum) && !*o->ends)
+            where_numbers_end(what.run, what.lane + s, o->ends, sizeof o->ends);
     }
-    reading->n_top = isfinite(reading->prob[0]) ? mi_top(reading->prob, V, k, reading->top) : 0;
-    return 0;
 }
 
-static int read_all(Experiment *x)
+static void measure_runs(Case *c)
 {
-    Reading base = { .name = "base", .run = x->base, .n_lanes = 1 };
-    Reading source = { .name = "source", .run = x->source, .n_lanes = 1 };
-    Reading edited = { .name = x->command->swept < 0 ? "edited" : "held", .run = x->edited,
-                       .lane = x->lane, .n_lanes = x->samples };
-    if (read_run(x, base, &x->prompt) < 0) return -1;
-    if (x->edited && read_run(x, edited, &x->prompt) < 0) return -1;
-    return x->source ? read_run(x, source, &x->donor) : 0;
+    int swept = c->command->swept >= 0;
+    add_outcome(c, (Outcome){ .name = "base", .run = c->base, .prompt = &c->prompt, .n_lanes = 1 });
+    if (c->edited)
+        add_outcome(c, (Outcome){ .name = swept ? "held" : "edited", .run = c->edited,
+                                  .prompt = &c->prompt, .lane = c->lane, .n_lanes = c->samples });
+    if (c->source)
+        add_outcome(c, (Outcome){ .name = "source", .run = c->source, .prompt = &c->donor,
+                                  .n_lanes = 1 });
 }
 
-/* The reading of the source, or NULL; and of the run that a sweep's edits are added to. */
-static const Reading *source_of(const Experiment *x)
+/* The run that pictures and --save show: with the edits, if there are any. */
+static const MiRun *shown_run(const Case *c) { return c->edited ? c->edited : c->base; }
+
+/* The outcome that a sweep's edits are added to, and what the source has more; NAN without one. */
+static const Outcome *held_of(const Case *c) { return &c->outcome[c->edited != NULL]; }
+
+static double restorable(const Case *c)
 {
-    for (int i = 1; i < x->n_readings; i++)
-        if (!strcmp(x->readings[i].name, "source")) return &x->readings[i];
-    return NULL;
+    const Outcome *last = &c->outcome[c->n_outcomes - 1];
+    return c->source ? last->metric - held_of(c)->metric : NAN;
 }
 
-static const Reading *held_of(const Experiment *x)
+/* The runs of a few cases: those of the unedited prompts one by one, the edited ones together. */
+static void run_cases(Case *const *cases, int n)
 {
-    int edited = x->n_readings > 1 && strcmp(x->readings[1].name, "source");
-    return &x->readings[edited];
+    for (int i = 0; i < n; i++) prepare(cases[i]);
+    run_edited(cases, n);
+    for (int i = 0; i < n; i++) measure_runs(cases[i]);
 }
 
-/* ---- Sweeping ---- */
+/* ============================================================================================= */
+/* Readouts: what can be asked                                                                   */
+/*                                                                                               */
+/* Each is a function that returns tables, and a row of READOUTS below.                          */
+/* ============================================================================================= */
+
+static Table *titled(Table *table, const char *quantity, const char *rows, const char *cols)
+{
+    snprintf(table->quantity, sizeof(Label), "%s", quantity);
+    snprintf(table->row_axis, sizeof(Label), "%s", rows);
+    snprintf(table->col_axis, sizeof(Label), "%s", cols);
+    return table;
+}
+
+/* An array for --save, which owns its values from here on. */
+static void add_saved(Tables *out, const char *path, Array array)
+{
+    out->saved = must(grow(out->saved, out->n_saved, sizeof *out->saved));
+    out->saved[out->n_saved++] = (Saved){ path, array };
+}
+
+static const char *edited_or_not(const Case *c) { return c->edited ? ", edited" : ""; }
+
+/* The likeliest next tokens of each run. */
+static void read_top(Case *c, const Asked *asked, Tables *out)
+{
+    int    V = n_vocab(c), k = min_int(asked->number, V), n = c->n_outcomes;
+    Table *table = titled(add_table(out, "top", TOP, k, n), "probability", "rank", "run");
+    int   *top = must(malloc((k + 1) * sizeof *top));
+    table->token = must(malloc(((size_t)k * n + 1) * sizeof *table->token));
+    snprintf(table->title, sizeof table->title, "the likeliest next tokens");
+    for (int i = 0; i < n; i++) {
+        const float *prob = c->outcome[i].prob;
+        int found = isfinite(prob[0]) ? mi_top(prob, V, k, top) : 0;
+        strcpy(table->col[i], c->outcome[i].name);
+        for (int r = 0; r < k; r++) {
+            table->token[r * n + i] = r < found ? top[r] : -1;
+            if (r < found) table->value[r * n + i] = prob[top[r]];
+        }
+    }
+    for (int r = 0; r < k; r++) snprintf(table->row[r], sizeof(Label), "%d", r + 1);
+    free(top);
+}
+
+/* ---- Sweeps ---- */
 
 static double seconds_now(void)
 {
@@ -5613,239 +7681,1192 @@ static double seconds_now(void)
     return now.tv_sec + now.tv_nsec / 1e9;
 }
 
+/* A sweep under way: of which case, and for the progress bar which sample, since when. */
+typedef struct { Case *c; int sample; double started; } Sweeping;
+
 /* The metric of one lane: only the logits that it needs are computed. */
 static double measure_lane(void *context, const MiRun *run, int lane)
 {
-    const Experiment *x = context;
-    int diff = x->metric == LOGIT_DIFF;
-    if (x->metric == LOSS) return mean_loss(x, run, lane, &x->prompt);
-    if ((diff && x->answer.n == 1 && x->versus.n == 1) ||
-        (x->metric == LOGIT && x->answer.n == 1)) {
-        int   tokens[2] = { x->answer.tokens[0], diff ? x->versus.tokens[0] : 0 };
+    Case           *c = ((Sweeping *)context)->c;
+    const Question *q = &c->question;
+    int             diff = q->metric == LOGIT_DIFF;
+    if (q->metric == LOSS) return mean_loss(c, run, lane, &c->prompt);
+    if ((diff && q->answer.n == 1 && q->versus.n == 1) ||
+        (q->metric == LOGIT && q->answer.n == 1)) {
+        int   tokens[2] = { q->answer.tokens[0], diff ? q->versus.tokens[0] : 0 };
         float logits[2] = {0};
-        if (mi_logits_of(run, lane, x->at, tokens, 1 + diff, logits) < 0) return NAN;
+        running(c, mi_logits_of(run, lane, q->at, tokens, 1 + diff, logits));
         return diff ? (double)logits[0] - logits[1] : logits[0];
     }
-    if (mi_logits(run, lane, x->at, x->logits) < 0) return NAN;
-    return metric_of(x, x->logits, x->readings[0].logits);
+    running(c, mi_logits(run, lane, q->at, c->logits));
+    return metric_of(q, c->logits, c->outcome[0].logits, n_vocab(c));
 }
 
 /* On a terminal that has waited for more than a second. */
 static void show_progress(void *context, int done, int n)
 {
-    const Experiment *x = context;
-    if (!isatty(2) || seconds_now() - x->started < 1) return;
-    double share = ((double)done / n + x->sample) / x->samples;
+    const Sweeping *s = context;
+    if (!isatty(2) || seconds_now() - s->started < 1) return;
+    double share = ((double)done / n + s->sample) / s->c->samples;
     fputs("\r  ", stderr);
     print_bar(stderr, share, 40, "");
     fprintf(stderr, " %3.0f %%", 100 * share);
     if (share >= 1) fprintf(stderr, "\r%50s\r", "");
 }
 
-/* All cells, averaged over the samples of noise, each with its own held run. */
-static int run_sweep(Experiment *x)
+/* The metric of all cells, averaged over the samples of noise, each with its own held run. */
+static void run_sweep(Case *c, double *metric, int n_cells)
 {
-    double *values = room(x, x->n_cells, sizeof *values);
-    int     status = 0;
-    x->started = seconds_now();
-    for (int s = 0; s < x->samples && status == 0; s++) {
-        int       n = x->edits.n;
-        MiEdits   held = { .at = n ? x->sampled + (size_t)s * n : NULL, .n = n };
-        MiOptions options = { .keep = sites_of(&x->sweep, FROM_ANYWHERE),
-                              .threads = x->command->threads };
-        MiRun    *trunk = x->base;
-        if (held.n) trunk = mi_run(x->model, x->prompt.tokens, x->prompt.n, &held, &options);
-        x->sample = s;
-        for (int i = 0; i < x->sweep.n; i++) x->sweep.at[i].sample = s;
-        MiSweep plan = { trunk, x->sweep.at, x->first_swept, x->n_cells,
-                         x->metric == LOSS ? 0 : x->at + 1, measure_lane, show_progress, x };
-        status = trunk ? mi_sweep(&plan, values) : -1;
-        for (int i = 0; i < x->n_cells; i++) x->cell[i] += values[i] / x->samples;
-        if (trunk != x->base) mi_free(trunk);
+    MiEdits  *cells = &c->step[c->command->swept].edits;
+    double   *values = must(malloc((n_cells + 1) * sizeof *values));
+    Sweeping  context = { c, 0, seconds_now() };
+    for (int s = 0; s < c->samples; s++) {
+        MiEdits   held = { .at = c->held + (size_t)s * c->n_held, .n = c->n_held };
+        MiOptions options = { .keep = sites_of(cells, FROM_ANYWHERE),
+                              .threads = c->command->threads };
+        MiRun    *trunk = c->base;
+        if (held.n)
+            trunk = mi_run(c->study->model, c->prompt.tokens, c->prompt.n, &held, &options);
+        if (!trunk) running(c, -1);
+        context.sample = s;
+        for (int i = 0; i < cells->n; i++)
+            cells->at[i].sample = (uint64_t)c->row << 32 | (uint32_t)s;
+        MiSweep plan = { trunk, cells->at, c->first_cell, n_cells,
+                         c->question.metric == LOSS ? 0 : c->question.at + 1, measure_lane,
+                         show_progress, &context };
+        running(c, mi_sweep(&plan, values));
+        for (int i = 0; i < n_cells; i++) metric[i] += values[i] / c->samples;
+        if (trunk != c->base) mi_free(trunk);
     }
-    for (int i = 0; i < x->n_cells; i++)
-        if (x->first_swept[i] == x->first_swept[i + 1]) x->cell[i] = NAN;
-    return status;
+    free(values);
 }
 
-/* What the source has more than the held run; NAN if that is nothing. */
-static double restorable(const Experiment *x)
+/* A table with the rows, columns and addresses of another. */
+static Table *same_form(Tables *out, const Table *form, const char *name, Look look)
 {
-    double range = source_of(x) ? source_of(x)->metric - held_of(x)->metric : NAN;
-    return fabs(range) < 1e-6 ? NAN : range;
-}
-
-/* (value - held) / (source - held): 0 is nothing restored, 1 as in the source; NAN without one. */
-static double normalize(const Experiment *x, double value)
-{
-    double held = held_of(x)->metric, range = restorable(x);
-    return value == held && isfinite(range) ? 0 : (value - held) / range;       /* 0, not -0 */
-}
-
-/* ---- Pictures ---- */
-
-/* The run that pictures and --save show: with the edits, if there are any. */
-static const MiRun *shown_run(const Experiment *x)
-{
-    return x->edited ? x->edited : x->base;
-}
-
-static int is_final(const Experiment *x) { return !strcmp(x->command->lens, "final"); }
-
-/* The points of the lens: resid_pre and resid_mid of each layer, then the end. */
-static int n_points(const Experiment *x) { return 2 * x->model->shape.n_layer + 1; }
-
-/* The logits at one point and position, and the point's name. */
-static int read_lens(const Experiment *x, int point, int t, char label[40])
-{
-    int    end = point == n_points(x) - 1, layer = end ? point / 2 - 1 : point / 2;
-    MiSite site = end ? MI_resid_post : point % 2 ? MI_resid_mid : MI_resid_pre;
-    snprintf(label, 40, "L%d.%s", layer, SITES[site].name);
-    return mi_lens(shown_run(x), x->lane, site, layer, t, is_final(x), x->logits);
-}
-
-/* The likeliest token at each depth and position. */
-static int lens_words(Experiment *x)
-{
-    int   V = x->model->shape.n_vocab, T = x->prompt.n, points = n_points(x), top;
-    Grid *grid = next_grid(x, points, T, 1);
-    snprintf(grid->title, sizeof grid->title, "logit lens%s%s: the likeliest next token at each "
-             "depth", is_final(x) ? ", final statistics" : "", x->edited ? ", edited" : "");
-    grid->limit = 1;
-    for (int t = 0; t < T; t++) pos_label(x, t, grid->col[t]);
-    for (int i = 0; i < points * T; i++) {
-        if (read_lens(x, i / T, i % T, grid->row[i / T]) < 0) return -1;
-        mi_top(x->logits, V, 1, &top);
-        grid->value[i] = exp(x->logits[top] - mi_log_sum_exp(x->logits, V));
-        if (isfinite(grid->value[i])) token_label(x, top, grid->word[i], 40);
+    Table *table = add_table(out, name, look, form->n_rows, form->n_cols);
+    memcpy(table->row, form->row, form->n_rows * sizeof(Label));
+    memcpy(table->col, form->col, form->n_cols * sizeof(Label));
+    strcpy(table->row_axis, form->row_axis);
+    strcpy(table->col_axis, form->col_axis);
+    if (form->address) {
+        table->address = must(malloc((cells_of(form) + 1) * sizeof(Label)));
+        memcpy(table->address, form->address, cells_of(form) * sizeof(Label));
     }
-    return 0;
+    return table;
 }
 
-/* The metric at each depth, at the position of interest. */
-static int lens_depth(Experiment *x)
+/* --each: what each cell did to the metric; of a patch, as a share of what the source has more than
+ * the held run. */
+static void read_sweep(Case *c, const Asked *asked, Tables *out)
 {
-    int   points = n_points(x), possible = x->answer.n && x->metric <= RANK;
-    if (!possible && !x->command->data) return 0;
-    if (!possible) return mi_fail("--lens with --data needs --answer, and no --metric kl or loss");
-    Grid *grid = next_grid(x, points, 1, 0);
-    snprintf(grid->title, sizeof grid->title, !x->command->data ? "%s by depth, at position %d"
-             : x->command->at ? "%s by depth, at the row's position"
-             : "%s by depth, at the last position", METRICS[x->metric].name, x->at);
-    grid->diverging = has_sign(x->metric);
-    pos_label(x, x->at, grid->col[0]);
-    for (int i = 0; i < points; i++) {
-        if (read_lens(x, i, x->at, grid->row[i]) < 0) return -1;
-        grid->value[i] = metric_of(x, x->logits, NULL);
+    enum { MANY = 64, SHOWN = 20 };
+    const Command *command = c->command;
+    const char    *metric = METRICS[c->question.metric].name;
+    (void)asked;
+    if (command->swept < 0) return;
+    const Request *request = &command->request[command->swept];
+    const Asked   *top = find_asked(command, "top");
+    const char    *held = held_of(c)->name;
+    int            n = cells_of(&c->form.at[0]), patch = request->what->needs & NEEDS_SOURCE;
+    Table *cells = titled(same_form(out, &c->form.at[0], "cells", SILENT), metric,
+                          c->form.at[0].row_axis, c->form.at[0].col_axis);
+    snprintf(cells->title, sizeof cells->title, "--%s, one run per cell: %s", request->what->name,
+             metric);
+    memset(cells->value, 0, n * sizeof *cells->value);
+    run_sweep(c, cells->value, n);
+    for (int i = 0; i < n; i++)
+        if (c->first_cell[i] == c->first_cell[i + 1]) cells->value[i] = NAN;
+    const double *value = cells->value;
+    Table *table = same_form(out, &c->form.at[0], "change",
+                             c->form.at[0].n_cols == 1 ? BARS : HEAT);
+    snprintf(table->quantity, sizeof(Label), patch ? "share of %s restored" : "change of %s",
+             metric);
+    snprintf(table->title, sizeof table->title, patch
+             ? "--%s, one run per cell: %s, 0 as in %s, 1 as in source"
+             : "--%s, one run per cell: change of %s from %s", request->what->name, metric, held);
+    table->is_signed = 1;
+    if (patch) table->whole = restorable(c);
+    table->is_share = patch;
+    if (table->n_cols == 1 || strchr(c->form.at[0].col[0], 'N'))
+        table->most = top && top->number > 0 ? top->number : n > MANY ? SHOWN : 0;
+    for (int i = 0; i < n; i++) table->value[i] = value[i] - held_of(c)->metric;
+}
+
+/* ---- The metric ---- */
+
+static const char *answer_label(const Case *c, int versus)
+{
+    const TokenSet *set = versus ? &c->question.versus : &c->question.answer;
+    const char     *typed = versus ? c->command->versus : c->command->answer;
+    return is_study(c) && !typed ? versus ? "versus" : "answer" : set->label;
+}
+
+/* One number as a share of another. */
+static void add_share(Case *c, Tables *out, const char *name, const char *title, double part,
+                      double whole)
+{
+    Table *table = titled(add_table(out, name, SILENT, 1, 1), "share", "", "");
+    snprintf(table->title, sizeof table->title, "%s", title);
+    strcpy(table->row[0], c->outcome[1].name);
+    strcpy(table->col[0], METRICS[c->question.metric].name);
+    table->value[0] = part;
+    table->whole = whole;
+    table->is_share = 1;
+}
+
+/* The metric of each run; over --data also what the edits change, row by row, how much of base they
+ * leave, and how often the answer is the likeliest token. */
+static void read_metric(Case *c, const Asked *asked, Tables *out)
+{
+    const Question *q = &c->question;
+    int study = is_study(c), n = c->n_outcomes, changed = study && c->edited, V = n_vocab(c);
+    int quiet = (!study && q->metric == KL && n == 1) || (c->command->generate && !q->answer.n);
+    (void)asked;
+    Table *table = titled(add_table(out, "metric", quiet ? SILENT : BARS, n + changed, 1),
+                          METRICS[q->metric].name, "run", "");
+    snprintf(table->title, sizeof table->title, METRICS[q->metric].title, answer_label(c, 0),
+             answer_label(c, 1));
+    const char *mean = !study || c->study->n_groups < 2 ? "" : ": mean ± SE";
+    append(table->title, sizeof table->title, "%s", mean);
+    strcpy(table->col[0], METRICS[q->metric].name);
+    table->is_signed = has_sign(q->metric) && q->metric != LOGPROB;
+    if (q->metric == PROB) table->limit = 1;
+    if (q->metric == RANK) table->limit = INFINITY;
+    for (int i = 0; i < n; i++) {
+        strcpy(table->row[i], c->outcome[i].name);
+        table->value[i] = c->outcome[i].metric;
     }
-    return 0;
-}
-
-static int attn_grids(Experiment *x)
-{
-    int T = x->prompt.n;
-    x->first_attn = x->n_grids;
-    for (int i = 0; i < x->heads.n; i++) {
-        const MiEdit *head = &x->heads.at[i];
-        Grid *grid = next_grid(x, head->pos_end - head->pos, T, 0);
-        snprintf(grid->title, sizeof grid->title,
-                 "%s of L%dH%d%s: row = who looks, column = at whom", SITES[head->site].name,
-                 head->layer, head->head, x->edited ? ", edited" : "");
-        grid->diverging = head->site == MI_scores;
-        if (head->site == MI_pattern) grid->limit = 1;
-        for (int t = 0; t < T; t++) pos_label(x, t, grid->col[t]);
-        for (int t = head->pos, row = 0; t < head->pos_end; t++, row++) {
-            const float *keys = row_at(shown_run(x), x->lane, head, t);
-            if (!keys) return -1;
-            pos_label(x, t, grid->row[row]);
-            for (int j = 0; j <= t; j++) grid->value[row * T + j] = keys[j];
+    double base = c->outcome[0].metric;
+    if (changed) {
+        strcpy(table->row[n], "change");
+        table->value[n] = c->outcome[1].metric - base;
+    }
+    if (study && q->answer.n) {
+        table = titled(add_table(out, "accuracy", BARS, n, 1), "accuracy", "run", "");
+        snprintf(table->title, sizeof table->title, "share of rows with %s on top%s",
+                 answer_label(c, 0), mean);
+        strcpy(table->col[0], "accuracy");
+        table->limit = 1;
+        for (int i = 0; i < n; i++) {
+            int best = 0;
+            mi_top(c->outcome[i].logits, V, 1, &best);
+            strcpy(table->row[i], c->outcome[i].name);
+            table->value[i] = is_in(&q->answer, best);
         }
     }
-    return 0;
+    if (c->command->swept >= 0 || !c->edited) return;
+    if (q->metric != RANK && q->metric != KL) 
+        add_share(c, out, "left", "edited / base", c->outcome[1].metric, base);
+    if (c->source)
+        add_share(c, out, "restored", "(edited - base) / (source - base)",
+                  c->outcome[1].metric - base, restorable(c) + held_of(c)->metric - base);
 }
 
-static int loss_grid(Experiment *x)
+/* How hard each --steer pushes: |C v| / |h|. */
+static void read_push(Case *c, const Asked *asked, Tables *out)
 {
-    int   T = x->prompt.n, runs = x->edited ? 2 : 1;
-    Grid *grid = next_grid(x, T - 1, runs, 0);
-    snprintf(grid->title, sizeof grid->title, "loss of each token (-log p after the tokens before "
-             "it, in nats); mean %.6g", mean_loss(x, x->base, 0, &x->prompt));
-    if (x->edited)
-        append(grid->title, sizeof grid->title, ", edited %.6g",
-               mean_loss(x, x->edited, x->lane, &x->prompt));
-    for (int i = 0; i < runs; i++) {
-        strcpy(grid->col[i], x->readings[i].name);
+    int n = 0;
+    (void)asked;
+    for (int i = 0; i < c->command->n_requests; i++) n += c->command->request[i].what->op == MI_ADD;
+    if (!n) return;
+    Table *table = titled(add_table(out, "push", SILENT, n, 1), "|C v| / |h|", "step", "");
+    snprintf(table->title, sizeof table->title,
+             "length of what is added, relative to what is there");
+    strcpy(table->col[0], "push");
+    n = 0;
+    for (const Step *step = c->step; step < c->step + c->command->n_requests; step++) {
+        if (step->typed->what->op != MI_ADD) continue;
+        label_append(table->row[n], sizeof(Label), step->typed->argument,
+                     strlen(step->typed->argument));
+        table->value[n++] = step->strength;
+    }
+}
+
+/* ---- The logit lens ---- */
+
+static void position_labels(const Case *c, Label *label, int from, int to)
+{
+    for (int t = from; t < to; t++) position_label(c, t, 1, label[t - from]);
+}
+
+/* The points of the lens: resid_pre and resid_mid of each layer, then the end. */
+static int n_points(const Case *c) { return 2 * c->study->model->shape.n_layer + 1; }
+
+static MiSite lens_site(const Case *c, int point, int *layer)
+{
+    int end = point == n_points(c) - 1;
+    *layer = end ? point / 2 - 1 : point / 2;
+    return end ? MI_resid_post : point % 2 ? MI_resid_mid : MI_resid_pre;
+}
+
+static Table *lens_table(Case *c, Tables *out, const char *name, Look look, int n_cols)
+{
+    Table *table = titled(add_table(out, name, look, n_points(c), n_cols), name, "point",
+                          "position");
+    for (int i = 0; i < table->n_rows; i++) {
+        int    layer;
+        MiSite site = lens_site(c, i, &layer);
+        snprintf(table->row[i], sizeof(Label), "L%d.%s", layer, SITES[site].name);
+    }
+    if (n_cols == 1) position_label(c, c->question.at, 1, table->col[0]);
+    else position_labels(c, table->col, 0, n_cols);
+    return table;
+}
+
+/* What the model would say at each depth: the likeliest token at each position, and of the answer
+ * its metric at the position of interest; in numbers its rank and probability everywhere, and how
+ * far (KL) the end's distribution still is. */
+static void read_lens(Case *c, const Asked *asked, Tables *out)
+{
+    enum { LENS, RANKS, PROBS, KLS, DEPTH, N_TABLES };
+    static const char *const names[] = { "lens", "lens rank", "lens prob", "lens kl", "depth" };
+    const Question *q = &c->question;
+    int    final = asked->text && !strcmp(asked->text, "final"), V = n_vocab(c), first = out->n;
+    int    T = is_study(c) && !c->study->aligned ? 0 : c->prompt.n, top = 0, has[N_TABLES];
+    int    by_depth = q->answer.n && q->metric <= RANK;
+    float *end = must(malloc(V * sizeof *end));
+    if (!T && !by_depth)
+        running(c, mi_fail("--lens over rows of different length needs --answer, and no --metric "
+                           "kl or loss"));
+    for (int i = 0, n = 0; i < N_TABLES; i++) {
+        has[i] = -1;
+        if (i == DEPTH ? !by_depth : !T || (i < KLS && i > LENS && !q->answer.n)) continue;
+        lens_table(c, out, names[i], i == LENS ? is_study(c) ? SILENT : TOKENS : i == DEPTH ? BARS
+                   : SILENT, i == DEPTH ? 1 : T);
+        has[i] = first + n++;
+    }
+    if (T) {
+        Table *lens = &out->at[has[LENS]];
+        lens->token = must(malloc((cells_of(lens) + 1) * sizeof *lens->token));
+        lens->limit = 1;
+        strcpy(lens->quantity, "probability");
+        snprintf(lens->title, sizeof lens->title,
+                 "logit lens%s%s: the likeliest next token at each depth",
+                 final ? ", final statistics" : "", edited_or_not(c));
+    }
+    if (by_depth) {
+        Table *depth = &out->at[has[DEPTH]];
+        snprintf(depth->title, sizeof depth->title, is_study(c) ? "%s by depth, at %s"
+                 : "%s by depth, at position %s", METRICS[q->metric].name,
+                 is_study(c) ? c->command->at || c->input.at ? "the row's position"
+                 : "the last position" : depth->col[0]);
+        strcpy(depth->quantity, METRICS[q->metric].name);
+        depth->is_signed = has_sign(q->metric);
+    }
+    for (int t = T ? 0 : q->at; t < (T ? T : q->at + 1); t++) {
+        running(c, mi_logits(shown_run(c), c->lane, t, end));
+        for (int i = 0; i < n_points(c); i++) {
+            int    layer, at = i * T + t;
+            MiSite site = lens_site(c, i, &layer);
+            float *logits = c->logits;
+            running(c, mi_lens(shown_run(c), c->lane, site, layer, t, final, logits));
+            double log_sum = mi_log_sum_exp(logits, V);
+            mi_top(logits, V, 1, &top);
+            if (T) {
+                Table *lens = &out->at[has[LENS]];
+                lens->value[at] = exp(logits[top] - log_sum);
+                lens->token[at] = isfinite(lens->value[at]) ? top : -1;
+                out->at[has[KLS]].value[at] = divergence(end, logits, V);
+            }
+            if (T && q->answer.n) {
+                out->at[has[RANKS]].value[at] = rank_of(&q->answer, logits, V);
+                out->at[has[PROBS]].value[at] = exp(set_logit(&q->answer, logits) - log_sum);
+            }
+            if (by_depth && t == q->at)
+                out->at[has[DEPTH]].value[i] = metric_of(q, logits, NULL, V);
+        }
+    }
+    free(end);
+}
+
+/* ---- Attention ---- */
+
+/* Heads, or all heads of a layer's scores or pattern */
+static void resolve_attn(Case *c, Asked *asked)
+{
+    Parser p = parser_of(c, "--attn", asked->text);
+    int    status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    for (Address *a = p.found; a < p.found + p.n_found; a++) {
+        int keys = SITES[a->site].width == MI_KEYS;
+        if (!keys && (a->unit != HEAD || a->site != MI_z))
+            resolving(c, fail_at(&p, a->text, "expected heads, as in L5H3, or L5H3.scores"));
+        if (a->has_key)
+            resolving(c, fail_at(&p, a->text, "the picture has all keys; leave out the :"));
+        if (!keys) a->site = MI_pattern;
+        resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
+    }
+}
+
+/* Whom does each position look at? */
+static void read_attn(Case *c, const Asked *asked, Tables *out)
+{
+    int T = c->prompt.n;
+    for (const MiEdit *head = asked->rows.at; head < asked->rows.at + asked->rows.n; head++) {
+        Label name;
+        snprintf(name, sizeof name, "%s L%dH%d", SITES[head->site].name, head->layer, head->head);
+        int    last = min_int(head->pos_end, T), n = last - head->pos;
+        Table *table = titled(add_table(out, name, HEAT, n, T), SITES[head->site].name, "query",
+                              "key");
+        snprintf(table->title, sizeof table->title,
+                 "%s of L%dH%d%s: row = who looks, column = at whom", SITES[head->site].name,
+                 head->layer, head->head, edited_or_not(c));
+        table->is_signed = head->site == MI_scores;
+        if (head->site == MI_pattern) table->limit = 1;
+        table->address = must(calloc((size_t)n * T + 1, sizeof(Label)));
+        position_labels(c, table->col, 0, T);
+        position_labels(c, table->row, head->pos, last);
+        for (int t = head->pos; t < last; t++) {
+            const float *keys = row_at(shown_run(c), c->lane, head, t);
+            if (!keys) running(c, -1);
+            for (int j = 0; j <= t; j++) {
+                int i = (t - head->pos) * T + j;
+                table->value[i] = keys[j];
+                snprintf(table->address[i], sizeof(Label), "L%dH%d.%s@%d:%d", head->layer,
+                         head->head, SITES[head->site].name, t, j);
+            }
+        }
+    }
+}
+
+/* Which heads look where, on the prompt of --heads, n random tokens twice: at what came after this
+ * token the first time (induction, A[i, i-n+1]), at the token before (previous, A[i, i-1]), at the
+ * same token the first time (duplicate, A[i, i-n]); means over the queries that can. Olsson et al.
+ * 2022; the convention is that of the field's notebooks, not of TransformerLens' head_detector. */
+static void read_heads(Case *c, const Asked *asked, Tables *out)
+{
+    const MiShape *s = &c->study->model->shape;
+    int n = c->prompt.n / 2;
+    const struct { const char *name, *title; int from, back; } kinds[] = {
+        { "induction", "induction: looks at what followed this token the first time", n - 1,
+          n - 1 },
+        { "previous", "previous token: looks one position back", 1, 1 },
+        { "duplicate", "duplicate token: looks at this token's first time", n, n },
+    };
+    (void)asked;
+    for (int kind = 0; kind < 3; kind++) {
+        int    from = kinds[kind].from;
+        Table *table = titled(add_table(out, kinds[kind].name, HEAT, s->n_layer, s->n_head),
+                              "attention", "layer", "head");
+        snprintf(table->title, sizeof table->title, "%s%s", kinds[kind].title, edited_or_not(c));
+        table->limit = 1;
+        table->address = must(calloc(s->n_layer * s->n_head + 1, sizeof(Label)));
+        for (int i = 0; i < s->n_layer * s->n_head; i++) {
+            int    l = i / s->n_head, h = i % s->n_head;
+            double sum = 0;
+            for (int t = from; t < 2 * n; t++) {
+                const float *keys = mi_head(shown_run(c), c->lane, MI_pattern, l, h, t);
+                if (!keys) running(c, -1);
+                sum += keys[t - kinds[kind].back];
+            }
+            table->value[i] = sum / (2 * n - from);
+            snprintf(table->address[i], sizeof(Label), "L%dH%d", l, h);
+            snprintf(table->row[l], sizeof(Label), "L%d", l);
+            snprintf(table->col[h], sizeof(Label), "H%d", h);
+        }
+    }
+}
+
+/* ---- Loss ---- */
+
+static void resolve_loss(Case *c, Asked *asked)
+{
+    (void)asked;
+    if (c->prompt.n < 2) resolving(c, mi_fail("--loss needs a prompt of at least two tokens"));
+}
+
+/* How surprising each token is after those before it: -log p, in nats. */
+static void read_loss(Case *c, const Asked *asked, Tables *out)
+{
+    int T = c->prompt.n, n = 1 + (c->edited != NULL);
+    (void)asked;
+    Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "");
+    snprintf(means->title, sizeof means->title, "mean loss over the prompt, in nats");
+    strcpy(means->col[0], "loss");
+    for (int i = 0; i < n; i++) {
+        const Outcome *o = &c->outcome[i];
+        strcpy(means->row[i], o->name);
+        means->value[i] = mean_loss(c, o->run, o->lane, o->prompt);
+    }
+    if (is_study(c) && !c->study->aligned) return;
+    Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run");
+    snprintf(table->title, sizeof table->title,
+             "loss of each token: -log p after the tokens before it, in nats");
+    for (int i = 0; i < n; i++) {
+        const Outcome *o = &c->outcome[i];
+        strcpy(table->col[i], o->name);
         for (int t = 1; t < T; t++)
-            grid->value[(t - 1) * runs + i] =
-                token_loss(x, x->readings[i].run, x->readings[i].lane, &x->prompt, t);
+            table->value[(t - 1) * n + i] = token_loss(c, o->run, o->lane, o->prompt, t);
     }
-    for (int t = 1; t < T; t++) pos_label(x, t, grid->row[t - 1]);
-    return 0;
-}
-
-/* The sweep as a heat map: what a patch restored, or what each edit did to the metric. */
-static void sweep_grid(Experiment *x)
-{
-    Grid *grid = &x->grids[0];
-    const char *held = held_of(x)->name;
-    snprintf(grid->title, sizeof grid->title, x->source
-             ? "--%s, one run per cell: %s, 0 as in %s, 1 as in source"
-             : "--%s, one run per cell: change of %s from %s",
-             x->command->edits.at[x->command->swept].op, METRICS[x->metric].name, held);
-    grid->diverging = 1;
-    for (int i = 0; i < x->n_cells; i++)
-        grid->value[i] = x->source && !x->command->data ? normalize(x, x->cell[i])
-                       : x->cell[i] - held_of(x)->metric;
-}
-
-/* When the runs are done: the cells of a sweep, and all that is shown. */
-static int examine(Experiment *x)
-{
-    if (read_all(x) < 0) return -1;
-    if (x->command->swept >= 0) {
-        if (run_sweep(x) < 0) return -1;
-        sweep_grid(x);
-    }
-    if (x->command->lens && !x->command->data && lens_words(x) < 0) return -1;
-    if (x->command->lens && lens_depth(x) < 0) return -1;
-    if (x->command->attn && attn_grids(x) < 0) return -1;
-    return x->command->loss ? loss_grid(x) : 0;
+    position_labels(c, table->row, 1, T);
 }
 
 /* ---- Saving ---- */
 
-/* The values of one address, in the order of shape_of(). Keys after the query do not exist. */
-static int gather(const Experiment *x, const MiEdits *rows, float *out)
+static void resolve_save(Case *c, Asked *asked)
 {
-    for (int i = 0; i < rows->n; i++)
-        for (int t = rows->at[i].pos; t < rows->at[i].pos_end; t++) {
-            const MiEdit *edit = &rows->at[i];
-            const float  *row = row_at(shown_run(x), x->lane, edit, t);
-            int n = edit->head >= 0 ? x->prompt.n : edit->count, last = edit->head >= 0 ? t : n;
-            if (!row) return -1;
-            for (int c = 0; c < n; c++)
-                *out++ = c <= last ? row[c] : edit->site == MI_scores ? -INFINITY : 0;
+    const char *equals = find_value(asked->text, 1);
+    Parser      p = parser_of(c, "--save", asked->text);
+    int         V = n_vocab(c), T = c->prompt.n;
+    if (!equals || !equals[1])
+        resolving(c, fail_at(&p, p.end, "expected =FILE.npy"));
+    if (equals - asked->text == 6 && !strncmp(asked->text, "logits", 6)) {
+        asked->shape = (Array){ .n_dims = 2, .dim = { T, V }, .n = (size_t)T * V };
+        return;
+    }
+    p.end = equals;
+    int status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    asked->shape = one_address(c, &p);
+    resolving(c, expand(&asked->rows, &p, p.found, READ_ONLY));
+}
+
+/* The values of one address, in the order of shape_of(); without one, the logits. Keys after the
+ * query do not exist. Over --data the rows lie one after another. */
+static void read_save(Case *c, const Asked *asked, Tables *out)
+{
+    const MiRun *run = shown_run(c);
+    Array array = asked->shape;
+    float *x = array.values = must(malloc(array.n * sizeof *x));
+    for (int t = 0; !asked->rows.n && t < c->prompt.n; t++, x += n_vocab(c))
+        running(c, mi_logits(run, c->lane, t, x));
+    for (const MiEdit *edit = asked->rows.at; edit < asked->rows.at + asked->rows.n; edit++)
+        for (int t = edit->pos; t < min_int(edit->pos_end, c->prompt.n); t++) {
+            const float *row = row_at(run, c->lane, edit, t);
+            int n = edit->head >= 0 ? c->prompt.n : edit->count, last = edit->head >= 0 ? t : n;
+            if (!row) running(c, -1);
+            for (int i = 0; i < n; i++)
+                *x++ = i <= last ? row[i] : edit->site == MI_scores ? -INFINITY : 0;
         }
+    add_saved(out, find_value(asked->text, 1) + 1, array);
+}
+
+#define RESID (MI_KEEP(resid_pre) | MI_KEEP(resid_mid) | MI_KEEP(resid_post))
+
+static const Readout READOUTS[] = {
+    { "top", "K", "show the K most likely next tokens (10)", 'k', A_NUMBER, 0, 1000, 0, NULL,
+      read_top, NULL },
+    { "each", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_sweep, NULL },
+    { "metric", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_metric, NULL },
+    { "push", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_push, NULL },
+    { "lens", "[each|final]", "the logit lens; final: with the last LayerNorm", 0, A_WORD, 0, 0,
+      RESID, NULL, read_lens, NULL },
+    { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
+      read_attn, NULL },
+    { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
+      A_NUMBER, 2, 100000, MI_KEEP(pattern), NULL, read_heads, NULL },
+    { "loss", NULL, "how surprising each token of the prompt is", 0, NOTHING, 0, 0, 0, resolve_loss,
+      read_loss, NULL },
+    { "save", "SITES=FILE.npy", "write values; logits=FILE too", 0, ADDRESS_AND_FILE, 0, 0, 0,
+      resolve_save, read_save, NULL },
+};
+
+static const Readout *readout_at(int i)
+{
+    return i < (int)(sizeof READOUTS / sizeof *READOUTS) ? &READOUTS[i] : NULL;
+}
+
+/* ---- Many prompts ---- */
+
+/* A label that differs between rows keeps what they share: "9 ·John" and "9 ·Mary" are 9. */
+static void common_label(Label label, const char *other)
+{
+    size_t n = strcspn(label, " ");
+    if (!strcmp(label, other)) return;
+    label[n == strcspn(other, " ") && !strncmp(label, other, n) ? n : 0] = 0;
+}
+
+/* The arrays of row r of n, behind those of the rows before it. */
+static void save_row(const Case *c, Tables *report, Tables *one, int r, int n)
+{
+    for (int i = 0; i < one->n_saved; i++) {
+        Array *ours = &report->saved[i].array, theirs = one->saved[i].array;
+        if (r == 0) {
+            if (theirs.n_dims == MOST_AXES || theirs.n > (size_t)MOST_NUMBERS / n)
+                running(c, mi_fail("--save: %d rows of %zu numbers are too many for one file", n,
+                                   theirs.n));
+            report->saved[i].path = one->saved[i].path;
+            *ours = theirs;
+            memmove(ours->dim + 1, ours->dim, theirs.n_dims * sizeof *ours->dim);
+            ours->dim[0] = n, ours->n_dims++, ours->n *= n;
+            ours->values = must(malloc(ours->n * sizeof *ours->values));
+        }
+        if (theirs.n_dims + 1 != ours->n_dims ||
+            memcmp(theirs.dim, ours->dim + 1, theirs.n_dims * sizeof *theirs.dim))
+            running(c, mi_fail("--save: what is saved has another shape than in row 1; rows of one "
+                               "length have one, and so has one position, as in L5.resid_pre@-1"));
+        memcpy(ours->values + r * theirs.n, theirs.values, theirs.n * sizeof *theirs.values);
+    }
+}
+
+/* Numbers of row r of n -> those of all rows; the form is the first row's. */
+static int add_table_of_row(Table *ours, const Table *theirs, int r, int n)
+{
+    size_t cells = cells_of(ours);
+    if (theirs->n_rows != ours->n_rows || theirs->n_cols != ours->n_cols ||
+        strcmp(theirs->name, ours->name))
+        return -1;
+    if (r == 0) {
+        ours->all = must(malloc((n * cells + 1) * sizeof *ours->all));
+        ours->wholes = must(malloc((n + 1) * sizeof *ours->wholes));
+        ours->n_prompts = n;
+    }
+    memcpy(ours->all + r * cells, theirs->value, cells * sizeof *ours->all);
+    ours->wholes[r] = theirs->whole;
+    for (size_t i = 0; i < cells && r; i++) {
+        if (ours->token && ours->token[i] != theirs->token[i]) ours->token[i] = -1;
+        if (ours->address && strcmp(ours->address[i], theirs->address[i])) *ours->address[i] = 0;
+    }
+    for (int i = 0; i < ours->n_rows; i++) common_label(ours->row[i], theirs->row[i]);
+    for (int i = 0; i < ours->n_cols; i++) common_label(ours->col[i], theirs->col[i]);
     return 0;
 }
 
-static int write_saves(Experiment *x)
+/* What the readouts said of row r of n -> the report. */
+static void add_prompt(const Case *c, Tables *report, Tables *one, int r, int n)
 {
-    for (int i = 0; i < x->n_saves; i++) {
-        Save *save = &x->saves[i];
-        int   V = x->model->shape.n_vocab;
-        save->array.values = room(x, save->array.n, sizeof(float));
-        if (gather(x, &save->rows, save->array.values) < 0) return -1;
-        for (int t = 0; save->logits && t < x->prompt.n; t++) {
-            float *logits = save->array.values + (size_t)t * V;
-            if (mi_logits(shown_run(x), x->lane, t, logits) < 0) return -1;
-        }
-        if (open_output(x, &save->output) < 0) return -1;
-        write_npy(save->output.file, &save->array);
-        if (close_output(&save->output, 1) < 0) return -1;
+    if (is_study(c)) {
+        if (r == 0 && one->n_saved) report->saved = must(calloc(one->n_saved, sizeof(Saved)));
+        if (r == 0) report->n_saved = one->n_saved;
+        save_row(c, report, one, r, n);
+    } else {
+        report->saved = one->saved, report->n_saved = one->n_saved;
+        one->saved = NULL, one->n_saved = 0;
     }
-    return 0;
+    int same = r == 0 || report->n == one->n;
+    if (r == 0) report->at = one->at, report->n = one->n;
+    for (int i = 0; i < report->n && same; i++)
+        same = add_table_of_row(&report->at[i], &one->at[i], r, n) == 0;
+    if (!same)
+        running(c, mi_fail("its picture has another shape than row 1's: --attn needs rows of one "
+                           "length, --each positions by name or from the end"));
+    if (r == 0) one->at = NULL, one->n = 0;
+    free_tables(one);
 }
+
+/* Means over the rows, with their standard errors; a share is a ratio of means, and of one prompt
+ * too. A row with a number that is not finite leaves them all: *n_dropped, *n_groups. */
+static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_groups)
+{
+    int several = 0;                    /* of one group nothing is known about others */
+    for (int r = 0; r < n; r++) several |= group[r] != group[0];
+    *n_dropped = 0, *n_groups = 1;
+    for (int i = 0; i < report->n && n > 1; i++)
+        *n_dropped += drop_rows(report->at[i].all, cells_of(&report->at[i]), n, group);
+    for (Table *t = report->at; t < report->at + report->n; t++) {
+        size_t cells = cells_of(t);
+        double whole = 0;
+        for (int r = 0; r < n; r++) whole += group[r] >= 0 ? t->wholes[r] / n : 0;
+        if (several) t->error = must(calloc(cells + 1, sizeof *t->error));
+        for (size_t i = 0; i < cells; i++) {
+            Estimate e = t->is_share ? ratio_over(t->all + i, cells, t->wholes, 1, group, n)
+                                     : mean_over(t->all + i, cells, group, n);
+            if (t->is_share && !(fabs(whole) >= 1e-6)) e.mean = e.error = NAN;
+            t->value[i] = e.mean == 0 ? 0 : e.mean;     /* 0, not -0 */
+            *n_groups = e.n_groups;
+            if (t->error) t->error[i] = e.error, t->critical = e.critical;
+        }
+    }
+}
+
+/* ============================================================================================= */
+/* The report                                                                                    */
+/* ============================================================================================= */
+
+/* All that is known when the runs are done. */
+typedef struct {
+    Study  *study;
+    Case   *first;                      /* the only prompt, or the first row; without its runs */
+    Tables  tables;
+    int     from, n;                    /* rows that were run, from 0 */
+    int     n_groups, n_dropped;
+    char   *text[2];                    /* generated: base, edited */
+    size_t  text_size[2];
+} Report;
+
+static const Table *find_table(const Report *report, const char *name)
+{
+    for (int i = 0; i < report->tables.n; i++)
+        if (!strcmp(report->tables.at[i].name, name)) return &report->tables.at[i];
+    return NULL;
+}
+
+/* Tokens from <= t < to of a prompt as they were typed, what could move a cursor replaced. */
+static void print_tokens(const Case *c, const Prompt *prompt, FILE *out, int from, int to)
+{
+    char  *text = NULL;
+    size_t size;
+    FILE  *memory = must(open_memstream(&text, &size));
+    for (int t = from; t < to; t++) {
+        int         n;
+        const char *bytes = mi_token_bytes(c->study->words, prompt->tokens[t], &n);
+        if (n == 0) fprintf(memory, "<%d>", prompt->tokens[t]);
+        fwrite(bytes, 1, n, memory);
+    }
+    must_close(memory);
+    char *shown = must(calloc(4 * size + 16, 1));
+    append_visible(shown, 4 * size + 16, text, size);
+    fputs(shown, out);
+    free(shown);
+    free(text);
+}
+
+/* A prompt, a long one cut; ▸ follows the position that is read, if it is not the last. */
+static void print_prompt(const Case *c, const Screen *screen, const Prompt *prompt)
+{
+    int n = prompt->n, at = c->question.at, parts[3][2] = { { 0, n }, { n, n }, { n, n } };
+    if (n > 80) {
+        parts[0][1] = 40, parts[2][0] = n - 30;
+        if (at >= 40 && at < n - 30) parts[1][0] = at, parts[1][1] = at + 1;
+    }
+    for (int i = 0; i < 3; i++) {
+        int from = parts[i][0], to = parts[i][1], mark = at >= from && at < to && at != n - 1;
+        if (from == to) continue;
+        if (from > 0) fputs(" … ", screen->out);
+        print_tokens(c, prompt, screen->out, from, mark ? at + 1 : to);
+        if (mark) fputs(" ▸", screen->out);
+        if (mark) print_tokens(c, prompt, screen->out, at + 1, to);
+    }
+    fputs(" …", screen->out);
+}
+
+static void print_typed(FILE *out, const char *flag, const char *text, const char *quote)
+{
+    char shown[256] = "";
+    append_visible(shown, sizeof shown, text, strlen(text));
+    fprintf(out, "%s %s%s%s", flag, quote, shown, quote);
+}
+
+/* The direction of a --steer or --project as it was typed, on a line of its own. */
+static void print_direction(FILE *out, const char *indent, const Request *request)
+{
+    const char *words[] = { request->toward, request->away, request->direction, request->align };
+    static const char *const flags[] = { "--toward", "--away", "--direction", "--align" };
+    for (int i = 0; i < 4; i++) {
+        if (!words[i]) continue;
+        fputs(indent, out);
+        print_typed(out, flags[i], words[i], i < 2 ? "\"" : "");
+        indent = " ";
+    }
+    if (needs_direction(request)) fputc('\n', out);
+}
+
+/* A line about something that people might take otherwise. */
+__attribute__((format(printf, 2, 3)))
+static void print_note(const Screen *screen, const char *format, ...)
+{
+    va_list args;
+    fprintf(screen->out, "  %snote    ", color_of(screen, "dim"));
+    va_start(args, format);
+    vfprintf(screen->out, format, args);
+    va_end(args);
+    fprintf(screen->out, "%s\n", color_of(screen, "off"));
+}
+
+/* Which of two tokens was taken, with or without a space before it. */
+static void note_answer(const Case *c, const Screen *screen, int versus)
+{
+    const TokenSet *set = versus ? &c->question.versus : &c->question.answer;
+    const char     *flag = versus ? "versus" : "answer", *text = versus ? c->input.versus
+                                                               : c->input.answer;
+    char shown[256] = "";
+    if (is_study(c) && c->study->spaced[versus])
+        print_note(screen, "the words of the column %s were taken with a space before them", flag);
+    if (!set->spaced || !text || is_study(c)) return;
+    append_visible(shown, sizeof shown, text, strlen(text));
+    print_note(screen, set->spaced > 0
+               ? "\"%s\" was taken as \" %s\": only so is it one token"
+               : "\"%s\" is the token without a space; after a word it is \" %s\"", shown, shown);
+}
+
+/* Does a later intervention set again all that this one changed? Which, or NULL. */
+static const Request *undone_by(const Case *c, int which)
+{
+    const MiEdits *edits = &c->step[which].edits;
+    int            by = -1, last = c->command->generate ? INT_MAX : c->prompt.n;
+    for (const MiEdit *e = edits->at; e < edits->at + edits->n; e++) {
+        int found = -1;
+        for (int i = which + 1; i < c->command->n_requests && found < 0; i++) {
+            const MiEdits *later = &c->step[i].edits;
+            for (const MiEdit *f = later->at; f < later->at + later->n; f++)
+                if (i != c->command->swept && f->op == MI_SET && f->site == e->site &&
+                    f->layer == e->layer && f->head == e->head && f->pos <= e->pos &&
+                    f->first <= e->first && f->first + f->count >= e->first + e->count &&
+                    min_int(f->pos_end, last) >= min_int(e->pos_end, last))
+                    found = i;
+        }
+        if (found < 0 || (by >= 0 && by != found)) return NULL;
+        by = found;
+    }
+    return by < 0 ? NULL : &c->command->request[by];
+}
+
+/* Do all edits of a step come after the position that is read? Then nothing can be seen of them. */
+static int is_too_late(const Case *c, const MiEdits *edits)
+{
+    int late = edits->n > 0 && c->question.metric != LOSS && !c->command->generate &&
+               !find_asked(c->command, "lens") && !find_asked(c->command, "loss");
+    for (int i = 0; i < edits->n; i++) late &= edits->at[i].pos > c->question.at;
+    return late;
+}
+
+/* What was changed, step by step, with what the reader should know of it. */
+static void print_steps(const Report *report, const Screen *screen)
+{
+    const Case    *c = report->first;
+    const Command *command = c->command;
+    const Table   *push = find_table(report, "push");
+    FILE *out = screen->out;
+    for (int i = 0, steered = 0; i < command->n_requests; i++) {
+        const Step    *step = &c->step[i];
+        const Request *request = &command->request[i];
+        const char    *value = find_value(request->argument, 0), *name =
+            i == command->swept ? "swept" : command->swept < 0 ? "edited" : "held";
+        fprintf(out, "  %s%-6s%s  ", color_of(screen, name), name, color_of(screen, "off"));
+        char flag[32];
+        snprintf(flag, sizeof flag, "--%s", request->what->name);
+        print_typed(out, flag, request->argument, "");
+        if (request->what->value == KIND && value && !strcmp(value, "=mean"))
+            fputs(!is_study(c) ? "   (posmean: the mean over all positions, later ones too)"
+                  : c->study->aligned ? "   (mean over the rows, position by position)"
+                  : "   (mean over the rows and their positions)", out);
+        if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
+        if (request->what->op == MI_ADD && push && i != command->swept)
+            fprintf(out, "   (|C v| / |h| = %.3g)", push->value[steered]);
+        steered += request->what->op == MI_ADD;
+        if (request->what->op == MI_NOISE)
+            fprintf(out, "   (deviation %.3g; mean of %d samples, seed %d)", step->strength,
+                    c->samples, command->seed);
+        fputc('\n', out);
+        print_direction(out, "          ", request);
+        const Request *later = is_study(c) || i == command->swept ? NULL : undone_by(c, i);
+        char shown[256] = "";
+        if (later) append_visible(shown, sizeof shown, later->argument, strlen(later->argument));
+        if (later)
+            print_note(screen, "--%s %s comes after it and sets all of this anew",
+                       later->what->name, shown);
+        if (is_too_late(c, &step->edits))
+            print_note(screen, "it comes after position %d, which is read, and changes nothing "
+                       "there", c->question.at);
+    }
+}
+
+/* How many prompts end with a space that belongs to the next token? */
+static int n_ending_with_space(const Report *report)
+{
+    const Study *study = report->study;
+    int n = 0, length;
+    if (!study->rows.n_rows) {
+        const Prompt *prompt = &report->first->prompt;
+        return *mi_token_bytes(study->words, prompt->tokens[prompt->n - 1], &length) == ' ' &&
+               length == 1;
+    }
+    for (int r = 0; r < study->n_rows && column_of(&study->rows, "prompt") >= 0; r++) {
+        const char *text = cell(&study->rows, r, "prompt");
+        n += *text && text[strlen(text) - 1] == ' ';
+    }
+    return n;
+}
+
+/* Of what the report is: the prompt, or the table; its source; the edits; and notes. */
+static void print_heading(const Report *report, const Screen *screen)
+{
+    const Case  *c = report->first;
+    const Study *study = report->study;
+    FILE *out = screen->out;
+    char  file[256] = "";
+    if (is_study(c)) {
+        append_visible(file, sizeof file, study->rows.file, strlen(study->rows.file));
+        int used = report->n - report->n_dropped;
+        fprintf(out, "  %s%d prompt%s%s of %s", color_of(screen, "bold"), used,
+                used == 1 ? "" : "s", color_of(screen, "off"), file);
+        if (c->command->rows) fprintf(out, " (rows %s of %d)", c->command->rows, study->n_rows);
+        if (report->n_groups > 1 && report->n_groups < used)
+            fprintf(out, "; standard errors over its %d groups", report->n_groups);
+    } else {
+        fprintf(out, "  %s", color_of(screen, "bold"));
+        print_prompt(c, screen, &c->prompt);
+        fputs(color_of(screen, "off"), out);
+        if (uses(c->command, 0, NEEDS_SOURCE) && c->donor.n && !c->command->trace) {
+            fprintf(out, "\n  %ssource%s  ", color_of(screen, "source"), color_of(screen, "off"));
+            if (c->donor.tokens == c->prompt.tokens) fputs("the same prompt, unedited", out);
+            else print_prompt(c, screen, &c->donor);
+        }
+    }
+    fputc('\n', out);
+    print_steps(report, screen);
+    note_answer(c, screen, 0);
+    note_answer(c, screen, 1);
+    int spaces = n_ending_with_space(report);
+    if (spaces && !is_study(c))
+        print_note(screen, "the prompt ends with a space, which belongs to the next token: leave "
+                   "it out");
+    else if (spaces)
+        print_note(screen, "%d of the prompts end%s with a space, which belongs to the next token",
+                   spaces, spaces == 1 ? "s" : "");
+    int dropped = 0;
+    while (report->n_dropped && study->group[dropped] >= 0) dropped++;
+    if (report->n_dropped)
+        print_note(screen, "%d of %d rows gave a number that is not finite, the first of them row "
+                   "%d; they are in no mean", report->n_dropped, report->n,
+                   report->from + dropped + 1);
+    for (const Outcome *o = c->outcome; o < c->outcome + c->n_outcomes && !is_study(c); o++)
+        if (*o->ends) print_note(screen, "%s: %s", o->name, o->ends);
+}
+
+/* Is a row of a table told from 0? One prompt has no error, and nothing is known of others. */
+static int is_sure(const Table *table, int i)
+{
+    return isfinite(table->value[i]) &&
+           (!table->error || fabs(table->value[i]) > table->critical * table->error[i]);
+}
+
+/* What the edit did to a logit difference, in a sentence. */
+static void print_verdict(const Report *report, FILE *out)
+{
+    const Case     *c = report->first;
+    const Question *q = &c->question;
+    const Table    *metric = find_table(report, "metric"), *top = find_table(report, "top");
+    double base = metric->value[0], edited = metric->value[1], lost = 100 * (1 - edited / base);
+    Label  label;
+    if (q->metric != LOGIT_DIFF || base < 0.05 || !isfinite(edited)) return;
+    int best = top ? top->token[1] : -1;
+    if (fabs(edited) < 0.05)
+        fprintf(out, "  The edit leaves no preference.\n");
+    else if (edited < 0) {
+        fprintf(out, "  The edit turns the answer around: %s is now ahead of %s.",
+                q->versus.label, q->answer.label);
+        if (best >= 0 && !is_in(&q->versus, best))
+            fprintf(out, "\n  The likeliest token is %s.",
+                    token_label(c->study->words, best, label, sizeof label));
+        fputc('\n', out);
+    } else if (fabs(lost) < 0.5)
+        fprintf(out, "  The edit hardly changes the preference for %s.\n", q->answer.label);
+    else
+        fprintf(out, "  The edit %s %.0f %% %s the preference for %s.\n", lost > 0 ? "takes away"
+                : "adds", fabs(lost), lost > 0 ? "of" : "to", q->answer.label);
+}
+
+/* What follows from the metric over many rows, where it is more than its error. */
+static void print_findings(const Report *report, FILE *out)
+{
+    const Table *metric = find_table(report, "metric"), *left = find_table(report, "left");
+    if (!left || !is_sure(metric, 0) || metric->value[0] < 0) return;
+    int change = metric->n_rows - 1;
+    if (!is_sure(metric, change))
+        fprintf(out, "  What the edit changes cannot be told from 0.\n");
+    else if (metric->value[1] < 0 && is_sure(metric, 1))
+        fprintf(out, "  With the edit, the mean has the other sign.\n");
+    else if (isfinite(left->error[0]))
+        fprintf(out, "  With the edit, %.0f ± %.2g %% of base is left.\n", 100 * left->value[0],
+                100 * left->error[0]);
+}
+
+/* The sentences below the metric. */
+static void print_conclusions(const Report *report, FILE *out)
+{
+    const Case  *c = report->first;
+    const Table *restored = find_table(report, "restored");
+    long         before = ftell(out);
+    if (c->command->swept < 0 && find_table(report, "metric")->n_rows > 1 && c->n_held) {
+        if (is_study(c) && report->n > 1) print_findings(report, out);
+        else print_verdict(report, out);
+    }
+    if (restored && isfinite(restored->value[0])) {
+        if (ftell(out) > before) fputc('\n', out);
+        fprintf(out, "  normalized %.3f", restored->value[0]);
+        if (restored->error && isfinite(restored->error[0]))
+            fprintf(out, " ± %.2g", restored->error[0]);
+        fprintf(out, ": 0 is as in base, 1 as in the source\n");
+    }
+    if (ftell(out) > before) fputc('\n', out);
+}
+
+/* A share of next to nothing looks like any other: say what 1 stands for. */
+static void note_share(const Report *report, const Screen *screen, const Table *change)
+{
+    const Table *metric = find_table(report, "metric");
+    int    source = -1, held = 0;
+    for (int i = 0; i < metric->n_rows; i++) {
+        if (!strcmp(metric->row[i], "source")) source = i;
+        if (!strcmp(metric->row[i], "held")) held = i;
+    }
+    if (source < 0 || !change->is_share) return;
+    double a = metric->value[held], b = metric->value[source], largest = 0;
+    Estimate e = mean_over(change->wholes, 1, report->first->study->group, report->n);
+    if (!isfinite(a) || !isfinite(b)) return;
+    for (int i = 0; i < cells_of(change); i++)
+        if (isfinite(change->value[i])) largest = fmax(largest, fabs(change->value[i]));
+    if (fabs(b - a) < 1e-6)
+        fprintf(screen->out, "  The source's metric is that of the run it is patched into: nothing "
+                "to restore.\n\n");
+    else if (report->n > 1 && may_be_zero(e))
+        print_note(screen, "source and %s differ by %.3g ± %.2g, which may be 0: shares of it "
+                   "mean little\n", metric->row[held], e.mean, e.error);
+    else if (fabs(b - a) < 0.1 * fmax(fabs(a), fabs(b)) || largest > 5)
+        print_note(screen, "source and %s differ by only %.3g: 1 stands for little\n",
+                   metric->row[held], b - a);
+}
+
+static int wants_hint(const Report *report)
+{
+    const Command *c = report->study->command;
+    return !c->prompt && !c->tokens && !c->data && !c->n_requests && !c->generate &&
+           c->n_asked == 1 && !strcmp(c->asked->what->name, "top");
+}
+
+static void print_report(const Report *report, const Screen *screen)
+{
+    const Case    *c = report->first;
+    const Command *command = c->command;
+    FILE *out = screen->out;
+    int   maps = 0;
+    if (is_study(c) || !command->generate || command->n_requests) {
+        fputc('\n', out);
+        print_heading(report, screen);
+    }
+    fputc('\n', out);
+    for (const Table *t = report->tables.at; t < report->tables.at + report->tables.n; t++) {
+        print_table(screen, t);
+        maps += t->look == HEAT && t->error != NULL;
+        if (!strcmp(t->name, "change") && t->is_share) note_share(report, screen, t);
+        if (!strcmp(t->name, "metric") && t->look != SILENT) print_conclusions(report, out);
+    }
+    if (maps && report->tables.at[0].critical > 0)
+        fprintf(out, "  ~ cannot be told from 0: it is within %.3g standard errors (Student's t, "
+                "%d groups);\n  about 5 %% of the cells that are 0 pass by chance.\n\n",
+                report->tables.at[0].critical, report->n_groups);
+    for (const Saved *s = report->tables.saved; s < report->tables.saved + report->tables.n_saved;
+         s++) {
+        char shape[64], path[256] = "";
+        print_shape(shape, sizeof shape, &s->array);
+        append_visible(path, sizeof path, s->path, strlen(s->path));
+        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", path, shape,
+                c->n_held ? "of the edited run" : is_study(c) ? "of the prompts" : "of the prompt",
+                s + 1 < report->tables.saved + report->tables.n_saved ? "" : "\n");
+    }
+    if (wants_hint(report))
+        fprintf(out, "  Try   ./mi --ablate L5H3               what one head does\n"
+                     "        ./mi --lens                      where the answer comes up\n"
+                     "        ./mi \"Once upon a time\" -n 40    let it write\n"
+                     "        ./mi --help                      all that can be asked\n"
+                     "  and walkthrough.md, which starts at the beginning.\n\n");
+}
+
+/* ---- What programs read ---- */
+
+/* The last position of the prompt, and the last column or key, that an edit touches. */
+static int last_pos(const Case *c, const MiEdit *edit)
+{
+    return min_int(edit->pos_end, c->prompt.n) - 1;
+}
+
+static int last_column(const Case *c, const MiEdit *edit)
+{
+    int last = edit->first + edit->count - 1;
+    return edit->head < 0 ? last : min_int(last, last_pos(c, edit));
+}
+
+/* TransformerLens' name of a site with its layer, "" if it has none. */
+static void tl_name(const MiEdit *edit, char tl[64])
+{
+    const char *pattern = SITES[edit->site].tl_name;
+    snprintf(tl, 64, pattern ? pattern : "", edit->layer);
+}
+
+/* Of many prompts those of the first, but without positions, which differ from row to row. */
+static void json_edits(FILE *out, const Case *c, int one)
+{
+    json(out, ",\n 'edits':[");
+    for (int i = 0; i < c->n_held; i++) {
+        const MiEdit *edit = c->edit[i];
+        int  last = last_pos(c, edit);
+        char name[64], tl[64];
+        site_name(edit->site, edit->layer, name), tl_name(edit, tl);
+        json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
+             c->command->request[edit->order].what->name, name);
+        json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
+        if (edit->head >= 0) json(out, ",'head':%d", edit->head);
+        if (edit->head < 0 || one)
+            json(out, ",%s:[%d,%d]", edit->head < 0 ? "columns" : "keys", edit->first,
+                 last_column(c, edit));
+        if (one) json(out, ",'pos':[%d,%d],'hits':%d", edit->pos, last, last - edit->pos + 1);
+        json(out, "}");
+    }
+    json(out, "]");
+}
+
+static void json_token_list(FILE *out, const Case *c, const char *name, const int *tokens, int n)
+{
+    json(out, n ? ",\n  %s:[" : ",\n  %s:null", name);
+    for (int i = 0; i < n; i++) {
+        json(out, i ? ",{" : "{");
+        json_token(out, c->study->words, tokens[i]);
+        json(out, "}");
+    }
+    if (n) json(out, "]");
+}
+
+static void json_prompt(FILE *out, const Case *c)
+{
+    json(out, ",\n 'prompt':{'tokens':[");
+    for (int t = 0; t < c->prompt.n; t++) {
+        json(out, t ? ",\n   {'pos':%d," : "\n   {'pos':%d,", t);
+        json_token(out, c->study->words, c->prompt.tokens[t]);
+        json(out, "}");
+    }
+    json(out, "]");
+    json_token_list(out, c, "answer", c->question.answer.tokens, c->question.answer.n);
+    json_token_list(out, c, "versus", c->question.versus.tokens, c->question.versus.n);
+    json(out, ",\n  'at':%d", c->question.at);
+    json_token_list(out, c, "source", c->donor.tokens, c->donor.n);
+    json(out, "}");
+}
+
+/* One shape for one prompt and for many. */
+static void print_json(const Report *report, FILE *out, int argc, char **argv)
+{
+    const Case    *c = report->first;
+    const Study   *study = report->study;
+    const MiShape *s = &study->model->shape;
+    json(out, "{'version':%s,'argv':[", MI_VERSION);
+    for (int i = 0; i < argc; i++) json(out, i ? ",%s" : "%s", argv[i]);
+    json(out, "],\n 'model':{'file':%s,'n_layer':%d,'n_head':%d,'d_model':%d,'n_ctx':%d,"
+         "'n_vocab':%d},\n 'seed':%d,'samples':%d,'metric':%s", study->model->file, s->n_layer,
+         s->n_head, s->d_model, s->n_ctx, s->n_vocab, c->command->seed, c->samples,
+         METRICS[c->question.metric].name);
+    if (is_study(c)) {
+        json(out, ",\n 'data':{'file':%s,'n':%d,'dropped':%d,'groups':%d,'aligned':",
+             study->rows.file, report->n - report->n_dropped, report->n_dropped,
+             report->n_groups);
+        json(out, study->aligned ? "true}" : "false}");
+    } else json_prompt(out, c);
+    json_edits(out, c, report->n <= 1);
+    json(out, ",\n 'tables':{");
+    for (int i = 0; i < report->tables.n; i++) {
+        json(out, i ? ",\n %s:" : "\n %s:", report->tables.at[i].name);
+        json_table(out, &report->tables.at[i], study->words);
+    }
+    json(out, "}");
+    for (int i = 0; i < 2; i++) {
+        if (!report->text[i]) continue;
+        json(out, i ? ",%s:" : ",\n 'text':{%s:", i ? "edited" : "base");
+        json_bytes(out, report->text[i], report->text_size[i]);
+    }
+    json(out, report->text[0] ? "}}\n" : "}\n");
+}
+
+/* Generated text is a table without numbers: its words stand where tokens do. */
+static void print_tsv(const Report *report, FILE *out)
+{
+    tsv_tables(out, &report->tables, report->study->words, report->study->command->per_prompt,
+               report->from + 1);
+    for (int i = 0; i < 2; i++) {
+        if (!report->text[i]) continue;
+        fprintf(out, "text\t\t%s\t\t\t\t", i ? "edited" : "base");
+        for (size_t k = 0; k < report->text_size[i]; k++)
+            fputc(iscntrl((unsigned char)report->text[i][k]) ? ' ' : report->text[i][k], out);
+        fputs("\t\n", out);
+    }
+}
+
+/* ---- --explain ---- */
+
+/* The tokens, and the edits as they were understood. */
+static void read_plan(Case *c, Tables *out)
+{
+    static const char *const cols[] = { "first position", "last position", "first column",
+                                        "last column", "head" };
+    int    T = c->prompt.n;
+    Table *tokens = titled(add_table(out, "tokens", SILENT, T, 1), "GPT-2 id", "position", "");
+    tokens->token = must(malloc(T * sizeof *tokens->token));
+    strcpy(tokens->col[0], "id");
+    for (int t = 0; t < T; t++) {
+        snprintf(tokens->row[t], sizeof(Label), "%d", t);
+        tokens->token[t] = c->prompt.tokens[t];
+        tokens->value[t] = mi_id_of_row(c->study->words, c->prompt.tokens[t]);
+    }
+    if (!c->n_held) return;
+    Table *edits = titled(add_table(out, "edits", SILENT, c->n_held, 5), "", "site", "");
+    for (int k = 0; k < 5; k++) strcpy(edits->col[k], cols[k]);
+    for (int i = 0; i < c->n_held; i++) {
+        const MiEdit *edit = c->edit[i];
+        const int values[] = { edit->pos, last_pos(c, edit), edit->first, last_column(c, edit),
+                               edit->head };
+        site_name(edit->site, edit->layer, edits->row[i]);
+        for (int k = 0; k < 5 - (edit->head < 0); k++) edits->value[i * 5 + k] = values[k];
+    }
+}
+
+/* How much of the prompt runs again, and in which cells. */
+static void print_cost(const Case *c, FILE *out)
+{
+    int T = c->prompt.n, t0 = T, half = 2 * c->study->model->shape.n_layer, cells = 0;
+    const char *samples = c->samples > 1 ? ", for each sample" : "";
+    for (int i = 0; i < c->n_held; i++) {
+        t0 = min_int(t0, c->edit[i]->pos);
+        half = min_int(half, half_of(c->study->model, c->edit[i]->site, c->edit[i]->layer));
+    }
+    if (t0 < T)
+        fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
+                T - t0, T, half, 2 * c->study->model->shape.n_layer, samples);
+    if (c->command->swept < 0) return;
+    const MiEdit *edits = c->step[c->command->swept].edits.at;
+    int    end = c->question.metric == LOSS ? T : c->question.at + 1;
+    double rows = 0;
+    for (; cells < cells_of(&c->form.at[0]); cells++) {
+        int first = end;
+        for (int j = c->first_cell[cells]; j < c->first_cell[cells + 1]; j++)
+            first = min_int(first, edits[j].pos);
+        rows += end - first;
+    }
+    fprintf(out, "swept   %d cells recompute %.0f rows%s\n", cells, rows, samples);
+}
+
+/* Everything that is known before the first run. */
+static void print_plan(const Case *c, const Tables *plan, FILE *out)
+{
+    const MiShape *s = &c->study->model->shape;
+    const char *name = c->study->model->file, *slash = strrchr(name, '/');
+    const Table *tokens = &plan->at[0];
+    char file[256] = "";
+    if (slash && !c->command->model) name = slash + 1;
+    append_visible(file, sizeof file, name, strlen(name));
+    if (is_study(c))
+        fprintf(out, "data    %s: %d rows, of which this is the first\n", c->study->rows.file,
+                c->study->n_rows);
+    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n"
+            "tokens\n", file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    for (int t = 0; t < tokens->n_rows; t++) {
+        Label label;
+        fprintf(out, "  %4d  %6.0f  %s\n", t, tokens->value[t],
+                token_label(c->study->words, tokens->token[t], label, sizeof label));
+    }
+    for (int i = 0; i < c->command->n_requests; i++) {
+        const Request *request = &c->command->request[i];
+        print_typed(out, request->flag, request->argument, "");
+        fputs(i == c->command->swept ? " --each\n" : "\n", out);
+        print_direction(out, "  ", request);
+        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
+            const MiEdit *edit = &c->step[i].edits.at[j];
+            char site[64], tl[64];
+            site_name(edit->site, edit->layer, site), tl_name(edit, tl);
+            fprintf(out, "  %-13s %-32s positions %d-%d, %s %d-%d", site,
+                    *tl ? tl : "(not in TransformerLens)", edit->pos, last_pos(c, edit),
+                    edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
+            if (edit->head >= 0) fprintf(out, " of head %d", edit->head);
+            fputc('\n', out);
+        }
+    }
+    print_cost(c, out);
+}
+
+/* ============================================================================================= */
+/* main                                                                                          */
+/* ============================================================================================= */
 
 /* ---- Generating ---- */
 
@@ -5903,1259 +8924,264 @@ static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
     fflush(stream->out);
 }
 
-/* Continue the prompt; the text goes to the stream as it is made. */
-static int generate(Experiment *x, const MiEdits *edits, Stream *stream)
+/* Nothing is drawn from numbers that are none. */
+static void check_logits(const Case *c, const MiRun *run, int step)
 {
-    const Command *c = x->command;
-    int       V = x->model->shape.n_vocab, status = 0, length, next;
-    MiOptions options = { .keep = MI_KEEP_CACHE, .threads = c->threads,
-                          .capacity = x->prompt.n + c->generate };
-    Choice   *choices = room(x, V, sizeof *choices);
-    MiRun    *run = mi_run(x->model, x->prompt.tokens, x->prompt.n, edits, &options);
-    if (!run) status = -1;
-    for (int i = 0; i < c->generate && status == 0; i++) {
-        if (i > 0) status = mi_append(run, &next, 1);
-        if (status == 0) status = mi_logits(run, 0, run->n_rows - 1, x->logits);
-        if (status < 0) break;
-        next = sample(c, x->logits, choices, V, i);
-        const char *bytes = mi_token_bytes(x->tokenizer, next, &length);
-        int         ended = mi_id_of_row(x->tokenizer, next) == END_OF_TEXT;
+    char where[96];
+    for (int i = 0; i < n_vocab(c); i++)
+        if (!isfinite(c->logits[i])) {
+            where_numbers_end(run, 0, where, sizeof where);
+            running(c, mi_fail("token %d after the prompt cannot be chosen: %s", step + 1,
+                               *where ? where : "its logits are not numbers"));
+        }
+}
+
+/* Continue the prompt; the text goes to the stream as it is made. */
+static void generate(Case *c, int edited, Stream *stream)
+{
+    const Command *command = c->command;
+    int       V = n_vocab(c), length, next = 0;
+    MiEdits   edits = { .at = c->held, .n = edited ? c->n_held : 0 };
+    MiOptions options = { .keep = MI_KEEP_CACHE, .threads = command->threads,
+                          .capacity = c->prompt.n + command->generate };
+    Choice   *choices = must(malloc(V * sizeof *choices));
+    MiRun    *run = mi_run(c->study->model, c->prompt.tokens, c->prompt.n, &edits, &options);
+    if (!run) running(c, -1);
+    for (int i = 0; i < command->generate; i++) {
+        if (i > 0) running(c, mi_append(run, &next, 1));
+        running(c, mi_logits(run, 0, run->n_rows - 1, c->logits));
+        check_logits(c, run, i);
+        next = sample(command, c->logits, choices, V, i);
+        const char *bytes = mi_token_bytes(c->study->words, next, &length);
+        int         ended = mi_id_of_row(c->study->words, next) == END_OF_TEXT;
         if (!ended || !stream->as_is) stream_bytes(stream, bytes, length, 0);
         if (ended) break;
     }
     mi_free(run);
-    return status;
+    free(choices);
 }
 
 /* Both texts, with and without the edits, for JSON and TSV. */
-static int generate_texts(Experiment *x)
+static void generate_texts(Report *report)
 {
-    for (int i = 0; i < (x->edited ? 2 : 1); i++) {
-        Reading *reading = &x->readings[i];
-        Stream   stream = { .as_is = 1 };
-        stream.out = must(open_memstream(&reading->text, &reading->text_size));
-        int status = generate(x, i ? &x->edits : NULL, &stream);
+    for (int i = 0; i < (report->first->n_held ? 2 : 1); i++) {
+        Stream stream = { .as_is = 1 };
+        stream.out = must(open_memstream(&report->text[i], &report->text_size[i]));
+        generate(report->first, i, &stream);
         must_close(stream.out);
-        own(x, reading->text);
-        if (status < 0) return -1;
-    }
-    return 0;
-}
-
-static void close_experiment(Experiment *x)
-{
-    for (int i = 0; i < x->n_saves; i++) {
-        close_output(&x->saves[i].output, 0);
-        mi_edits_free(&x->saves[i].rows);
-    }
-    close_output(&x->svg, 0);
-    mi_free(x->edited);
-    mi_free(x->source);
-    mi_free(x->other);
-    mi_free(x->base);
-    mi_edits_free(&x->edits);
-    mi_edits_free(&x->sweep);
-    mi_edits_free(&x->heads);
-    for (int i = 0; i < x->n_owned; i++) free(x->owned[i]);
-    free(x->owned);
-    free(x->grids);
-}
-
-/* ============================================================================================= */
-/* The report                                                                                    */
-/* ============================================================================================= */
-
-/* Tokens from <= t < to of the prompt as they were typed, what could move a cursor replaced. */
-static void print_tokens(const Experiment *x, FILE *out, int from, int to)
-{
-    char  *text = NULL;
-    size_t size;
-    FILE  *memory = must(open_memstream(&text, &size));
-    for (int t = from; t < to; t++) {
-        int         n;
-        const char *bytes = mi_token_bytes(x->tokenizer, x->prompt.tokens[t], &n);
-        if (n == 0) fprintf(memory, "<%d>", x->prompt.tokens[t]);
-        fwrite(bytes, 1, n, memory);
-    }
-    must_close(memory);
-    char *shown = must(calloc(size + 16, 1));
-    append_visible(shown, size + 16, text, size);
-    fputs(shown, out);
-    free(shown);
-    free(text);
-}
-
-/* The prompt, a long one cut; ▸ follows the position that is read, if it is not the last. */
-static void print_prompt(const Experiment *x, const Screen *screen)
-{
-    int n = x->prompt.n, at = x->at, parts[3][2] = { { 0, n }, { n, n }, { n, n } };
-    if (n > 80) {
-        parts[0][1] = 40, parts[2][0] = n - 30;
-        if (at >= 40 && at < n - 30) parts[1][0] = at, parts[1][1] = at + 1;
-    }
-    fprintf(screen->out, "  %s", color_of(screen, "bold"));
-    for (int i = 0; i < 3; i++) {
-        int from = parts[i][0], to = parts[i][1], mark = at >= from && at < to && at != n - 1;
-        if (from == to) continue;
-        if (from > 0) fputs(" … ", screen->out);
-        print_tokens(x, screen->out, from, mark ? at + 1 : to);
-        if (mark) fputs(" ▸", screen->out);
-        if (mark) print_tokens(x, screen->out, at + 1, to);
-    }
-    fprintf(screen->out, " …%s\n", color_of(screen, "off"));
-}
-
-static void print_typed(FILE *out, const char *flag, const char *text, const char *quote)
-{
-    char shown[256];
-    fprintf(out, "--%s %s%s%s", flag, quote, visible(text, shown), quote);
-}
-
-/* The direction of a --steer or --project as it was typed, on a line of its own. */
-static void print_direction(FILE *out, const char *indent, const Request *request)
-{
-    const char *words[] = { request->toward, request->away, request->direction };
-    static const char *const flags[] = { "toward", "away", "direction" };
-    for (int i = 0; i < 3; i++) {
-        if (!words[i]) continue;
-        fputs(indent, out);
-        print_typed(out, flags[i], words[i], i < 2 ? "\"" : "");
-        indent = " ";
-    }
-    if (is_directed(request)) fputc('\n', out);
-}
-
-static void print_note(const Screen *screen, const char *text)
-{
-    fprintf(screen->out, "  %snote    %s", color_of(screen, "dim"), text);
-}
-
-/* Which of two tokens was taken, with or without a space before it. */
-static void print_answer_note(const Experiment *x, const Screen *screen, const TokenSet *set,
-                              const char *text)
-{
-    char shown[256];
-    if (!set->spaced || !text || x->command->data) return;
-    print_note(screen, "");
-    visible(text, shown);
-    fprintf(screen->out, set->spaced > 0
-            ? "\"%s\" was taken as \" %s\": only so is it one token%s\n"
-            : "\"%s\" is the token without a space; after a word it is \" %s\"%s\n",
-            shown, shown, color_of(screen, "off"));
-}
-
-/* Does a later intervention set again all that this one changed? Which, or NULL. */
-static const Request *undone_by(const Experiment *x, int which)
-{
-    const Detail *detail = &x->detail[which];
-    int           by = -1, last = x->command->generate ? INT_MAX : x->prompt.n;
-    for (int i = detail->first_edit; i < detail[1].first_edit; i++) {
-        const MiEdit *e = &x->edits.at[i], *f = x->edits.at + detail[1].first_edit;
-        const MiEdit *end = x->edits.at + x->edits.n;
-        while (f < end && (f->op != MI_SET || f->site != e->site || f->layer != e->layer ||
-                           f->head != e->head || f->pos > e->pos || f->first > e->first ||
-                           f->first + f->count < e->first + e->count ||
-                           min_int(f->pos_end, last) < min_int(e->pos_end, last)))
-            f++;
-        if (f == end || (by >= 0 && by != f->order)) return NULL;
-        by = f->order;
-    }
-    return by < 0 ? NULL : &x->command->edits.at[by];
-}
-
-/* What was changed, request by request, with what the reader should know of it. */
-static void print_requests(const Experiment *x, const Screen *screen)
-{
-    const Command *c = x->command;
-    FILE *out = screen->out;
-    for (int i = 0; i < c->edits.n; i++) {
-        const Request *request = &c->edits.at[i];
-        const char    *value = find_value(request->argument);
-        print_name(screen, "  ", i == c->swept ? "swept" : c->swept < 0 ? "edited" : "held");
-        fputs("  ", out);
-        print_typed(out, request->op, request->argument, "");
-        if (!strcmp(request->op, "ablate") && value && !strcmp(value, "=mean"))
-            fputs(!c->data ? "   (posmean: the mean over all positions, later ones too)"
-                  : x->aligned ? "   (mean over the rows, position by position)"
-                  : "   (mean over the rows and their positions)", out);
-        if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
-        if (!c->data && !strcmp(request->op, "steer") && i != c->swept)
-            fprintf(out, "   (|C v| / |h| = %.3g)", x->detail[i].strength);
-        if (!c->data && !strcmp(request->op, "noise"))
-            fprintf(out, "   (deviation %.3g; mean of %d samples, seed %d)",
-                    x->detail[i].strength, x->samples, c->seed);
-        fputc('\n', out);
-        print_direction(out, "          ", request);
-        const Request *later = c->data ? NULL : undone_by(x, i);
-        if (!later) continue;
-        print_note(screen, "");
-        print_typed(out, later->op, later->typed, "");
-        fprintf(out, " comes after it and sets all of this anew%s\n", color_of(screen, "off"));
-    }
-    print_answer_note(x, screen, &x->answer, c->answer);
-    print_answer_note(x, screen, &x->versus, c->versus);
-    int length;
-    if (!c->data && *mi_token_bytes(x->tokenizer, x->prompt.tokens[x->prompt.n - 1], &length) ==
-        ' ' && length == 1) {
-        print_note(screen, "the prompt ends with a space, which belongs to the next token: ");
-        fprintf(out, "leave it out%s\n", color_of(screen, "off"));
     }
 }
-
-static void print_top(const Experiment *x, const Screen *screen)
-{
-    int   rows = 0, bar = x->n_readings > 2 ? 4 : 12, gap = x->n_readings > 2 ? 3 : 4;
-    FILE *out = screen->out;
-    for (int i = 0; i < x->n_readings; i++) rows = max_int(rows, x->readings[i].n_top);
-    if (rows == 0) return;
-    fprintf(out, "     ");
-    for (int i = 0; i < x->n_readings; i++) {
-        const char *name = x->readings[i].name;
-        fprintf(out, "%s%s%s", color_of(screen, name), name, color_of(screen, "off"));
-        if (i + 1 < x->n_readings) fprintf(out, "%*s", 19 + bar + gap - (int)strlen(name), "");
-    }
-    fputc('\n', out);
-    for (int row = 0; row < rows; row++) {
-        fprintf(out, "%4d ", row + 1);
-        for (int i = 0; i < x->n_readings; i++) {
-            const Reading *reading = &x->readings[i];
-            char   label[64];
-            int    token = row < reading->n_top ? reading->top[row] : -1;
-            if (token < 0) {
-                fprintf(out, "%*s", 19 + bar + gap, "");
-                continue;
-            }
-            print_padded(out, token_label(x, token, label, sizeof label), 11);
-            fprintf(out, "%5.1f %% ", 100.0 * reading->prob[token]);
-            print_bar(out, reading->prob[token], bar, color_of(screen, reading->name));
-            if (i + 1 < x->n_readings) fprintf(out, "%*s", gap, "");
-        }
-        fputc('\n', out);
-    }
-    fputc('\n', out);
-}
-
-/* What the edit did to a logit difference, in a sentence. */
-static void print_verdict(const Experiment *x, FILE *out)
-{
-    double base = x->readings[0].metric, edited = x->edited ? x->readings[1].metric : 0;
-    if (!x->edited || x->command->swept >= 0 || x->metric != LOGIT_DIFF || base < 0.05 ||
-        !isfinite(edited))
-        return;
-    double lost = 100 * (1 - edited / base);
-    char   label[64], likeliest[100] = "";
-    int    best = x->readings[1].n_top ? x->readings[1].top[0] : -1;
-    if (best >= 0 && !is_in(&x->versus, best))
-        snprintf(likeliest, sizeof likeliest, "\n  The likeliest token is %s",
-                 token_label(x, best, label, sizeof label));
-    if (fabs(edited) < 0.05)
-        fprintf(out, "\n  The edit leaves no preference.\n");
-    else if (edited < 0)
-        fprintf(out, "\n  The edit turns the answer around: %s is now ahead of %s.%s%s\n",
-                x->versus.label, x->answer.label, likeliest, *likeliest ? "." : "");
-    else if (fabs(lost) < 0.5)
-        fprintf(out, "\n  The edit hardly changes the preference for %s.\n", x->answer.label);
-    else
-        fprintf(out, "\n  The edit %s %.0f %% %s the preference for %s.\n", lost > 0 ? "takes away"
-                : "adds", fabs(lost), lost > 0 ? "of" : "to", x->answer.label);
-}
-
-/* What an edit left of the mean over --data, or how far a patch went towards its source. */
-static void print_share(const Experiment *x, FILE *out)
-{
-    const Reading *base = &x->readings[0], *edited = &x->readings[1], *source = source_of(x);
-    if (x->n_readings < 2 || x->command->swept >= 0 || !isfinite(edited->metric)) return;
-    double left = edited->metric / base->metric;
-    if (x->command->data && edited != source && base->metric > 0 && x->metric != RANK &&
-        x->metric != KL)
-        fprintf(out, left < 0 ? "\n  With the edit, the mean has the other sign.\n"
-                : "\n  With the edit, %.0f %% of base is left.\n", 100 * left);
-    if (x->command->data || !source || fabs(source->metric - base->metric) < 1e-6) return;
-    fprintf(out, "\n  normalized %.3f: 0 is as in base, 1 as in the source\n",
-            (edited->metric - base->metric) / (source->metric - base->metric));
-}
-
-/* The metric of each run, with a bar; over --data its mean. */
-static void print_metric(const Experiment *x, const Screen *screen)
-{
-    FILE  *out = screen->out;
-    int    data = x->command->data != NULL;
-    int    columns = data ? 28 : 40, negative = 0;
-    double largest = 1e-9;
-    if (!data && x->metric == KL && x->n_readings == 1) return;
-    if (x->command->generate && !x->answer.n) return;
-    fputs("  ", out);
-    fprintf(out, METRICS[x->metric].title, x->answer.label, x->versus.label);
-    fprintf(out, "%s%s\n", data ? ": mean ± SE" : "",
-            data && x->answer.n ? "; share of rows with the answer on top" : "");
-    for (int i = 0; i < x->n_readings; i++)
-        if (isfinite(x->readings[i].metric)) {
-            largest = fmax(largest, fabs(x->readings[i].metric));
-            negative |= x->readings[i].metric < 0;
-        }
-    if (!data && x->metric == PROB) largest = 1;
-    for (int i = 0; i < x->n_readings; i++) {
-        const Reading *reading = &x->readings[i];
-        print_name(screen, "     ", reading->name);
-        if (!isfinite(reading->metric)) {
-            fputs("   not a number: something in this run became infinite\n", out);
-            continue;
-        }
-        if (data && isfinite(reading->error))
-            fprintf(out, " %+9.4f ± %-8.2g", reading->metric, reading->error);
-        else if (data) fprintf(out, " %+9.4f           ", reading->metric);
-        else fprintf(out, x->metric != LOGPROB && has_sign(x->metric) ? " %+10.4f  " : " %10.4g  ",
-                     reading->metric);
-        if (data && x->answer.n) fprintf(out, " %5.1f %%  ", 100 * reading->hits);
-        if (negative && x->metric != LOGPROB)
-            print_signed_bar(out, reading->metric / largest, columns,
-                             color_of(screen, reading->name));
-        else
-            print_bar(out, x->metric == RANK ? 0 : fabs(reading->metric) / largest, columns,
-                      color_of(screen, reading->name));
-        fputc('\n', out);
-    }
-    if (!data) print_verdict(x, out);
-    print_share(x, out);
-    fputc('\n', out);
-}
-
-/* The n largest numbers of sign * value, or by their size with sign 0, none of them 0: places in
- * the grid. */
-static int strongest(const Grid *grid, int sign, int n, int *top)
-{
-    float *size = must(malloc((cells_of(grid) + 1) * sizeof *size));
-    for (int i = 0; i < cells_of(grid); i++) {
-        double value = grid->value[i];
-        if (!isfinite(value) || is_pale(grid, i)) value = 0;
-        size[i] = (float)(sign ? sign * value : fabs(value));
-    }
-    n = mi_top(size, cells_of(grid), n, top);
-    while (n && !(size[top[n - 1]] > 0)) n--;
-    free(size);
-    return n;
-}
-
-/* Where a cell is: "L5H3", "L4 at 9 ·John". */
-static void place_of(const Grid *grid, int i, char place[96])
-{
-    const char *row = grid->row[i / grid->n_cols], *col = grid->col[i % grid->n_cols];
-    int         apart = *row && *col && *col != 'H' && *col != 'N';
-    snprintf(place, 96, "%s%s%s", row, apart ? " at " : "", col);
-}
-
-static void print_strongest(FILE *out, const Grid *grid)
-{
-    int   top[5], found = strongest(grid, 0, 5, top), column = 11, numbers = 0;
-    char  place[96];
-    for (int i = 0; i < cells_of(grid); i++) numbers |= isfinite(grid->value[i]);
-    fputs(found ? "  strongest" : numbers ? "  No cell changes anything."
-          : "  Not a number in any cell: something became infinite.", out);
-    for (int i = 0; i < found; i++) {
-        place_of(grid, top[i], place);
-        int width = columns_of(place, strlen(place)) + 9;
-        if (column + width > 78) fprintf(out, "\n           "), column = 11;
-        column += width;
-        fprintf(out, " %s %+.3f%s", place, grid->value[top[i]], i + 1 < found ? "," : "");
-    }
-    fputs("\n\n", out);
-}
-
-/* A map and its strongest cells; of one with very many neurons only the largest both ways. */
-static void print_sweep(const Experiment *x, const Screen *screen, const Grid *grid)
-{
-    enum { TOO_MANY = 64, SHOWN = 20 };
-    int   top[SHOWN], n = cells_of(grid);
-    char  place[96];
-    FILE *out = screen->out;
-    if ((grid->n_cols == 1 || grid->col[0][0] == 'N') && n > TOO_MANY) {
-        fprintf(out, "  %s; the %d largest both ways of %d\n", grid->title, SHOWN, n);
-        for (int sign = 1; sign >= -1; sign -= 2) {
-            for (int i = 0, found = strongest(grid, sign, SHOWN, top); i < found; i++) {
-                place_of(grid, top[i], place);
-                fputs("    ", out);
-                print_padded(out, place, 24);
-                fprintf(out, " %+9.4f\n", grid->value[top[i]]);
-            }
-            fputc('\n', out);
-        }
-    } else {
-        print_grid(screen, grid);
-        print_strongest(out, grid);
-    }
-    if (source_of(x) && !x->command->data &&
-        fabs(source_of(x)->metric - held_of(x)->metric) < 1e-6)
-        fprintf(out, "  The source's metric is that of the run it is patched into: nothing to "
-                "restore.\n\n");
-}
-
-/* Of what the report is: the prompt, or the table, and the edits. */
-static void print_heading(const Experiment *x, const Screen *screen)
-{
-    const Command *c = x->command;
-    char           file[256];
-    if (!c->data) print_prompt(x, screen);
-    else
-        fprintf(screen->out, "  %s%d prompt%s%s of %s\n", color_of(screen, "bold"), x->n_data,
-                x->n_data > 1 ? "s" : "", color_of(screen, "off"), visible(c->data, file));
-    print_requests(x, screen);
-}
-
-static void print_report(const Experiment *x, const Screen *screen)
-{
-    const Command *c = x->command;
-    FILE *out = screen->out;
-    int   swept = c->swept >= 0;
-    if (c->data || !c->generate || c->edits.n) fputc('\n', out), print_heading(x, screen);
-    fputc('\n', out);
-    print_top(x, screen);
-    if (c->data) print_metric(x, screen);
-    if (swept) print_sweep(x, screen, &x->grids[0]);
-    if (!c->data) print_metric(x, screen);
-    for (int i = swept; i < x->n_grids; i++) print_grid(screen, &x->grids[i]);
-    if (c->data && x->n_grids)
-        fprintf(out, "  ~ is within two standard errors of 0; about 5 %% of the cells pass by "
-                "chance.\n\n");
-    for (int i = 0; i < x->n_saves; i++) {
-        char shape[64], path[256];
-        print_shape(shape, sizeof shape, &x->saves[i].array);
-        visible(x->saves[i].output.path, path);
-        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", path, shape,
-                x->edited ? "of the edited run" : "of the prompt", i + 1 < x->n_saves ? "" : "\n");
-    }
-    if (!c->prompt && !c->tokens && !c->data && !c->edits.n && !c->generate && !x->n_grids &&
-        !x->n_saves)
-        fprintf(out, "  Try   ./mi --ablate L5H3               what one head does\n"
-                     "        ./mi --lens                      where the answer comes up\n"
-                     "        ./mi \"Once upon a time\" -n 40    let it write\n"
-                     "        ./mi --help                      all that can be asked\n\n");
-}
-
-/* The metric of each row of --data. */
-static void tsv_rows(const Experiment *x, FILE *out)
-{
-    fputs("row", out);
-    for (int i = 0; i < x->n_readings; i++) fprintf(out, "\t%s", x->readings[i].name);
-    for (int row = 0; row < x->n_data; row++) {
-        fprintf(out, "\n%d", row + 1);
-        for (int i = 0; i < x->n_readings; i++) tsv_number(out, x->readings[i].each[row]);
-    }
-    fputc('\n', out);
-}
-
-static void print_tsv(const Experiment *x, FILE *out)
-{
-    const char *metric = METRICS[x->metric].name;
-    if (x->command->data) fprintf(out, "run\tmetric\tmean\tse\tn\taccuracy\n");
-    for (int i = 0; x->command->data && i < x->n_readings; i++) {
-        const Reading *reading = &x->readings[i];
-        fprintf(out, "%s\t%s", reading->name, metric);
-        tsv_number(out, reading->metric);
-        tsv_number(out, reading->error);
-        fprintf(out, "\t%d", x->n_data);
-        tsv_number(out, reading->hits);
-        fputc('\n', out);
-    }
-    for (int i = 0; i < x->n_grids; i++) tsv_grid(out, &x->grids[i]);
-    if (x->command->data) tsv_rows(x, out);
-    if (x->command->generate) fprintf(out, "run\ttext\n");
-    for (int i = 0; x->command->generate && i < (x->edited ? 2 : 1); i++) {
-        fprintf(out, "%s\t", x->readings[i].name);
-        tsv_bytes(out, x->readings[i].text, x->readings[i].text_size);
-        fputc('\n', out);
-    }
-    if (x->command->data || (x->n_grids && x->command->top == 0)) return;
-    fprintf(out, "run\trank\tid\ttoken\tlogit\tprob\n");
-    for (int i = 0; i < x->n_readings; i++)
-        for (int k = 0; k < x->readings[i].n_top; k++) {
-            const Reading *reading = &x->readings[i];
-            char label[64];
-            int  token = reading->top[k];
-            fprintf(out, "%s\t%d\t%d\t%s\t%.9g\t%.9g\n", reading->name, k + 1,
-                    mi_id_of_row(x->tokenizer, token), token_label(x, token, label, sizeof label),
-                    reading->logits[token], reading->prob[token]);
-        }
-    fprintf(out, "run\tmetric\tvalue\n");
-    for (int i = 0; i < x->n_readings; i++) {
-        fprintf(out, "%s\t%s", x->readings[i].name, metric);
-        tsv_number(out, x->readings[i].metric);
-        fputc('\n', out);
-    }
-}
-
-/* ---- JSON ---- */
-
-static void json_token(FILE *out, const Experiment *x, int token)
-{
-    int         n;
-    const char *bytes = mi_token_bytes(x->tokenizer, token, &n);
-    json(out, "'id':%d,'text':", mi_id_of_row(x->tokenizer, token));
-    json_bytes(out, bytes, n);
-}
-
-/* One of the likeliest tokens. */
-static void json_choice(FILE *out, const Experiment *x, int token, double logit, double prob)
-{
-    json(out, "{");
-    json_token(out, x, token);
-    json(out, ",'logit':%g,'prob':%g}", logit, prob);
-}
-
-/* The name of an edit's site: TransformerLens' with its layer, "" if it has none. */
-static void tl_name(const MiEdit *edit, char name[64])
-{
-    const char *pattern = SITES[edit->site].tl_name;
-    snprintf(name, 64, pattern ? pattern : "", edit->layer);
-}
-
-/* The last position of the prompt, and the last column or key, that an edit touches. */
-static int last_pos(const Experiment *x, const MiEdit *edit)
-{
-    return min_int(edit->pos_end, x->prompt.n) - 1;
-}
-
-static int last_column(const Experiment *x, const MiEdit *edit)
-{
-    int last = edit->first + edit->count - 1;
-    return edit->head < 0 ? last : min_int(last, last_pos(x, edit));
-}
-
-static void json_edits(FILE *out, const Experiment *x)
-{
-    int which = 0;
-    json(out, ",\n 'edits':[");
-    for (int i = 0; i < x->edits.n; i++) {
-        const MiEdit *edit = &x->edits.at[i];
-        int  last = last_pos(x, edit);
-        char name[64];
-        while (x->detail[which + 1].first_edit <= i) which++;
-        snprintf(name, sizeof name, "L%d.%s", edit->layer, SITES[edit->site].name);
-        if (SITES[edit->site].place != MI_BLOCK) strcpy(name, SITES[edit->site].name);
-        json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
-             x->command->edits.at[which].op, name);
-        tl_name(edit, name);
-        json(out, *name ? ",'tl':%s" : ",'tl':null", name);
-        json(out, ",'pos':[%d,%d],%s:[%d,%d]", edit->pos, last,
-             edit->head < 0 ? "columns" : "keys", edit->first, last_column(x, edit));
-        if (edit->head >= 0) json(out, ",'head':%d", edit->head);
-        json(out, ",'hits':%d}", last - edit->pos + 1);
-    }
-    json(out, "]");
-}
-
-static void json_reading(FILE *out, const Experiment *x, const Reading *reading)
-{
-    json(out, ",\n %s:{'metric':%g", reading->name, reading->metric);
-    if (x->command->data)
-        json(out, ",'se':%g,'accuracy':%g,'n':%d", reading->error, reading->hits, x->n_data);
-    json(out, x->command->data ? ",'values':[" : ",'top':[");
-    for (int i = 0; i < x->n_data; i++) json(out, i ? ",%g" : "%g", reading->each[i]);
-    for (int i = 0; i < reading->n_top; i++) {
-        int token = reading->top[i];
-        json(out, i ? ",\n  " : "\n  ");
-        json_choice(out, x, token, reading->logits[token], reading->prob[token]);
-    }
-    json(out, "]}");
-}
-
-static void json_token_set(FILE *out, const Experiment *x, const TokenSet *set, const char *name)
-{
-    json(out, set->n ? ",%s:[" : ",%s:null", name);
-    for (int i = 0; i < set->n; i++) {
-        json(out, i ? ",{" : "{");
-        json_token(out, x, set->tokens[i]);
-        json(out, "}");
-    }
-    if (set->n) json(out, "]");
-}
-
-/* The lens at every depth and position: its five likeliest tokens, the answer, the metric. */
-static int json_lens(FILE *out, Experiment *x)
-{
-    int    V = x->model->shape.n_vocab, T = x->prompt.n, status = 0, top[5];
-    float *logits = x->logits, *base = room(x, V, sizeof *base);
-    json(out, ",\n 'lens':[");
-    for (int i = 0; i < n_points(x) * T && status == 0; i++) {
-        char label[40];
-        status = read_lens(x, i / T, i % T, label) | mi_logits(x->base, 0, i % T, base);
-        double log_sum = mi_log_sum_exp(logits, V);
-        json(out, i ? ",\n  {" : "\n  {");
-        json(out, "'site':%s,'pos':%d,'top':[", label, i % T);
-        for (int k = 0, n = mi_top(logits, V, 5, top); k < n; k++) {
-            if (k) json(out, ",");
-            json_choice(out, x, top[k], logits[top[k]], exp(logits[top[k]] - log_sum));
-        }
-        json(out, "]");
-        if (x->answer.n) {
-            double logit = set_logit(&x->answer, logits);
-            json(out, ",'answer':{'logit':%g,'prob':%g,'rank':%g}", logit, exp(logit - log_sum),
-                 rank_of(&x->answer, logits, V));
-        }
-        json(out, ",'metric':%g}", metric_of(x, logits, base));
-    }
-    json(out, "]");
-    return status;
-}
-
-/* A sweep's table: the metric of every cell, and what is restored of it. */
-static void json_sweep(FILE *out, Experiment *x)
-{
-    const Grid    *grid = &x->grids[0];
-    const Request *request = &x->command->edits.at[x->command->swept];
-    double        *restored = room(x, x->n_cells, sizeof *restored);
-    for (int i = 0; i < x->n_cells; i++) restored[i] = normalize(x, x->cell[i]);
-    json(out, ",\n 'grid':{'op':%s,'sites':%s,'window':%d,", request->op, request->argument,
-         request->window);
-    json_labels(out, grid);
-    json(out, "\n  ");
-    json_values(out, "values", x->cell, grid);
-    if (x->source) json(out, ",\n  "), json_values(out, "normalized", restored, grid);
-    json(out, "}");
-}
-
-static void json_attn(FILE *out, const Experiment *x)
-{
-    json(out, ",\n 'attn':[");
-    for (int i = 0; i < x->heads.n; i++) {
-        const MiEdit *head = &x->heads.at[i];
-        const Grid   *grid = &x->grids[x->first_attn + i];
-        json(out, i ? ",\n  {" : "\n  {");
-        json(out, "'site':%s,'layer':%d,'head':%d,'queries':[%d,%d],'keys':[0,%d],",
-             SITES[head->site].name, head->layer, head->head, head->pos, head->pos_end - 1,
-             x->prompt.n - 1);
-        json_values(out, "values", grid->value, grid);
-        json(out, "}");
-    }
-    json(out, "]");
-}
-
-/* The means over --data, and their standard errors. */
-static void json_data(FILE *out, const Experiment *x)
-{
-    json(out, ",\n 'data':{'file':%s,'n':%d,'aligned':", x->command->data, x->n_data);
-    json(out, x->aligned ? "true" : "false");
-    json(out, "},\n 'metric':{'name':%s}", METRICS[x->metric].name);
-    for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
-    json(out, ",\n 'grids':[");
-    for (int i = 0; i < x->n_grids; i++) {
-        const Grid *grid = &x->grids[i];
-        json(out, i ? ",\n  {'title':%s," : "\n  {'title':%s,", grid->title);
-        json_labels(out, grid);
-        json_values(out, "values", grid->value, grid);
-        json(out, ",");
-        json_values(out, "se", grid->error, grid);
-        json(out, "}");
-    }
-    json(out, "]");
-}
-
-static void json_model(FILE *out, const Experiment *x, int argc, char **argv)
-{
-    const MiShape *s = &x->model->shape;
-    json(out, "{'version':%s,'argv':[", MI_VERSION);
-    for (int i = 0; i < argc; i++) json(out, i ? ",%s" : "%s", argv[i]);
-    json(out, "],\n 'model':{'file':%s", x->model->file);
-    if (x->command->provenance) {
-        char digest[65];
-        sha256(x->model->map, x->model->map_size, digest);
-        json(out, ",'sha256':%s", digest);
-    }
-    json(out, ",'n_layer':%d,'n_head':%d,'d_model':%d,'n_ctx':%d,'n_vocab':%d},\n"
-         " 'seed':%d,'samples':%d", s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab,
-         x->command->seed, x->samples);
-}
-
-/* One prompt: everything that was asked. */
-static int json_prompt(FILE *out, Experiment *x)
-{
-    const Command *c = x->command;
-    json(out, ",\n 'tokens':[");
-    for (int t = 0; t < x->prompt.n; t++) {
-        json(out, t ? ",\n  {'pos':%d," : "\n  {'pos':%d,", t);
-        json_token(out, x, x->prompt.tokens[t]);
-        json(out, "}");
-    }
-    json(out, "]");
-    json_edits(out, x);
-    json(out, ",\n 'metric':{'name':%s", METRICS[x->metric].name);
-    json_token_set(out, x, &x->answer, "answer");
-    json_token_set(out, x, &x->versus, "versus");
-    json(out, ",'at':%d}", x->at);
-    for (int i = 0; i < x->n_readings; i++) json_reading(out, x, &x->readings[i]);
-    if (c->swept >= 0) json_sweep(out, x);
-    if (c->lens && json_lens(out, x) < 0) return -1;
-    if (c->attn) json_attn(out, x);
-    if (c->loss) {
-        const Grid *grid = &x->grids[x->n_grids - 1];
-        json(out, ",\n 'loss':{'from':1,");
-        json_values(out, "values", grid->value, grid);
-        json(out, "}");
-    }
-    for (int i = 0; c->generate && i < (x->edited ? 2 : 1); i++) {
-        json(out, i ? ",%s:" : ",\n 'text':{%s:", x->readings[i].name);
-        json_bytes(out, x->readings[i].text, x->readings[i].text_size);
-    }
-    if (c->generate) json(out, "}");
-    return 0;
-}
-
-static int print_json(Experiment *x, FILE *out, int argc, char **argv)
-{
-    json_model(out, x, argc, argv);
-    if (x->command->data) json_data(out, x);
-    else if (json_prompt(out, x) < 0) return -1;
-    json(out, "}\n");
-    return 0;
-}
-
-/* ---- --explain ---- */
-
-/* The megabytes of a run's sites. */
-static double run_megabytes(const MiModel *model, int rows, int keys, uint64_t keep)
-{
-    double floats = 0;
-    for (int site = 0; site < MI_N_SITES; site++)
-        floats += site_floats(model, site, rows, round_up(keys, 16), keep >> site & 1,
-                              !((keep >> MI_resid_pre ^ keep >> MI_resid_post) & 1));
-    return floats * sizeof(float) / 1e6;
-}
-
-static void explain_edit(const Experiment *x, FILE *out, const MiEdit *edit)
-{
-    char name[64];
-    tl_name(edit, name);
-    fprintf(out, "  L%d.%-10s %-32s positions %d-%d, %s %d-%d", edit->layer,
-            SITES[edit->site].name, *name ? name : "(not in TransformerLens)", edit->pos,
-            last_pos(x, edit), edit->head < 0 ? "columns" : "keys", edit->first,
-            last_column(x, edit));
-    if (edit->head >= 0) fprintf(out, " of head %d", edit->head);
-    fputc('\n', out);
-}
-
-/* The rows that the cells of a sweep recompute, and how many of them at once. */
-static double swept_rows(const Experiment *x, int *at_once)
-{
-    double total = 0;
-    int    largest = 0, end = x->metric == LOSS ? x->prompt.n : x->at + 1;
-    for (int i = 0; i < x->n_cells; i++) {
-        int t0 = end;
-        for (int j = x->first_swept[i]; j < x->first_swept[i + 1]; j++)
-            t0 = min_int(t0, x->sweep.at[j].pos);
-        total += end - t0;
-        largest = max_int(largest, end - t0);
-    }
-    *at_once = (int)fmin(total, max_int(largest, SWEEP_ROWS));
-    return total;
-}
-
-/* The edits as they were understood, what they recompute, and the memory that takes. */
-static void explain_cost(const Experiment *x, FILE *out)
-{
-    int T = x->prompt.n, t0 = T, half = 2 * x->model->shape.n_layer, at_once = 0;
-    for (int i = 0; i < x->command->edits.n; i++) {
-        const Request *request = &x->command->edits.at[i];
-        print_typed(out, request->op, request->argument, "");
-        fputs(i == x->command->swept ? " --each\n" : "\n", out);
-        print_direction(out, "  ", request);
-        for (int j = x->detail[i].first_edit; j < x->detail[i + 1].first_edit; j++) {
-            const MiEdit *edit = &x->edits.at[j];
-            explain_edit(x, out, edit);
-            t0 = min_int(t0, edit->pos);
-            half = min_int(half, half_of(x->model, edit->site, edit->layer));
-        }
-    }
-    uint64_t shown = sites_shown(x), kept = shown | sites_of(&x->edits, FROM_BASE) |
-                                            sites_of(&x->sweep, FROM_ANYWHERE) | ALWAYS_KEPT;
-    double   trunk = run_megabytes(x->model, T, T, kept), total = trunk * (x->donor.n ? 2 : 1);
-    if (x->edits.n) {
-        fprintf(out, "edited  %d of %d positions are recomputed, from half-layer %d of %d up%s\n",
-                T - t0, T, half, 2 * x->model->shape.n_layer,
-                x->samples > 1 ? ", for each sample" : "");
-        total += run_megabytes(x->model, (T - t0) * x->samples, T, shown);
-    }
-    if (x->n_cells) {
-        double rows = swept_rows(x, &at_once);
-        fprintf(out, "swept   %d cells recompute %.0f rows, %d at a time%s\n", x->n_cells, rows,
-                at_once, x->samples > 1 ? ", for each sample" : "");
-        total += run_megabytes(x->model, at_once, T, MI_KEEP_NONE) + (x->edits.n ? trunk : 0);
-    }
-    fprintf(out, "memory  %.1f MB beside the weights\n", total);
-}
-
-/* Everything that is known before the first run. */
-static void print_plan(const Experiment *x, FILE *out)
-{
-    const MiShape *s = &x->model->shape;
-    const char *name = x->model->file, *slash = strrchr(name, '/');
-    char file[256];
-    if (slash && !x->command->model) name = slash + 1;
-    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\ntokens\n",
-            visible(name, file), s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
-    for (int t = 0; t < x->prompt.n; t++) {
-        char label[64];
-        fprintf(out, "  %4d  %6d  %s\n", t, mi_id_of_row(x->tokenizer, x->prompt.tokens[t]),
-                token_label(x, x->prompt.tokens[t], label, sizeof label));
-    }
-    explain_cost(x, out);
-}
-
-/* ============================================================================================= */
-/* --data: the same experiment on many prompts                                                   */
-/* ============================================================================================= */
-
-/* A file of rows and columns separated by tabs; row 0 has the names of the columns. */
-typedef struct {
-    const char *file;
-    char       *text, **cell;
-    int         n_rows, n_cols;
-} Table;
-
-static int column(const Table *table, const char *name, size_t n)
-{
-    for (int c = 0; c < table->n_cols; c++)
-        if (strlen(table->cell[c]) == n && !strncmp(table->cell[c], name, n)) return c;
-    return -1;
-}
-
-static const char *cell_of(const Table *table, int row, const char *name)
-{
-    int c = column(table, name, strlen(name));
-    return c < 0 ? NULL : table->cell[row * table->n_cols + c];
-}
-
-/* Cut the text at tabs and line ends, in place. */
-static int split_table(Table *table)
-{
-    for (char *line = table->text, *next; *line; line = next) {
-        size_t length = strcspn(line, "\n");
-        next = line + length + (line[length] == '\n');
-        line[length] = 0;
-        if (length && line[length - 1] == '\r') line[--length] = 0;
-        if (!length) continue;
-        int n = 0, used = table->n_rows * table->n_cols;
-        for (char *cell = line; cell; n++) {
-            table->cell = must(grow(table->cell, used + n, sizeof *table->cell));
-            table->cell[used + n] = cell;
-            cell = strchr(cell, '\t');
-            if (cell) *cell++ = 0;
-        }
-        if (table->n_rows++ == 0) table->n_cols = n;
-        if (n != table->n_cols)
-            return mi_fail("%s: row %d does not have the header's %d columns", table->file,
-                           table->n_rows - 1, table->n_cols);
-    }
-    return 0;
-}
-
-static int read_table(Experiment *x, Table *table)
-{
-    enum { MOST = 1 << 28 };
-    struct stat info;
-    const char *path = table->file = x->command->data;
-    if (stat(path, &info) < 0) return mi_fail("%s: %s", path, strerror(errno));
-    if (!S_ISREG(info.st_mode) || info.st_size > MOST) return mi_fail("%s: not a table", path);
-    table->text = read_text(path, (size_t)info.st_size);
-    if (!table->text) return mi_fail("%s: %s", path, strerror(errno));
-    own(x, table->text);
-    if (strlen(table->text) != (size_t)info.st_size)
-        return mi_fail("%s: not a table: it has a zero byte", path);
-    int status = split_table(table);
-    if (table->cell) own(x, table->cell);
-    if (status < 0) return -1;
-    if (table->n_rows < 2 || !cell_of(table, 0, "prompt"))
-        return mi_fail("%s: expected a header with a column named prompt, and rows", path);
-    return 0;
-}
-
-/* "@S2" -> "@9" or "@Mary#2", what the row says in its column S2. */
-static const char *fill_in(Experiment *y, const Table *table, int row, const char *argument)
-{
-    char  *out = NULL;
-    size_t size;
-    FILE  *memory = must(open_memstream(&out, &size));
-    int    quoted = 0, bad = 0;
-    for (const char *c = argument; *c; c++) {
-        fputc(*c, memory);
-        if (*c == '"') quoted = !quoted;
-        size_t n = strspn(c + 1, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_");
-        int    found = (*c == '@' || *c == ':') && !quoted && n ? column(table, c + 1, n) : -1;
-        if (found < 0) continue;
-        const char *value = table->cell[row * table->n_cols + found], *hash = strrchr(value, '#');
-        int length = (int)strlen(value);
-        if (hash && !hash[1 + strspn(hash + 1, "0123456789")]) length = (int)(hash - value);
-        int plain = *value != ' ' && (int)strcspn(value, ",:=@") >= length;
-        bad |= strchr(value, '"') != NULL;
-        fprintf(memory, plain ? "%.*s%s" : "\"%.*s\"%s", length, value, value + length);
-        c += n;
-    }
-    must_close(memory);
-    own(y, out);
-    return bad ? mi_fail("a position cannot have a quote in it"), NULL : out;
-}
-
-/* The command of one row: the table's prompts and answers, and positions by the row's columns. */
-static int row_command(Experiment *y, const Command *all, const Table *table, int row)
-{
-    Command *c = room(y, 1, sizeof *c);
-    Request *edits = room(y, all->edits.n, sizeof *edits);
-    *c = *all;
-    c->prompt = cell_of(table, row, "prompt");
-    c->edits.at = edits;
-    y->command = c;
-    const char *fields[] = { "source", "answer", "versus", "at" };
-    const char **places[] = { &c->source, &c->answer, &c->versus, &c->at };
-    for (int i = 0; i < 4; i++) {
-        const char *cell = cell_of(table, row, fields[i]);
-        if (!*places[i] && cell && *cell) *places[i] = cell;
-    }
-    if (c->at && cell_of(table, 0, c->at)) c->at = cell_of(table, row, c->at);
-    for (int i = 0; i < all->edits.n; i++) {
-        edits[i] = all->edits.at[i];
-        if (!(edits[i].argument = fill_in(y, table, row, edits[i].argument))) return -1;
-    }
-    return 0;
-}
-
-/* What the rows have in common, and what each gave: its metrics, and the cells of its grids. */
-typedef struct {
-    Table    table;
-    int      n;                         /* tokens of the longest row */
-    double **sum;                       /* [edits] of the rows' values [n or 1, count], for =mean */
-    long    *count;                     /* [edits] */
-    int      n_edits;
-    int     *partner, *group;           /* [rows] of =resample; the first row of the same group */
-    double  *numbers;                   /* [rows, width] */
-    int      width;
-} Data;
-
-/* One row, read and resolved but not run. */
-static int open_row(const Experiment *x, const Data *data, int row, Experiment *y)
-{
-    *y = (Experiment){ .model = x->model, .tokenizer = x->tokenizer, .aligned = x->aligned };
-    if (row_command(y, x->command, &data->table, row + 1) == 0 && resolve(y) == 0) return 0;
-    char why[sizeof error_text], file[256];
-    memcpy(why, error_text, sizeof why);
-    snprintf(error_text, sizeof error_text, "%s, row %d: %.1700s",
-             visible(data->table.file, file), row + 1, why);
-    return -1;
-}
-
-/* Edit j of a row, counting the held ones first and then those of the sweep's cells. */
-static int n_edits_of(const Experiment *y) { return y->edits.n + y->sweep.n; }
-
-static MiEdit *edit_of(Experiment *y, int j)
-{
-    return j < y->edits.n ? &y->edits.at[j] : &y->sweep.at[j - y->edits.n];
-}
-
-/* Row r's cells are not those of row 1. */
-static int fail_shape(const Experiment *x, int r)
-{
-    return mi_fail("%s, row %d: its picture has another shape than row 1's: --attn and --loss "
-                   "need rows of one length, --each positions by name or from the end",
-                   x->command->data, r + 1);
-}
-
-/* Add one row's activations to the sums of =mean. Where rows differ in length, positions are not
- * told apart. */
-static int add_to_means(Experiment *x, Data *data, int r, Experiment *y)
-{
-    int n_edits = n_edits_of(y), aligned = x->aligned;
-    int from_source = x->command->mean_from && !strcmp(x->command->mean_from, "source");
-    const Prompt *prompt = from_source ? &y->donor : &y->prompt;
-    MiOptions options = { .threads = x->command->threads,
-                          .keep = sites_of(&y->edits, FROM_MEAN) | sites_of(&y->sweep, FROM_MEAN) };
-    if (options.keep == MI_KEEP_NONE) return 0;
-    options.keep |= MI_KEEP_CACHE;
-    if (!data->sum) {
-        data->n_edits = n_edits;
-        data->sum = room(x, n_edits, sizeof *data->sum);
-        data->count = room(x, n_edits, sizeof *data->count);
-    }
-    if (n_edits != data->n_edits) return fail_shape(x, r);
-    if (!prompt->n) return mi_fail("--mean-from source needs a column source");
-    MiRun *run = mi_run(x->model, prompt->tokens, prompt->n, NULL, &options);
-    for (int j = 0; run && j < n_edits; j++) {
-        const MiEdit *edit = edit_of(y, j);
-        if (edit->from != MI_FROM_MEAN) continue;
-        if (!data->sum[j]) data->sum[j] = room(x, (size_t)data->n * edit->count, sizeof(double));
-        for (int t = 0; t < prompt->n; t++) {
-            const float *row = row_at(run, 0, edit, t);
-            double *sum = data->sum[j] + (aligned ? (size_t)t * edit->count : 0);
-            for (int i = 0; i < edit->count; i++) sum[i] += row[i];
-        }
-        data->count[j] += aligned ? 1 : prompt->n;
-    }
-    mi_free(run);
-    return run ? 0 : -1;
-}
-
-/* Look at all rows before the first is run: their lengths and groups, then the means. */
-static int survey(Experiment *x, Data *data)
-{
-    const Table *table = &data->table;
-    int          rows = x->n_data = table->n_rows - 1;
-    x->aligned = 1;
-    if (!x->command->answer && !cell_of(table, 0, "answer") && !x->command->metric &&
-        !x->command->edits.n)
-        return mi_fail("%s has no column answer, and --answer is not given: nothing to measure",
-                       table->file);
-    data->partner = room(x, rows, sizeof *data->partner);
-    data->group = room(x, rows, sizeof *data->group);
-    for (int pass = 0; pass < 2; pass++)
-        for (int r = 0; r < rows; r++) {
-            Experiment y;
-            int status = open_row(x, data, r, &y);
-            if (status == 0 && pass == 1) status = add_to_means(x, data, r, &y);
-            if (pass == 0 && r > 0 && y.prompt.n != data->n) x->aligned = 0;
-            if (pass == 0) data->n = max_int(data->n, y.prompt.n);
-            close_experiment(&y);
-            if (status < 0) return -1;
-        }
-    for (int r = 0; r < rows; r++) {
-        const char *group = cell_of(table, r + 1, "group");
-        data->partner[r] = r;
-        data->group[r] = group ? 0 : r;
-        while (group && strcmp(group, cell_of(table, data->group[r] + 1, "group")))
-            data->group[r]++;
-    }
-    /* One cycle through all rows (Sattolo's shuffle): nobody is its own partner. */
-    for (int i = rows - 1; i > 0; i--) {
-        int j = (int)(mix_bits(mix_bits(x->command->seed) ^ i) % i), swap = data->partner[i];
-        data->partner[i] = data->partner[j];
-        data->partner[j] = swap;
-    }
-    return 0;
-}
-
-static void share_means(const Experiment *x, const Data *data, Experiment *y)
-{
-    for (int j = 0; data->sum && j < n_edits_of(y); j++) {
-        MiEdit *edit = edit_of(y, j);
-        if (edit->from != MI_FROM_MEAN) continue;
-        int    n = x->aligned ? data->n * edit->count : edit->count;
-        float *mean = room(y, n, sizeof *mean);
-        for (int i = 0; i < n; i++) mean[i] = (float)(data->sum[j][i] / data->count[j]);
-        edit->value = mean + (x->aligned ? (size_t)edit->pos * edit->count : 0);
-        edit->value_stride = x->aligned ? edit->count : 0;
-        edit->pos_end = min_int(edit->pos_end, y->prompt.n);
-        edit->from = MI_FROM_CALLER;
-    }
-}
-
-/* =resample: the values of the partner's run. */
-static int share_partner(const Experiment *x, const Data *data, int row, Experiment *y)
-{
-    for (int j = 0; j < n_edits_of(y); j++) {
-        MiEdit *edit = edit_of(y, j);
-        if (edit->from != MI_FROM_CALLER || edit->value) continue;
-        if (strcmp(x->command->edits.at[edit->order].op, "ablate")) continue;
-        if (!x->aligned || x->n_data < 2)
-            return mi_fail(
-                "%s: =resample needs at least two rows, all of the same number of tokens",
-                data->table.file);
-        if (!y->other) {
-            Experiment z;
-            MiOptions  options = { .threads = x->command->threads };
-            if (open_row(x, data, data->partner[row], &z) == 0)
-                y->other = mi_run(x->model, z.prompt.tokens, z.prompt.n, NULL, &options);
-            close_experiment(&z);
-            if (!y->other) return -1;
-        }
-        edit->value = row_at(y->other, 0, edit, edit->pos);
-        edit->value_stride = width_of(x->model, edit->site, 0);
-    }
-    return 0;
-}
-
-/* mean and standard error of one number over the rows (NAN: missing), clustered by group: rows of
- * a group are not independent. */
-static void mean_and_error(const Data *data, int number, int n, double *mean, double *error)
-{
-    const double *v = data->numbers + number;
-    size_t stride = data->width;
-    double sum = 0, squares = 0;
-    int    count = 0, clusters = 0;
-    for (int i = 0; i < n; i++)
-        if (isfinite(v[i * stride])) sum += v[i * stride], count++;
-    *mean = count ? sum / count : NAN;
-    for (int g = 0; g < n; g++) {
-        double inside = 0;
-        int    any = 0;
-        for (int i = g; i < n; i++)
-            if (data->group[i] == g && isfinite(v[i * stride]))
-                inside += v[i * stride] - *mean, any = 1;
-        squares += inside * inside;
-        clusters += any;
-    }
-    *error = clusters > 1 ? sqrt(squares * clusters / (clusters - 1)) / count : NAN;
-}
-
-/* The numbers of one row: of each run the metric and whether it says the answer, then all cells. */
-static int keep_numbers(Experiment *x, Experiment *y, Data *data, int r)
-{
-    int width = 2 * y->n_readings;
-    for (int g = 0; g < y->n_grids; g++) width += cells_of(&y->grids[g]);
-    if (r == 0) {
-        data->width = width;
-        data->numbers = room(x, (size_t)x->n_data * width, sizeof *data->numbers);
-    }
-    if (width != data->width) return fail_shape(x, r);
-    double *number = data->numbers + (size_t)r * width;
-    for (int i = 0; i < y->n_readings; i++) {
-        int best = 0;
-        mi_top(y->readings[i].logits, x->model->shape.n_vocab, 1, &best);
-        *number++ = y->readings[i].metric;
-        *number++ = y->answer.n ? is_in(&y->answer, best) : NAN;
-    }
-    for (int g = 0; g < y->n_grids; number += cells_of(&y->grids[g++]))
-        memcpy(number, y->grids[g].value, cells_of(&y->grids[g]) * sizeof *number);
-    return 0;
-}
-
-/* The first row lends its form: the runs, and the grids but for their numbers. */
-static void take_form(Experiment *x, const Experiment *y)
-{
-    x->samples = y->samples;
-    x->metric = y->metric;
-    x->answer = (TokenSet){ .n = y->answer.n, .label = "answer" };
-    x->versus = (TokenSet){ .n = y->versus.n, .label = "versus" };
-    if (x->command->answer) strcpy(x->answer.label, y->answer.label);
-    if (x->command->versus) strcpy(x->versus.label, y->versus.label);
-    x->n_readings = y->n_readings;
-    for (int i = 0; i < y->n_readings; i++) x->readings[i].name = y->readings[i].name;
-    for (int g = 0; g < y->n_grids; g++) {
-        const Grid *theirs = &y->grids[g];
-        Grid       *ours = next_grid(x, theirs->n_rows, theirs->n_cols, 0);
-        ours->error = room(x, cells_of(ours), sizeof *ours->error);
-        memcpy(ours->title, theirs->title, sizeof ours->title);
-        memcpy(ours->row, theirs->row, (ours->n_rows + ours->n_cols) * sizeof *ours->row);
-        ours->diverging = theirs->diverging;
-        ours->limit = theirs->limit;
-    }
-}
-
-/* Labels that differ between rows keep their position only. */
-static void common_labels(Experiment *x, const Experiment *y)
-{
-    for (int g = 0; g < x->n_grids; g++)
-        for (int i = 0; i < x->grids[g].n_rows + x->grids[g].n_cols; i++) {
-            char *label = x->grids[g].row[i], *space = strrchr(label, ' '), theirs[40];
-            strcpy(theirs, y->grids[g].row[i]);
-            if (!strcmp(label, theirs)) continue;
-            if (strrchr(theirs, ' ')) *strrchr(theirs, ' ') = 0;
-            if (space && strcmp(label, theirs)) *space = 0;     /* (or it was cut before) */
-        }
-}
-
-/* As many rows as fill a fork: their edited runs are its lanes. Returns how many, or -1. */
-static int run_rows(Experiment *x, Data *data, int first)
-{
-    enum { MOST = 64 };
-    Experiment y[MOST];
-    int        n = 0, status = 0;
-    for (int filled = 0; status == 0 && n < MOST && first + n < x->n_data && filled < SWEEP_ROWS;) {
-        Experiment *row = &y[n];
-        status = open_row(x, data, first + n, row);
-        if (status == 0) share_means(x, data, row);
-        if (status == 0) status = share_partner(x, data, first + n, row);
-        if (status == 0) status = prepare(row);
-        n++;
-        filled += row->prompt.n * row->samples;
-    }
-    if (status == 0) status = run_edited(y, n);
-    for (int i = 0; i < n && status == 0; i++) {
-        status = examine(&y[i]);
-        if (status == 0) status = keep_numbers(x, &y[i], data, first + i);
-        if (status == 0 && first + i == 0) take_form(x, &y[i]);
-        if (status == 0) common_labels(x, &y[i]);
-    }
-    for (int i = n - 1; i >= 0; i--) {
-        if (i) y[i].edited = NULL;                      /* it is the first one's */
-        close_experiment(&y[i]);
-    }
-    return status < 0 ? -1 : n;
-}
-
-/* Means over the rows into the experiment's own readings and grids. For patches: the ratio of the
- * means, never the mean of ratios. */
-static void summarize(Experiment *x, const Data *data)
-{
-    double ignored;
-    int    number = 0;
-    for (int i = 0; i < x->n_readings; i++, number += 2) {
-        Reading *reading = &x->readings[i];
-        mean_and_error(data, number, x->n_data, &reading->metric, &reading->error);
-        mean_and_error(data, number + 1, x->n_data, &reading->hits, &ignored);
-        reading->each = room(x, x->n_data, sizeof *reading->each);
-        for (int r = 0; r < x->n_data; r++)
-            reading->each[r] = data->numbers[(size_t)r * data->width + number];
-    }
-    for (int g = 0; g < x->n_grids; g++) {
-        Grid  *grid = &x->grids[g];
-        double scale = g == 0 && x->command->swept >= 0 && source_of(x) ? restorable(x) : 1;
-        for (int i = 0; i < cells_of(grid); i++) {
-            mean_and_error(data, number++, x->n_data, &grid->value[i], &grid->error[i]);
-            grid->value[i] = grid->value[i] == 0 ? 0 : grid->value[i] / scale;  /* 0, not -0 */
-            grid->error[i] /= fabs(scale);
-        }
-    }
-}
-
-/* --explain: the first row stands for all. */
-static int explain_data(Experiment *x)
-{
-    Data       data = {0};
-    Experiment y;
-    char       file[256];
-    if (read_table(x, &data.table) < 0) return -1;
-    int status = open_row(x, &data, 0, &y);
-    if (status == 0) {
-        printf("data    %s: %d rows, of which this is the first\n",
-               visible(x->command->data, file), data.table.n_rows - 1);
-        print_plan(&y, stdout);
-    }
-    close_experiment(&y);
-    return status;
-}
-
-static int run_data(Experiment *x)
-{
-    Data data = {0};
-    if (read_table(x, &data.table) < 0 || survey(x, &data) < 0) return -1;
-    for (int r = 0, n; r < x->n_data; r += n) {
-        if ((n = run_rows(x, &data, r)) < 0) return -1;
-        if (isatty(2) && x->n_data > 20)
-            fprintf(stderr, "\r  row %d of %d%s", r + n, x->n_data,
-                    r + n < x->n_data ? "" : "\r\033[K");
-    }
-    summarize(x, &data);
-    return 0;
-}
-
-/* ============================================================================================= */
-/* main                                                                                          */
-/* ============================================================================================= */
 
 /* Generated text streams to the terminal, one run after the other. */
-static int stream_text(Experiment *x, const Screen *screen)
+static void stream_texts(const Report *report, const Screen *screen)
 {
-    for (int i = 0; i < (x->edited ? 2 : 1); i++) {
+    Case *c = report->first;
+    for (int i = 0; i < (c->n_held ? 2 : 1); i++) {
         const char *name = i ? "edited" : "base";
-        printf("  %s%s%s%s", color_of(screen, name), x->edited ? name : "",
-               color_of(screen, "off"), x->edited ? "\n  " : "");
+        printf("  %s%s%s%s", color_of(screen, name), c->n_held ? name : "",
+               color_of(screen, "off"), c->n_held ? "\n  " : "");
         Stream stream = { .out = stdout };
-        for (int t = 0; t < x->prompt.n; t++) {
+        for (int t = 0; t < c->prompt.n; t++) {
             int         length;
-            const char *bytes = mi_token_bytes(x->tokenizer, x->prompt.tokens[t], &length);
-            stream_bytes(&stream, bytes, length, t + 1 == x->prompt.n);
+            const char *bytes = mi_token_bytes(c->study->words, c->prompt.tokens[t], &length);
+            stream_bytes(&stream, bytes, length, t + 1 == c->prompt.n);
         }
         printf("%s", color_of(screen, name));
-        if (generate(x, i ? &x->edits : NULL, &stream) < 0) return -1;
+        generate(c, i, &stream);
         stream_bytes(&stream, "", 0, 1);
         printf("%s\n\n", color_of(screen, "off"));
     }
-    return 0;
+}
+
+/* ---- Many prompts ---- */
+
+/* Add one prompt's activations to the sums of =mean. Where prompts differ in length, positions are
+ * not told apart. */
+static void add_to_means(Study *study, Case *c)
+{
+    const Command *command = study->command;
+    int from_source = command->mean_from && !strcmp(command->mean_from, "source");
+    const Prompt *prompt = from_source ? &c->donor : &c->prompt;
+    MiOptions options = { .threads = command->threads, .keep = sites_of_steps(c, FROM_MEAN) };
+    if (options.keep == MI_KEEP_NONE) return;
+    options.keep |= MI_KEEP_CACHE;
+    if (!study->sum) {
+        study->n_sums = c->n_edits;
+        study->sum = must(calloc(c->n_edits, sizeof *study->sum));
+        study->count = must(calloc(c->n_edits, sizeof *study->count));
+    }
+    if (c->n_edits != study->n_sums)
+        resolving(c, mi_fail("its cells are not those of row 1: =mean over rows of different "
+                             "length needs positions by name or from the end"));
+    if (!prompt->n) resolving(c, mi_fail("--mean-from source needs a column source"));
+    MiRun *run = mi_run(study->model, prompt->tokens, prompt->n, NULL, &options);
+    if (!run) running(c, -1);
+    for (int i = 0; i < c->n_edits; i++) {
+        const MiEdit *edit = c->edit[i];
+        if (edit->from != MI_FROM_MEAN) continue;
+        if (!study->sum[i])
+            study->sum[i] = must(calloc((size_t)study->longest * edit->count, sizeof(double)));
+        for (int t = 0; t < prompt->n; t++) {
+            const float *row = row_at(run, 0, edit, t);
+            double *sum = study->sum[i] + (study->aligned ? (size_t)t * edit->count : 0);
+            if (!row) running(c, -1);
+            for (int k = 0; k < edit->count; k++) sum[k] += row[k];
+        }
+        study->count[i] += study->aligned ? 1 : prompt->n;
+    }
+    mi_free(run);
+}
+
+/* "3-17", or "3": rows of the table, counted from 1 -> from 0, the end not included. */
+static void read_row_range(const Study *study, int *from, int *to)
+{
+    const char *text = study->command->rows;
+    char       *end;
+    *from = 0, *to = study->n_rows;
+    if (!text) return;
+    long first = strtol(text, &end, 10), last = first;
+    int  ok = isdigit((unsigned char)*text);
+    if (ok && *end == '-') ok = isdigit((unsigned char)end[1]), last = strtol(end + 1, &end, 10);
+    if (!ok || *end || first < 1 || last < first || last > study->n_rows)
+        check(mi_fail("--rows: \"%.100s\" is not a row, or rows A-B, of 1 to %d", text,
+                      study->n_rows), FAULT_OF_USER);
+    *from = (int)first - 1, *to = (int)last;
+}
+
+/* Look at all rows before the first is run: is each in order, how long are they, and what are the
+ * means? */
+static void survey(Study *study)
+{
+    const Command *command = study->command;
+    const Rows    *rows = &study->rows;
+    if (column_of(rows, "prompt") < 0 && column_of(rows, "tokens") < 0)
+        check(mi_fail("%s: expected a column named prompt, or tokens", rows->file), FAULT_OF_RUN);
+    if (!command->answer && column_of(rows, "answer") < 0 && !command->metric &&
+        !command->n_requests && !command->n_asked)
+        check(mi_fail("%s has no column answer, and --answer is not given: nothing to measure",
+                      rows->file), FAULT_OF_RUN);
+    study->spaced[0] = !command->answer && takes_space(study, "answer");
+    study->spaced[1] = !command->versus && takes_space(study, "versus");
+    study->aligned = 1;
+    for (int pass = 0; pass < 2; pass++)
+        for (int r = 0; r < study->n_rows; r++) {
+            Case *c = open_case(study, r);
+            if (pass == 1) add_to_means(study, c);
+            if (pass == 0 && r > 0 && c->prompt.n != study->longest) study->aligned = 0;
+            if (pass == 0) study->longest = max_int(study->longest, c->prompt.n);
+            int means = sites_of_steps(c, FROM_MEAN) != MI_KEEP_NONE;
+            close_case(c);
+            if (pass == 1 && !means) break;
+        }
+    /* One cycle through all rows (Sattolo's shuffle): nobody is its own partner. */
+    study->partner = must(malloc((study->n_rows + 1) * sizeof *study->partner));
+    for (int r = 0; r < study->n_rows; r++) study->partner[r] = r;
+    for (int i = study->n_rows - 1; i > 0; i--) {
+        int j = (int)(mix_bits(mix_bits(command->seed) ^ i) % i), swap = study->partner[i];
+        study->partner[i] = study->partner[j];
+        study->partner[j] = swap;
+    }
+}
+
+/* The groups of the rows that are run: the column `group`, or each row its own. */
+static void number_rows(Study *study, int from, int to)
+{
+    const char **name = must(calloc(to - from + 1, sizeof *name));
+    for (int r = from; r < to && study->rows.n_rows; r++) name[r - from] = cell(&study->rows, r,
+                                                                                "group");
+    study->group = number_groups(name, to - from, &study->n_groups);
+    free(name);
+}
+
+/* Two outputs of one name would be one file. */
+static void check_outputs(const Command *c)
+{
+    const char *path[64];
+    int         n = 0;
+    if (c->svg) path[n++] = c->svg;
+    for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++) {
+        if (a->what->takes != ADDRESS_AND_FILE || n == 64) continue;
+        const char *equals = find_value(a->text, 1);
+        path[n++] = equals ? equals + 1 : "";
+        for (int i = 0; i < n - 1; i++)
+            if (!strcmp(path[i], path[n - 1]))
+                check(mi_fail("--save: two outputs would be written to %s", path[i]),
+                      FAULT_OF_USER);
+    }
+    for (int i = 0; i < n; i++) check_writable(path[i]);
+}
+
+/* All rows, as many at a time as fill a fork: their edited runs are its lanes. */
+static void run_study(Study *study, Report *report)
+{
+    enum { MOST = 64 };
+    Case *cases[MOST];
+    int   from, to, n;
+    read_row_range(study, &from, &to);
+    number_rows(study, from, to);
+    report->from = from;
+    report->n = to - from;
+    for (int r = from; r < to; r += n) {
+        int filled = 0;
+        for (n = 0; n < MOST && r + n < to && filled < SWEEP_ROWS; n++) {
+            cases[n] = open_case(study, r + n);
+            filled += cases[n]->prompt.n * cases[n]->samples;
+        }
+        if (r == from) check_outputs(study->command);   /* before any work */
+        run_cases(cases, n);
+        for (int i = 0; i < n; i++) {
+            Case  *c = cases[i];
+            Tables one = { 0 };
+            for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
+                a->what->read(c, a, &one);
+            add_prompt(c, &report->tables, &one, r + i - from, report->n);
+        }
+        for (int i = n - 1; i >= 0; i--) {
+            free_runs(cases[i]);
+            if (r + i == from) report->first = cases[i];
+            else close_case(cases[i]);
+        }
+        if (isatty(2) && report->n > 20)
+            fprintf(stderr, "\r  row %d of %d%s", r + n - from, report->n,
+                    r + n < to ? "" : "\r\033[K");
+    }
+    summarize(&report->tables, study->group, report->n, &report->n_dropped, &report->n_groups);
+}
+
+/* ---- The end ---- */
+
+/* The folder of the program, ending in '/', or "". */
+static void program_folder(const char *argv0, char *folder, size_t size)
+{
+    char *path = realpath("/proc/self/exe", NULL);
+    if (!path && strchr(argv0, '/')) path = realpath(argv0, NULL);
+    const char *list = path ? NULL : getenv("PATH");
+    while (list && *list && !path) {
+        char   candidate[4096];
+        size_t n = strcspn(list, ":");
+        snprintf(candidate, sizeof candidate, "%.*s/%s", (int)n, list, argv0);
+        if (access(candidate, X_OK) == 0) path = realpath(candidate, NULL);
+        list += n + (list[n] == ':');
+    }
+    char *slash = path ? strrchr(path, '/') : NULL;
+    snprintf(folder, size, "%.*s", slash ? (int)(slash + 1 - path) : 0, path ? path : "");
+    free(path);
+}
+
+static void open_model(Study *study, const char *argv0)
+{
+    const Command *command = study->command;
+    char        folder[4096], model[4200], tokenizer[4200];
+    const char *chosen = command->model ? command->model : getenv("MI_MODEL");
+    program_folder(argv0, folder, sizeof folder);
+    snprintf(model, sizeof model, "%stiny.safetensors", folder);
+    snprintf(tokenizer, sizeof tokenizer, "%stokenizer.bin", folder);
+    study->model = mi_open_with(chosen && *chosen ? chosen : model,
+                                &(MiOpen){ .n_head = command->n_head });
+    if (!study->model) leave(FAULT_OF_RUN);
+    study->words = mi_tokenizer_open(command->tokenizer ? command->tokenizer : tokenizer,
+                                     study->model);
+    if (!study->words) leave(FAULT_OF_RUN);
 }
 
 static int window_columns(void)
@@ -7166,62 +9192,84 @@ static int window_columns(void)
     return 80;
 }
 
-/* --svg: the pictures, under the prompt and the edits as the screen shows them. */
-static void draw(const Experiment *x)
+/* --svg: the pictures, and below them the prompt and the edits as the screen shows them. */
+static void write_svg(const Report *report, const char *path)
 {
-    char  *caption = NULL;
-    size_t size;
-    Screen screen = { must(open_memstream(&caption, &size)), 0, 0 };
-    print_heading(x, &screen);
+    char  *caption = NULL, *picture = NULL;
+    size_t caption_size, size;
+    Screen screen = { must(open_memstream(&caption, &caption_size)), 0, 0, report->study->words };
+    print_heading(report, &screen);
     must_close(screen.out);
-    print_svg(x->svg.file, caption, x->grids, x->n_grids);
+    FILE *out = must(open_memstream(&picture, &size));
+    print_svg(out, report->study->command->title, caption, &report->tables, report->study->words);
+    must_close(out);
+    write_whole(path, picture, size);
     free(caption);
+    free(picture);
 }
 
 /* What could not be written, to a full disk for example, is a failure too. */
-static int flush_output(void)
+static void flush_output(void)
 {
-    return fflush(stdout) || ferror(stdout) ? mi_fail("cannot write: %s", strerror(errno)) : 0;
+    if (fflush(stdout) || ferror(stdout))
+        check(mi_fail("cannot write: %s", strerror(errno)), FAULT_OF_RUN);
 }
 
 /* Everything is computed before anything is printed: a failure leaves nothing half-written. Only
  * generated text comes while it is made. */
-static int report(Experiment *x, int argc, char **argv)
+static void print_all(Report *report, int argc, char **argv)
 {
-    const Command *c = x->command;
+    const Command *c = report->study->command;
     char  *text = NULL;
     size_t size = 0;
-    int    color = !strcmp(c->color, "always") ||
-                   (!strcmp(c->color, "auto") && isatty(1) && !getenv("NO_COLOR"));
-    Screen screen = { must(open_memstream(&text, &size)), color, window_columns() };
-    int    status = 0;
-    if (c->json) status = print_json(x, screen.out, argc, argv);
-    else if (c->tsv) print_tsv(x, screen.out);
-    else print_report(x, &screen);
+    Screen screen = { must(open_memstream(&text, &size)), color_depth(c->color), window_columns(),
+                      report->study->words };
+    if (c->generate && (c->json || c->tsv)) generate_texts(report);
+    if (c->json) print_json(report, screen.out, argc, argv);
+    else if (c->tsv) print_tsv(report, screen.out);
+    else print_report(report, &screen);
     must_close(screen.out);
-    own(x, text);
-    if (status < 0) return -1;
-    if (c->svg && open_output(x, &x->svg) < 0) return -1;
-    if (c->svg) draw(x);
-    if (write_saves(x) < 0 || close_output(&x->svg, 1) < 0) return -1;
+    if (c->svg) write_svg(report, c->svg);
+    for (int i = 0; i < report->tables.n_saved; i++)
+        write_npy(report->tables.saved[i].path, &report->tables.saved[i].array);
     fwrite(text, 1, size, stdout);
-    if (c->generate && !c->json && !c->tsv && stream_text(x, &screen) < 0) return -1;
-    return flush_output();
+    free(text);
+    screen.out = stdout;
+    if (c->generate && !c->json && !c->tsv) stream_texts(report, &screen);
+    flush_output();
 }
 
-static int run_command(Experiment *x, int argc, char **argv)
+static void run_command(const Command *command, int argc, char **argv)
 {
-    const Command *c = x->command;
-    if (open_model(x, argv[0]) < 0) return fail(FAULT_OF_RUN);
-    if (c->data && c->explain) return explain_data(x) < 0 ? fail(FAULT_OF_RUN) : 0;
-    if (!c->data && (resolve(x) < 0 || read_saves(x) < 0)) return fail(FAULT_OF_USER);
-    if (c->explain) return print_plan(x, stdout), 0;
-    int status = open_outputs(x);
-    if (status == 0 && c->data) status = run_data(x);
-    else if (status == 0 && (prepare(x) < 0 || run_edited(x, 1) < 0 || examine(x) < 0)) status = -1;
-    if (status == 0 && c->generate && (c->json || c->tsv)) status = generate_texts(x);
-    if (status == 0) status = report(x, argc, argv);
-    return status < 0 ? fail(FAULT_OF_RUN) : 0;
+    Study  study = { .command = command, .aligned = 1, .n_rows = 1 };
+    Report report = { .study = &study };
+    if (command->data) {
+        study.rows = read_rows(command->data);
+        study.n_rows = study.rows.n_rows;
+    }
+    open_model(&study, argv[0]);
+    if (command->explain) {
+        report.first = open_case(&study, 0);
+        read_plan(report.first, &report.tables);
+        if (command->json) print_json(&report, stdout, argc, argv);
+        else if (command->tsv) print_tsv(&report, stdout);
+        else print_plan(report.first, &report.tables, stdout);
+    } else {
+        if (command->data) survey(&study);
+        run_study(&study, &report);
+        print_all(&report, argc, argv);
+    }
+    free_tables(&report.tables);
+    close_case(report.first);
+    for (int i = 0; i < 2; i++) free(report.text[i]);
+    for (int i = 0; i < study.n_sums; i++) free(study.sum[i]);
+    free(study.sum);
+    free(study.count);
+    free(study.partner);
+    free(study.group);
+    free_rows(&study.rows);
+    mi_tokenizer_close(study.words);
+    mi_close(study.model);
 }
 
 /* Threads of OpenMP spin while they wait for each other, for milliseconds. Where other programs
@@ -7239,22 +9287,17 @@ static void spin_less(char **argv)
 
 int main(int argc, char **argv)
 {
-    Command    command;
-    Experiment x = { .command = &command };
-    int        status = 0;
+    Command command;
     spin_less(argv);
-    if (parse_command(&command, argc, argv) < 0) status = fail(FAULT_OF_USER);
-    else if (command.help) print_help(stdout);
+    check(parse_command(&command, argc, argv), FAULT_OF_USER);
+    if (command.help) print_help(stdout);
     else if (command.version) printf("mi %s\n", MI_VERSION);
     else if (command.sites) print_sites(stdout);
-    else status = run_command(&x, argc, argv);
-    close_experiment(&x);
-    mi_tokenizer_close(x.tokenizer);
-    mi_close(x.model);
-    if (status == 0 && flush_output() < 0) status = fail(FAULT_OF_RUN);
+    else run_command(&command, argc, argv);
+    flush_output();
     free(command.traced);
-    free(command.edits.at);
-    free(command.saves.at);
-    return status;
+    free(command.request);
+    free(command.asked);
+    return 0;
 }
 #endif

@@ -96,7 +96,8 @@ const MiSiteInfo *mi_site_info(int site);
 typedef struct MiModel MiModel;
 typedef struct MiRun   MiRun;       /* the activations: see below */
 typedef struct {
-    int n_layer, n_head, d_model, d_head, d_mlp, n_ctx, n_vocab;
+    int   n_layer, n_head, d_model, d_head, d_mlp, n_ctx, n_vocab;
+    float epsilon;              /* of every LayerNorm */
 } MiShape;
 
 /* The tensors of the file: field of mi.c's structs, name, shape. In shapes D, F and V are as
@@ -121,7 +122,14 @@ typedef struct {
     X(W_out,      "mlp.c_proj.weight",  "FD")                                                    \
     X(b_out,      "mlp.c_proj.bias",    "D")
 
-MiModel *mi_open(const char *path);                     /* a GPT-2 .safetensors file */
+/* A GPT-2 .safetensors file, or the folder with its model.safetensors. What the config.json beside
+ * it says is computed, or the file is refused with the name of the setting. */
+MiModel *mi_open(const char *path);
+
+typedef struct {
+    int n_head;                 /* 0: the file or config.json says it, or the shape is OpenAI's */
+} MiOpen;
+MiModel *mi_open_with(const char *path, const MiOpen *options);
 void     mi_close(MiModel *model);
 MiShape  mi_shape(const MiModel *model);
 
@@ -131,6 +139,12 @@ typedef struct MiTokenizer MiTokenizer;
 
 MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model);   /* model's vocabulary */
 void         mi_tokenizer_close(MiTokenizer *tokenizer);
+
+/* Does it know the text of this model's tokens? It does where the model has vocab_ids, or as many
+ * tokens as GPT-2 (50257, or up to 50304 with rows that stand for nothing), or "vocab": "gpt2" in
+ * its __metadata__. Of another vocabulary it knows nothing: mi_encode() fails, tokens have no
+ * bytes, and ids are rows. */
+int          mi_has_text(const MiTokenizer *tokenizer);
 
 /* Any bytes -> tokens. Returns how many there are, also when that is more than cap. */
 int64_t      mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int *tokens,
@@ -163,7 +177,7 @@ typedef struct {
     MiOp         op;
     MiSite       site;
     int          layer;         /* 0 for ENTRY and FINAL sites */
-    int          head;          /* scores and pattern: the head; -1 elsewhere */
+    int          head;          /* scores and pattern: the head; elsewhere -1 or 0: see `first` */
     int          first, count;  /* columns of the row; for scores and pattern: keys */
     int          pos, pos_end;  /* rows pos <= t < pos_end (scores and pattern: queries) */
     float        amount;
@@ -192,22 +206,25 @@ void mi_edits_free(MiEdits *edits);
 
 /* ---- Runs: the activations of one prompt (a trunk), or of many edited cones (a fork) ---- */
 
+/* Which sites of the blocks are kept for all layers, and so can be read after the run: a set of
+ * bits. Of the others there is one layer at a time. */
 #define MI_KEEP(site)  ((uint64_t)1 << (MI_##site))
-#define MI_KEEP_NONE   ((uint64_t)1 << 63)
-#define MI_KEEP_CACHE  ((uint64_t)1 << 62)     /* a run that can grow and be read, but not forked */
+#define MI_KEEP_NONE   ((uint64_t)1 << 63)     /* no site: the empty set, since 0 means all */
+#define MI_KEEP_CACHE  ((uint64_t)1 << 62)     /* k and v: a run can grow, but not be forked */
 #define MI_KEEP_ALL    (MI_KEEP_CACHE - 1)
 
 typedef struct {
-    uint64_t keep;      /* sites kept for all layers, MI_KEEP(z) | ...; 0 means MI_KEEP_ALL.
-                         * A trunk always keeps k, v, resid_pre, attn_out and resid_post, or with
-                         * MI_KEEP_CACHE only k and v; sites outside the blocks (embed, ln_f ...)
+    uint64_t keep;      /* MI_KEEP(z) | ...; 0 means MI_KEEP_ALL. A trunk always keeps k, v,
+                         * resid_pre, attn_out and resid_post too, which its forks read; with
+                         * MI_KEEP_CACHE only k and v. Sites outside the blocks (embed, ln_f ...)
                          * are always there */
     int      capacity;  /* the most positions this run can grow to; 0: as many as tokens */
     int      threads;   /* 0: as many as the machine has */
     int      naive;     /* 1: the kernels to read instead of the fast ones; the bits are equal */
 } MiOptions;
 
-/* A trunk: all layers of all positions. edits may be NULL; their list must outlive the run. */
+/* A trunk: all layers of all positions. edits may be NULL. The list of edits and their values
+ * must outlive the run (and its forks, which apply them too), the run its forks, the model both. */
 MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edits,
               const MiOptions *options);
 int    mi_append(MiRun *trunk, const int *tokens, int n);   /* grow by n tokens: decoding */
@@ -215,9 +232,10 @@ int    mi_forward(MiRun *run, int from, int to);            /* compute rows from
 void   mi_free(MiRun *run);
 
 /* A lane is one experiment: the trunk's run with further edits, recomputed from position t0 on.
- * It inherits the trunk's edits. Lanes of a fork may have different trunks and lengths. */
+ * It inherits the trunk's edits. Lanes of a fork may have different trunks and lengths. The trunk,
+ * the edits and their values must outlive the fork; the array of lanes need not. */
 typedef struct {
-    const MiRun  *trunk;
+    const MiRun  *trunk;        /* a run of mi_run(), not a fork */
     const MiEdit *edits;
     int           n_edits;
     int           t0;           /* -1: the lowest row that the edits touch */
@@ -225,7 +243,8 @@ typedef struct {
                                  * is read, and the last layer leaves the others out */
 } MiLane;
 
-/* Recompute the light cones of all lanes, from half-layer `half` up (-1: the lowest edited). */
+/* Recompute the light cones of all lanes, from half-layer `half` up (-1: the lowest edited). keep
+ * as in MiOptions: 0 means MI_KEEP_ALL, MI_KEEP_NONE is enough for logits. */
 MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep);
 
 /* Reading. A lane reads like a whole run: what its cone leaves out comes from its trunk.
@@ -238,6 +257,12 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
 int          mi_logits(const MiRun *run, int lane, int pos, float *logits /* [V] */);
 int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n,
                           float *logits /* [n] */);
+
+/* Where numbers end: the first value of a lane, in the order of a whole pass (site after site, and
+ * in each the lowest position), that is infinite or not a number. A score of -infinity is a key cut
+ * off, and is none. 1: here; 0: all are numbers. The lane is computed once more, whatever was
+ * kept. */
+int          mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos);
 
 /* The logit lens: what the model would say if the residual stream ended here. */
 int          mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
@@ -252,7 +277,8 @@ typedef struct {
     int           n_cells;
     int           read;         /* as in MiLane: how many positions; the last is read. 0: all.
                                  * A cell whose edits all come after it changes nothing */
-    double      (*metric)(void *context, const MiRun *run, int lane);
+    double      (*metric)(void *context, const MiRun *run, int lane);   /* NAN after a call that
+                                 * failed ends the sweep with that call's mi_error() */
     void        (*progress)(void *context, int done, int n);    /* or NULL */
     void         *context;
 } MiSweep;
@@ -261,7 +287,9 @@ int mi_sweep(const MiSweep *sweep, double *values /* [n_cells] */);
 
 /* ---- Numbers about logits ---- */
 
-int    mi_top(const float *logits, int n, int k, int *top);  /* the k highest, ties to the lowest */
-double mi_log_sum_exp(const float *logits, int n);          /* log probability = logit - this */
+/* The k highest, ties to the lowest index; what is not a number comes after all numbers. Returns
+ * how many there are, k or n. */
+int    mi_top(const float *logits, int n, int k, int *top);
+double mi_log_sum_exp(const float *logits, int n);  /* log probability = logit - this; NaN of NaN */
 
 #endif

@@ -16,6 +16,7 @@ static int passed, failed;
             printf("FAIL ");                                                                     \
             printf(__VA_ARGS__);                                                                 \
             printf("\n");                                                                        \
+            fflush(stdout);     /* what was said stays said if a crash follows */                \
         }                                                                                        \
     } while (0)
 

@@ -27,6 +27,7 @@ typedef struct {
     int blanks;             /* blanks after the header: 1-3 put the tensors at odd addresses */
     int buffers;            /* 1: with the attn.bias masks of the published files (to be ignored) */
     const char *prefix;     /* "transformer." in some files; NULL: none */
+    const char *vocab;      /* what the metadata say it is; NULL: nothing */
     uint64_t seed;
 } RandomModel;
 
@@ -150,8 +151,10 @@ static inline int random_model_write(const char *path, const RandomModel *m)
     char *header = malloc(room);
     FILE *file = fopen(path, "wb");
     if (!header || !file) abort();
-    size_t n = (size_t)sprintf(header, "{\"__metadata__\":{\"format\":\"pt\",\"n_head\":\"%d\"}",
+    size_t n = (size_t)sprintf(header, "{\"__metadata__\":{\"format\":\"pt\",\"n_head\":\"%d\"",
                                m->n_head);
+    if (m->vocab) n += (size_t)sprintf(header + n, ",\"vocab\":\"%.100s\"", m->vocab);
+    header[n++] = '}';
     n = random_pass(m, header, n, NULL);
     header[n++] = '}';
     while (n % 8) header[n++] = ' ';

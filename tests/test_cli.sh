@@ -277,7 +277,6 @@ done
 refuses 2 "--threads" ABC --threads 0
 refuses 2 "--samples" ABC --samples 0
 refuses 2 "--samples is for --noise" ABC --samples 3
-refuses 2 "--provenance is for --json" ABC --provenance
 refuses 2 "--generate" ABC -n 0
 for value in "" " 1" "1 " 1x 0x1 -1 nan inf 1e999 -0.001; do
     refuses 2 "--temp" ABC -n 2 --temp "$value"
@@ -295,11 +294,11 @@ for flag in model tokenizer tokens source source-tokens answer versus at threads
     esac
 done
 for flag in -m -k -n; do refuses 2 "needs a value" ABC $flag; done
-for flag in bos loss json tsv explain sites help version provenance; do
+for flag in bos loss json tsv explain sites help version per-prompt; do
     refuses 2 "--$flag takes no value" ABC --$flag=1
     refuses 2 "--$flag takes no value" ABC --$flag=
 done
-for word in --foo -x -- --=1 --Json --js --json2 ---json -5 -k5x -mx --no-color; do
+for word in --foo -x -- --=1 --Json --js --json2 ---json -5 -kx -mx -m5 --no-color; do
     case $word in
     --) refuses 2 "already" -- ABC ABC ;;
     *) refuses 2 "no such option" ABC $word ;;
@@ -578,7 +577,8 @@ holds() {                           # NAME EXPRESSION: of awk, the numbers in $v
 
 P=ABCDEF S=GHIJKL
 watch="--answer O --versus U"
-base=.base.metric edited=.edited.metric source=.source.metric
+metric=.tables.metric.values top=.tables.top
+base=$metric[base][0] edited=$metric[edited][0] source=$metric[source][0]
 
 # Which positions an address means
 position() {                        # FIRST LAST PROMPT ADDRESS
@@ -645,11 +645,8 @@ alike() {                           # OP ADDRESS ADDRESS...: the same numbers, a
         numbers $P $watch --$op "$other"
         equal "--$op $one and $other"
     done
-    before=${kept#*"$base="} after=${kept#*"$edited="}
-    case ${before%%.top*} in
-    "${after%%.top*}") bad "--$op $one" "makes no difference" ;;
-    *) ok ;;
-    esac
+    value=$(printf '%s\n' "$kept" | sed -n 's/^\.tables\.metric\.values\[[a-z]*\].*=//p' | uniq | wc -l)
+    if [ "$value" -eq 2 ]; then ok; else bad "--$op $one" "makes no difference"; fi
 }
 alike ablate heads 'L*H*' 'L0-2H0-2' 'L0H*,L1H*,L2H*' 'heads@*' 'heads@0--1' 'L*.z'
 alike ablate mlps 'L*.mlp_out' 'L0-2.mlp_out' 'L0.mlp_out,L1-2.mlp_out@all'
@@ -715,7 +712,7 @@ for edit in "--scale $every=1" "--freeze $every" "--patch $every --source same" 
     json "$base $edited" $P $watch $edit
     holds "$(printf %.30s "$edit") ... changes nothing" '$1 "" == $2 ""'
 done
-json "$edited .edited.top[0].prob" $P $watch --scale embed=3e38 --scale embed=3e38
+json "$edited $top.values[0][edited]" $P $watch --scale embed=3e38 --scale embed=3e38
 holds "what is not finite is null" '$1 == "null" && ($2 == "null" || $2 == "-")'
 run $P --scale embed=3e38 --scale embed=3e38
 value=$status
@@ -916,17 +913,20 @@ while read -r address shape; do
     [ "$address" != logits ] || continue
     # shellcheck disable=SC2086
     run $P -k 3 --tsv $watch --set "$address=$dir/npy/$n.npy"
-    kept=$(grep '^edited' "$dir/out" || cat "$dir/err")
+    kept=$(awk -F'\t' '/^top.*edited/ || /^metric.*edited/' "$dir/out"; cat "$dir/err")
     run $P -k 3 --tsv $watch --patch "$address" --source $S
-    value=$(grep '^edited' "$dir/out" || cat "$dir/err")
+    value=$(awk -F'\t' '/^top.*edited/ || /^metric.*edited/' "$dir/out"; cat "$dir/err")
     case $address in
     'L2.resid_post@"CDE"') ok ;;    # leaves the last position alone
     *) case $value in *logit_diff*) equal "--set $address and --patch" ;; *) bad "--set $address" "$value" ;; esac ;;
     esac
 done < "$dir/saved"
-json ".base.top[0].id .base.top[0].logit" $S
-value="$value $(od -An -v -tf4 -j $((128 + (5 * 53 + ${value%% *}) * 4)) -N4 "$dir/npy/$n.npy")"
-holds "--save logits" 'near($2, $3)'
+logits_of() { od -An -v -tf4 -j $((128 + 5 * 53 * 4)) -N $((53 * 4)) "$1" | tr -s ' \n' '\n\n' | sed 1d; }
+json "$top.tokens[0][base].id $top.values[0][base] $top.tokens[52][base].id $top.values[52][base]" $S -k 53
+kept=$value value=$(logits_of "$dir/npy/$n.npy" | awk -v found="$value" '
+    { split(found, f, " "); sum += exp($1); logit[NR - 1] = $1 }
+    END { print NR, f[2], exp(logit[f[1]]) / sum, f[4], exp(logit[f[3]]) / sum }')
+holds "--save logits" '$1 == 53 && near($2, $3) && $4 > 0 && near($4 / $5, 1)'
 numbers $P $watch --ablate L0H1 --save "L1.mlp_out=$dir/edited.npy"
 numbers $P $watch --set "L1.mlp_out=$dir/edited.npy"; keep
 numbers $P $watch; differ "--save saves the edited run"
@@ -938,23 +938,26 @@ dd if="$dir/npy/9.npy" of="$dir/short.npy" bs=200 count=1 2>/dev/null
 refuses 1 "short.npy" $P --set "L1H1.q=$dir/short.npy"
 
 # Metrics, answers, positions
-full="-k 1000 --answer O"
-json "" $P $full --metric logit
+run $P --save "logits=$dir/logits.npy"
+logits_of "$dir/logits.npy" > "$dir/logits"
+json "" $P -k 1000
 printf '%s\n' "$value" | awk -F= '
-    /^\.base\.top.*\.id=/ { id[++n] = $2 }
-    /^\.base\.top.*\.logit=/ { logit[n] = $2; if (n > 1 && $2 > logit[n - 1]) why = "not in order" }
-    /^\.base\.top.*\.prob=/ { prob[n] = $2 }
+    FILENAME != "-" { logit[FNR - 1] = $1; sum += exp($1); next }
+    /^\.tables\.top\.tokens.*\[base\]\.id=/ { id[++n] = $2 }
+    /^\.tables\.top\.values.*\[base\]=/ { prob[++m] = $2 }
     END {
-        for (i = 1; i <= n; i++) { sum += exp(logit[i]); total += prob[i] }
-        for (i = 1; i <= n; i++) if ((prob[i] - exp(logit[i]) / sum) ^ 2 > 1e-12) why = "prob of " id[i]
-        for (i = 1; i <= n; i++) if (id[i] == 46)
-            printf "%.9g %.9g %.9g %d ", logit[i], exp(logit[i]) / sum, logit[i] - log(sum), i
-        for (i = 1; i <= n; i++) if (id[i] == 52)
-            printf "%.9g %.9g ", logit[i], exp(logit[i]) / sum
-        if (n != 53) why = n " tokens"
+        for (i = 1; i <= n; i++) {
+            if (i > 1 && prob[i] > prob[i - 1]) why = "not in order"
+            total += prob[i]
+            if ((prob[i] - exp(logit[id[i]]) / sum) ^ 2 > 1e-12) why = "prob of " id[i]
+            if (id[i] == 46)
+                printf "%.9g %.9g %.9g %d ", logit[46], prob[i], logit[46] - log(sum), i
+        }
+        printf "%.9g %.9g ", logit[52], exp(logit[52]) / sum
+        if (n != 53 || m != 53) why = n " tokens"
         if ((total - 1) ^ 2 > 1e-10) why = "probabilities sum to " total
         print why
-    }' > "$dir/facts"
+    }' "$dir/logits" - > "$dir/facts"
 read -r o_logit o_prob o_logprob o_rank u_logit u_prob why < "$dir/facts"
 if [ -z "$why" ]; then ok; else bad "-k 1000" "$why"; fi
 facts="$o_logit $o_prob $o_logprob $o_rank $u_logit $u_prob"
@@ -977,26 +980,23 @@ metric "--answer O|U, prob" 'near($1, $3 + $7)' --answer "O|U"
 metric "--answer O|#52, logit" 'near($1, log(exp($2) + exp($6)))' --answer "O|#52" --metric logit
 metric "--answer O|U|O counts O once" 'near($1, $3 + $7)' --answer "O|U|O"
 metric "kl is the default without an answer" '$1 == 0 && $1 != ""'
-json ".metric.name .metric.answer[0].id .metric.answer[0].text .metric.versus[0].text .metric.at" $P $watch
+json ".metric .prompt.answer[0].id .prompt.answer[0].text .prompt.versus[0].text .prompt.at" $P $watch
 is "--json describes the metric" '"logit_diff" 46 "O" "U" 5'
-json ".metric.name .metric.answer[1].id .metric.at" $P --answer "O|U" --at 2
+json ".metric .prompt.answer[1].id .prompt.at" $P --answer "O|U" --at 2
 is "--json describes two answers" '"prob" 52 2'
-json ".metric.name" $P
+json ".metric" $P
 is "the metric without answers" '"kl"'
-numbers $P -k 1000 --ablate L1.mlp_out
-value=$(printf '%s\n' "$value" | awk -F= '
-    /^\.edited\.metric/ { kl = $2 }
-    /^\.base\.top.*\.id/ { id = $2 }     /^\.base\.top.*\.prob/ { p[id] = $2 }
-    /^\.edited\.top.*\.id/ { id = $2 }   /^\.edited\.top.*\.prob/ { q[id] = $2 }
-    END { for (i in p) sum += p[i] * log(p[i] / q[i]); print kl, sum }')
-json "$edited" $P -k 1000 --ablate L1.mlp_out; kept=$value
 json "" $P -k 1000 --ablate L1.mlp_out
 value=$(printf '%s\n' "$value" | awk -F= '
-    /^\.edited\.metric/ { kl = $2 }
-    /^\.base\.top.*\.id/ { id = $2 }     /^\.base\.top.*\.prob/ { p[id] = $2 }
-    /^\.edited\.top.*\.id/ { id = $2 }   /^\.edited\.top.*\.prob/ { q[id] = $2 }
-    END { for (i in p) sum += p[i] * log(p[i] / q[i]); print kl, sum }')
-holds "--metric kl" '($1 - $2) ^ 2 < 1e-10 && $1 > 0'
+    /^\.tables\.metric\.values\[edited\]/ { kl = $2 }
+    /^\.tables\.top\.values/ { prob[++n] = $2 }
+    /^\.tables\.top\.tokens.*\.id=/ { id[++m] = $2 }
+    END {
+        for (i = 1; i <= n; i += 2) { p[id[i]] = prob[i]; q[id[i + 1]] = prob[i + 1] }
+        for (i in p) { sum += p[i] * log(p[i] / q[i]); tokens++ }
+        print kl, sum, n, m, tokens
+    }')
+holds "--metric kl" '($1 - $2) ^ 2 < 1e-10 && $1 > 0 && $3 == 106 && $4 == 106 && $5 == 53'
 json "$base" ABC $logit; keep
 json "$base" $P $logit --at 2; equal "--at 2 of six tokens is the end of three"
 json "$base" $P $logit --at=-4; equal "--at -4"
@@ -1009,42 +1009,50 @@ for at in 0 1 2 3 4; do
     json "$base" $P --at $at --answer $next --metric logprob
     losses="$losses $value"
 done
-json ".loss.from .loss.values[0][0] .loss.values[4][0] $base" $P --loss --metric loss
+json ".tables.loss.rows[0] .tables.loss.values[0][base] .tables.loss.values[4][base] $base" $P --loss --metric loss
 value="$value $losses"
-holds "--loss and --metric loss" \
-    '$1 == 1 && near($2, -$5) && near($3, -$9) && near($4, -($5 + $6 + $7 + $8 + $9) / 5)'
-json ".loss.values[0][0] .loss.values[0][1] .loss.values[4][1]" $P --loss --ablate embed
+holds "--loss and --metric loss" '$1 == "\"1" && $2 == "B\"" && near($3, -$6) && near($4, -$10) &&
+    near($5, -($6 + $7 + $8 + $9 + $10) / 5)'
+json ".tables.loss.values[0][base] .tables.loss.values[0][edited] .tables.loss.values[4][edited]" $P --loss --ablate embed
 holds "--loss of an edited run" '$1 != $2 && $3 > 0'
 
 # --lens, --attn
-json ".lens[0].site .lens[0].pos .lens[41].site .lens[41].pos .lens[42].site" $P --lens
-is "the points of --lens" '"L0.resid_pre" 0 "L2.resid_post" 5 -'
-for lens in --lens --lens=each --lens=final "--lens final"; do
-    json "$base .lens[41].metric .lens[41].answer.logit .lens[40].metric .lens[0].metric" $P $logit $lens
-    holds "the end of $lens is the model's answer" '$1 "" == $2 "" && $1 "" == $3 "" && $1 != $4 && $1 != $5'
+lens=.tables.lens depth=.tables.depth.values
+json "$lens.rows[0] $lens.rows[6] $lens.rows[7] $lens.cols[0] $lens.cols[5] $lens.cols[6]" $P --lens
+is "the points of --lens" '"L0.resid_pre" "L2.resid_post" - "0 A" "5 F" -'
+end=$depth[L2.resid_post][0] before=$depth[L2.resid_mid][0] first=$depth[L0.resid_pre][0]
+for form in --lens --lens=each --lens=final "--lens final"; do
+    json "$base $end $before $first" $P $logit $form
+    holds "the end of $form is the model's answer" '$1 "" == $2 "" && $1 != $3 && $1 != $4'
+    json "$lens.tokens[6][5].id $top.tokens[0][base].id $lens.values[6][5] $top.values[0][base]" $P -k 1 $form
+    holds "the end of $form is the likeliest token" '$1 == $2 && near($3, $4)'
 done
-json ".lens[5].metric" $P $logit --lens; keep
-json ".lens[5].metric" $P $logit --lens=final; differ "--lens=final"
-json "$edited .lens[41].metric" $P $logit --lens --ablate L1H1
+ends="$metric[base][0] .tables.lens_prob.values[6][5] .tables.lens_rank.values[6][5] .tables.lens_kl.values[6][5]"
+json "$ends .tables.lens_kl.values[5][5]" $P --lens --answer O
+value="$value $(json "$base" $P --answer O --metric rank; echo "$value")"
+holds "rank, prob and KL at the end of --lens" '$1 "" == $2 "" && $3 == $6 && $4 == 0 && $5 > 0'
+json "$first" $P $logit --lens; keep
+json "$first" $P $logit --lens=final; differ "--lens=final"
+json "$edited $end" $P $logit --lens --ablate L1H1
 holds "--lens shows the edited run" '$1 "" == $2 ""'
-json ".attn[0].layer .attn[0].head .attn[0].values[0][0] .attn[0].values[0][1] .attn[8].layer .attn[8].head .attn[9].head" \
+attn='.tables.pattern_L1H1.values'
+json ".tables.pattern_L0H0.values[0][0] .tables.pattern_L0H0.values[0][1] .tables.pattern_L2H2.values[0][0] .tables.pattern_L3H0.values[0][0]" \
     $P --attn 'L*H*'
-is "--attn L*H*" "0 0 1 null 2 2 -"
-json ".attn[0].values[4][0] .attn[0].values[4][1] .attn[0].values[4][2] .attn[0].values[4][3] .attn[0].values[4][4]" \
-    $P --attn L1H1
+is "--attn L*H*" "1 null 1 -"
+json "$attn[4][0] $attn[4][1] $attn[4][2] $attn[4][3] $attn[4][4]" $P --attn L1H1
 value="$value $(run $P -k 0 --save "L1H1.pattern@4=$dir/row.npy"; od -An -v -tf4 -j128 "$dir/row.npy" | tr '\n' ' ')"
 holds "--attn L1H1 and --save L1H1.pattern" \
     'near($1, $6) && near($5, $10) && near($1 + $2 + $3 + $4 + $5, 1) && $11 == 0'
-json ".attn[0].queries[0] .attn[0].queries[1] .attn[0].values[1][3] .attn[0].values[2][0] .attn[1].head" $P --attn L1H1@2-3,L2H0
-holds "--attn L1H1@2-3,L2H0" '$1 == 2 && $2 == 3 && $3 > 0 && $4 == "-" && $5 == 0'
-json ".attn[0].site .attn[0].values[3][1]" $P --attn L1H1.scores --knockout L1H1@3:1
-is "--attn of knocked out scores" '"scores" null'
-json ".attn[0].values[3][1]" $P --attn L1.pattern --knockout L1H0@3:1
+json ".tables.pattern_L1H1.rows[0] .tables.pattern_L1H1.rows[1] $attn[3_D][3_D] $attn[2][0] .tables.pattern_L2H0.rows[0]" $P --attn L1H1@2-3,L2H0
+holds "--attn L1H1@2-3,L2H0" '$1 $2 == "\"2C\"" && $3 $4 == "\"3D\"" && $5 > 0 && $6 == "-" && $7 == "\"0"'
+json ".tables.scores_L1H1.values[3][1] .tables.scores_L1H1.values[3][0]" $P --attn L1H1.scores --knockout L1H1@3:1
+holds "--attn of knocked out scores" '$1 == "null" && $2 ^ 2 > 0'
+json ".tables.pattern_L1H0.values[3][1]" $P --attn L1.pattern --knockout L1H0@3:1
 is "--attn of a knocked out pattern" 0
 
 # Generation
 text=.text.base
-json ".base.top[0].text" $P; keep
+json "$top.tokens[0][base].text" $P; keep
 json $text $P -n 1; equal "-n 1 is the likeliest token"
 json $text $P -n 12; keep
 json $text $P --generate=12; equal "--generate"
@@ -1060,7 +1068,7 @@ json $text $P -n 12 --temp 1 --seed 4; differ "--seed 4 for --seed 3"
 grown() {                           # ARGUMENT...: four tokens, one run of a growing prompt for each
     ids="32 33 34 35 36 37" grown=
     for step in 1 2 3 4; do
-        json ".edited.top[0].id .edited.top[0].text" --tokens "$ids" "$@"
+        json "$top.tokens[0][edited].id $top.tokens[0][edited].text" --tokens "$ids" "$@"
         ids="$ids ${value%% *}" token=${value#* \"}
         grown=$grown${token%\"}
     done
@@ -1089,7 +1097,9 @@ if grep -qF -e "$generated" "$dir/out"; then ok; else bad "-n 5 --tsv" "does not
 numbers $P $watch --ablate L1H1; keep
 numbers --tokens "32 33 34 35 36 37" $watch --ablate L1H1; equal "--tokens"
 numbers "--tokens=32 33 34 35 36 37" --answer=O --versus=U --ablate=L1H1 --metric=logit_diff --at=-1 \
-    --threads=1 --top=3 --color=always --seed=0; equal "--flag=VALUE"
+    --threads=1 --color=always --seed=0; equal "--flag=VALUE"
+json "" --top=3 $P $watch --ablate L1H1; equal "--top=VALUE"
+json "" -k3 $P $watch --ablate L1H1; equal "-k3"
 numbers --answer O --ablate L1H1 $P --versus U; equal "the prompt between options"
 numbers $watch --ablate L1H1 -- $P; equal "the prompt after --"
 numbers -m "$golden/odd7.safetensors" $P $watch --ablate L1H1
@@ -1117,7 +1127,7 @@ numbers $P $watch --patch L1H1@-1 --source $S; keep
 piped "$S\n" $P $watch --patch L1H1@-1 --source -; equal "the source from standard input"
 numbers $P $watch --ablate L1H1 --patch L1H2 --source same; keep
 piped "$P\n" - $watch --ablate L1H1 --patch L1H2 --source same; equal "--source same with standard input"
-json ".tokens[0].text .tokens[1].text" -- -A
+json ".prompt.tokens[0].text .prompt.tokens[1].text" -- -A
 is "a prompt that begins with -" '"-" "A"'
 run $P --ablate L1H1 --lens --attn L1H1 --loss -k 3 --threads 1; cp "$dir/out" "$dir/one"
 run $P --ablate L1H1 --lens --attn L1H1 --loss -k 3 --threads 4
@@ -1138,30 +1148,34 @@ for setting in "" "--color never" "--color auto"; do
     why=$(clean "$dir/out")
     if [ -z "$why" ]; then ok; else bad "$setting in a pipe" "prints $why"; fi
 done
-run $P $pictures --color always
-text_has "--color always" "$escape[48;2;"
-text_has "--color always" "$escape[38;2;"
-sed "s/$escape\[[0-9;]*m//g" "$dir/out" > "$dir/plain"
-run $P $pictures
-if cmp -s "$dir/plain" "$dir/out"; then ok; else bad "--color always" "differs from never in more than colours"; fi
-NO_COLOR=1 "$mi" $P $pictures --color always > "$dir/out" 2> "$dir/err"
-text_has "--color always with NO_COLOR" "$escape[48;2;"
+for depth in truecolor 24bit ""; do
+    code=";48;2;" ink="38;2;"
+    [ -n "$depth" ] || code=";48;5;" ink="38;5;"
+    COLORTERM=$depth "$mi" $P $pictures --color always > "$dir/out" 2> "$dir/err"
+    text_has "--color always, COLORTERM=$depth" "$code"
+    text_has "--color always, COLORTERM=$depth" "$escape[$ink"
+    sed "s/$escape\[[0-9;]*m//g" "$dir/out" > "$dir/plain"
+    run $P $pictures
+    if cmp -s "$dir/plain" "$dir/out"; then ok; else bad "--color always" "differs from never in more than colours"; fi
+done
+NO_COLOR=1 COLORTERM=truecolor "$mi" $P $pictures --color always > "$dir/out" 2> "$dir/err"
+text_has "--color always with NO_COLOR" ";48;2;"
 run $P --ablate L1H1=mean; text_has "--ablate =mean" posmean
 run $P --noise embed=1; text_has "--noise" "10 samples, seed 0"
 run $P $watch --patch L1H1 --source $S; text_has "--patch" normalized
 text_has "--patch" source
+tidy='NR == 1 { if ($0 != "table\tprompt\trow\tcol\tvalue\tse\ttoken\taddress") why = "header " $0; next }
+    NF != 8 { why = NF " fields in " $0 }
+    END { print why n }'
 run $P --tsv -k 4 --ablate L1H1 $watch
-awk -F'\t' '
-    NR == 1 { if ($0 != "run\trank\tid\ttoken\tlogit\tprob") why = "header " $0; next }
-    NR <= 9 { if (NF != 6 || $1 != (NR <= 5 ? "base" : "edited") || $2 != (NR - 2) % 4 + 1) why = "row " $0; next }
-    NR == 10 { if ($0 != "run\tmetric\tvalue") why = "header " $0; next }
-    { if (NF != 3 || $2 != "logit_diff") why = "row " $0 }
-    END { if (NR != 12) why = NR " lines"; print why; exit why != "" }' "$dir/out" > "$dir/facts"
-value=$(cat "$dir/facts"); is "--tsv" ""
+awk -F'\t' '$1 == "top" && NR <= 9 && ($3 != int(NR / 2) || $4 != (NR % 2 ? "edited" : "base") || $7 == "") { why = "row " $0 }
+    $1 == "metric" { if ($4 != "logit_diff" || $3 !~ /^(base|edited)$/ || $2 !~ /^1?$/) why = "row " $0; n++ }
+    $1 == "top" { n++ } $6 $8 != "" && NR > 1 { why = "an error or an address in " $0 }'"$tidy" "$dir/out" > "$dir/facts"
+value=$(cat "$dir/facts"); is "--tsv" 12
 run $P --tsv --attn L1H1
-awk -F'\t' '/^(pattern|run)/ { n = NF } NF != n { why = "row " $0 } END { print why; if (NR < 7) print NR " lines" }' \
+awk -F'\t' '$1 == "pattern L1H1" { n++; if ($8 !~ /^L1H1.pattern@[0-5]:[0-5]$/) why = "address " $8 }'"$tidy" \
     "$dir/out" > "$dir/facts"
-value=$(cat "$dir/facts"); is "--tsv --attn" ""
+value=$(cat "$dir/facts"); is "--tsv --attn" 21
 svg=$work/picture.svg
 run 'A<B&C>"D' --lens --attn L1H1,L2H0.scores --loss --ablate L0H0 --svg "$svg"
 value=$status; is "--svg" 0
@@ -1199,11 +1213,8 @@ run $P --attn L1H1 --svg "$(printf '%s/a\377b' "$work")" --json
 iconv -f UTF-8 -t UTF-8 "$dir/out" > /dev/null 2>&1 || [ $? -eq 127 ] || bad "argv in --json" "is not UTF-8"
 case $(cat "$dir/out") in *"$(printf '/a\357\277\275b"')"*) ok ;; *) bad "argv in --json" "no U+FFFD for a broken byte" ;; esac
 rm -f "$work"/*
-digest=$( { sha256sum "$golden/odd7.safetensors" || shasum -a 256 "$golden/odd7.safetensors"; } 2>/dev/null)
-json .model.sha256 $P --provenance
-[ -z "$digest" ] || is "--provenance" "\"${digest%% *}\""
-json ".model.sha256 .model.n_layer .model.n_head .model.d_model .model.n_ctx .model.n_vocab .version .argv[2] .argv[3]" $P
-is "--json describes the model" "- 3 3 21 24 53 \"$("$mi" --version | sed 's/mi //')\" \"$P\" -"
+json ".model.n_layer .model.n_head .model.d_model .model.n_ctx .model.n_vocab .version .argv[2] .argv[3]" $P
+is "--json describes the model" "3 3 21 24 53 \"$("$mi" --version | sed 's/mi //')\" \"$P\" -"
 run $P --explain --ablate L1H1@2 --save "L0H0=$work/x.npy" --lens --svg "$work/x.svg"
 text_has "--explain" blocks.1.attn.hook_z
 text_has "--explain" "3 layers"
@@ -1212,15 +1223,16 @@ for file in "$work"/*; do
 done
 
 # The cells of a list are named in full
-json ".grid.rows[0] .grid.rows[3] .grid.rows[4] .grid.rows[7]" $P --ablate not:L1H1 --each
+json ".tables.change.rows[0] .tables.change.rows[3] .tables.change.rows[4] .tables.change.rows[7]" $P --ablate not:L1H1 --each
 is "the cells of not:" '"L0H0" "L1H0" "L1H2" "L2H2"'
-json ".grid.rows[0] .grid.rows[8] .grid.rows[9] .grid.rows[11]" $P --ablate heads,mlps --each
+json ".tables.change.rows[0] .tables.change.rows[8] .tables.change.rows[9] .tables.change.rows[11]" $P --ablate heads,mlps --each
 is "the cells of a list of heads and MLPs" '"L0H0" "L2H2" "L0.mlp_out" "L2.mlp_out"'
-json ".grid.rows[0] .grid.rows[2] .grid.rows[3]" $P --ablate 'L*.resid_mid@"B",embed@-1' --each
+json ".tables.change.rows[0] .tables.change.rows[2] .tables.change.rows[3]" $P --ablate 'L*.resid_mid@"B",embed@-1' --each
 is "the cells of a list with positions" '"L0.resid_mid@\"B\"" "L2.resid_mid@\"B\"" "embed@-1"'
-json ".grid.rows[0] .grid.rows[6] .grid.cols[0]" $P --ablate 'L1.attn_out@*,L1.mlp_out@*' --each
+json ".tables.change.rows[0] .tables.change.rows[6] .tables.change.cols[0]" $P --ablate 'L1.attn_out@*,L1.mlp_out@*' --each
 is "the cells of a list over positions" '"L1.attn_out 0 A" "L1.mlp_out 0 A" ""'
-json ".grid.sites .grid.window" $P --ablate 'L*H*' --each; is "--json says what is swept" '"L*H*" 0'
+json ".argv[3] .argv[4] .tables.change.title" $P --ablate 'L*H*' --each
+is "--json says what is swept" '"--ablate" "L*H*" "--ablate, one run per cell: change of kl from base"'
 
 # An edit that a later one overwrites, a direction of zeros, what was saved, what an SVG shows
 run $P --ablate L1H1 --freeze heads
@@ -1237,23 +1249,26 @@ text_has "the caption of an SVG" "ABCDEF"
 text_has "the caption of an SVG" "--ablate L0H2"
 
 # What is no number is neither no effect nor the best
-json ".edited.metric" $P --answer A --scale L0.resid_pre=3e38 --metric kl; is "the KL of a run of no numbers" null
-json ".edited.metric" $P --answer A --scale L0.resid_pre=3e38 --metric rank; is "the rank in a run of no numbers" null
-run $P --scale 'L*.resid_pre=3e38' --each
+json "$edited" $P --answer A --scale L0.resid_pre=3e38 --metric kl; is "the KL of a run of no numbers" null
+json "$edited" $P --answer A --scale L0.resid_pre=3e38 --metric rank; is "the rank in a run of no numbers" null
+run $P --scale 'L*.resid_pre@4-5=3e38' --each
 text_has "a sweep of no numbers" "Not a number in any cell"
+run $P --scale 'L*.resid_pre=3e38' --each
+text_has "a list of no numbers" "L2       not a number"
 run $P --ablate L0-1H0 --ablate L0H0 --ablate L1H0
 if grep -q "comes after it" "$dir/out"; then bad "an edit that two others overwrite" "is said to be one's"; else ok; fi
-refuses 1 "name of a file" $P --lens --svg ""
+refuses 2 "name of a file" $P --lens --svg ""
 
 # What a table says cannot be more than a position
 printf 'prompt\tanswer\tS\nABCABC\tD\t0,L0H2@0\nABDABD\tC\t0\n' > "$dir/cell.tsv"
-refuses 1 "spells this text" --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
+refuses 2 "which is no single place" --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
 printf 'prompt\tanswer\tS\nABCABC\tD\t0"1\n' > "$dir/cell.tsv"
-refuses 1 "quote" --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
+refuses 2 'says "0"1"' --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
 printf 'prompt\tanswer\nABCABC\tD\n\0ABC\tD\n' > "$dir/cell.tsv"
 refuses 1 "zero byte" --data "$dir/cell.tsv"
 printf 'prompt\tanswer\nABCABC\tD\nABCD\tE\n' > "$dir/cell.tsv"
-refuses 1 "another shape" --data "$dir/cell.tsv" --ablate 'heads@*=mean' --each
+refuses 2 "not those of row 1" --data "$dir/cell.tsv" --ablate 'heads@*=mean' --each
+refuses 1 "another shape" --data "$dir/cell.tsv" --ablate 'heads@*' --each
 printf 'prompt\tanswer\tsource\nABCABC\tD\tABDABD\nABDABD\tE\tABCABC\n' > "$dir/cell.tsv"
 run --data "$dir/cell.tsv" --ablate heads=mean --mean-from source --each
 text_has "means of the sources" "change of prob from base"
@@ -1278,10 +1293,10 @@ if (ulimit -v 400000 && "$mi" --version) > /dev/null 2>&1; then
 fi
 
 # A direction that is zero in one cell changes nothing there; cells without effect are not strongest
-run $P --steer 'L*.resid_pre@-1=2' --toward AB --away CB --each
+run $P --steer 'L*.resid_pre@4-5=2' --toward AB --away CB --each
 text_has "a sweep with a zero direction" "strongest L"
 if grep strongest "$dir/out" | grep -q "L0 "; then bad "the strongest cells" "have one of 0"; else ok; fi
-json ".grid.values[0][0] .base.metric" $P --answer A --versus B --steer 'L*.resid_pre@-1=2' --toward AB --away CB --each
+json ".tables.cells.values[0][0] $base" $P --answer A --versus B --steer 'L*.resid_pre@-1=2' --toward AB --away CB --each
 holds "a zero direction in a cell" '$1 == $2'
 refuses 1 "the direction at L0.resid_pre is zero" $P --steer L0.resid_pre=2 --toward AB --away CB
 
@@ -1341,10 +1356,10 @@ if [ -n "$hint" ]; then
     else bad "mi PROMPT $hint" "does not show where tokens begin, though a message says so"
     fi
 fi
-json ".edits[0].pos[0] .tokens[0].id .tokens[2].text" --bos "$W" --ablate L5H3@Mary
+json ".edits[0].pos[0] .prompt.tokens[0].id .prompt.tokens[2].text" --bos "$W" --ablate L5H3@Mary
 is "--bos shifts positions" '2 50256 " Mary"'
-json ".metric.answer[0].id .metric.answer[0].text" "$W" --answer gave
-is "a space is put before an answer" "$(json ".metric.answer[0].id" "$W" --answer ' gave'; echo "$value") \" gave\""
+json ".prompt.answer[0].id .prompt.answer[0].text" "$W" --answer gave
+is "a space is put before an answer" "$(json ".prompt.answer[0].id" "$W" --answer ' gave'; echo "$value") \" gave\""
 run "$W" --answer gave
 text_has "an answer with a space put before it" "only so is it one token"
 run "$W" --answer Mary
@@ -1353,7 +1368,7 @@ run "$W "
 text_has "a prompt that ends with a space" "ends with a space"
 run "$W"
 if grep -q "note" "$dir/out"; then bad "a plain prompt" "gets a note"; else ok; fi
-json ".metric.answer[0].id .metric.answer[1].id .metric.answer[66].text .metric.answer[67].id" \
+json ".prompt.answer[0].id .prompt.answer[1].id .prompt.answer[66].text .prompt.answer[67].id" \
     "The war lasted from the year 1732 to the year 17" --answer 33-99 --versus 00-32
 is "--answer 33-99" '2091 2682 "99" -'
 json "$base" "$W" --answer " Mary| John"; keep
@@ -1372,9 +1387,9 @@ numbers "$W" --patch L5H3 --source "When John and Mary went to the store, Mary g
 holds "a source with as many tokens" 'NF > 0'
 run "$W" --steer "L3.resid_pre=2" --toward " love" --away " I hate this" --align front
 value=$status; is "--align front pads the shorter text" 0
-json ".tokens[1].text .tokens[2].text" "$(printf 'A\377B')"
+json ".prompt.tokens[1].text .prompt.tokens[2].text" "$(printf 'A\377B')"
 is "a broken byte in --json" "\"$(printf '\357\277\275')\" \"B\""
-json ".tokens[1].text" "$(printf 'A\033')"
+json ".prompt.tokens[1].text" "$(printf 'A\033')"
 is "a control character in --json" '"\u001b"'
 numbers "$(printf 'A\nB')"; keep
 piped 'A\nB\n' -; equal "a newline inside standard input"

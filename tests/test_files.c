@@ -217,7 +217,7 @@ static void swap_entries(File *f, int i, int j)
 
 /* ---- Writing ---- */
 
-static char path[1200];
+static char path[1300];
 
 static void write_bytes(const void *bytes, size_t n)
 {
@@ -1053,12 +1053,15 @@ static void test_metadata(void)
     drop(&f);
     f = make((Kind){.no_metadata = 1});
     write_file(&f), refused("no n_head and D/64 = 0"), drop(&f);
-    f = make((Kind){.no_metadata = 1, .d_model = 128});
-    write_file(&f), loads(NULL, "no n_head and D = 128");
+    f = make((Kind){.no_metadata = 1, .d_model = 128});     /* 2 heads of 64, or 8 of 16? */
+    write_file(&f), refused_at(path, "--n-head", "no n_head and D = 128"), drop(&f);
+    f = make((Kind){.no_metadata = 1, .d_model = 768, .n_layer = 1});
+    write_file(&f), loads(NULL, "no n_head and D = 768");
     MiModel *model = mi_open(path);
-    CHECK(model && mi_shape(model).n_head == 2, "mi_shape: without n_head it is D/64");
+    CHECK(model && mi_shape(model).n_head == 12, "mi_shape: OpenAI's smallest has 12 heads");
     mi_close(model);
-    drop(&f);
+    snprintf(f.metadata, sizeof f.metadata, "{\"n_head\":\"0\"}");
+    write_file(&f), refused("n_head 0 and D = 768"), drop(&f);
 }
 
 static void write_text(const char *name, const char *text, size_t n)
@@ -1244,6 +1247,117 @@ static void test_paths(void)
     drop(&f);
 }
 
+/* ---- What people have instead: told by name, with what to do ---- */
+
+static void told(const char *name, const char *bytes, size_t n, const char *what, const char *how)
+{
+    write_bytes(bytes, n);
+    refused_at(path, what, name);
+    refused_at(path, how, name);
+}
+
+static void test_other_formats(void)
+{
+    static const char lfs[] = "version https://git-lfs.github.com/spec/v1\n"
+        "oid sha256:248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707\n"
+        "size 548105171\n";
+    static const char list[] = "{\"metadata\":{\"total_size\":1},\"weight_map\":{\"wte.weight\":"
+        "\"model-00001-of-00002.safetensors\"}}\n";
+    static const char zip[] = "PK\3\4\0\0\10\10\0\0\0\0\0\0\0\0archive/data.pkl";
+    static const char pickle[] = "\200\2\212\12l\374\234F\371 j\250P\31.\200\2M\351\3.";
+    static const char html[] = "<!doctype html>\n<html class=\"\"><head>";
+    static const char config[] = "{\n  \"n_head\": 12\n}";
+    told("a Git LFS pointer", lfs, sizeof lfs - 1, "Git LFS", "git lfs pull");
+    told("model.safetensors.index.json", list, sizeof list - 1, "several files", "save_pretrained");
+    told("pytorch_model.bin", zip, sizeof zip - 1, "PyTorch", "save_pretrained");
+    told("an old pytorch_model.bin", pickle, sizeof pickle - 1, "PyTorch", "save_pretrained");
+    told("tf_model.h5", "\211HDF\r\n\32\n\0\0\0\0\0", 13, "TensorFlow", "save_pretrained");
+    told("a GGUF file", "GGUF\3\0\0\0\224\0\0\0", 12, "GGUF", ".safetensors");
+    told("a web page", html, sizeof html - 1, "web page", "resolve");
+    told("config.json", config, sizeof config - 1, "JSON", ".safetensors");
+}
+
+/* A folder stands for its model.safetensors. */
+static void test_folders(void)
+{
+    char folder[1100], inside[1200], old[sizeof path];
+    strcpy(old, path);
+    snprintf(folder, sizeof folder, "%s/folder", scratch);
+    CHECK(mkdir(folder, 0777) == 0, "test_files: cannot make %s", folder);
+    refused_at(folder, "model.safetensors", "a folder of nothing");
+    snprintf(inside, sizeof inside, "%s/pytorch_model.bin", folder);
+    strcpy(path, inside), write_bytes("PK", 2);
+    refused_at(folder, "save_pretrained", "a folder with pytorch_model.bin");
+    refused_at(folder, "pytorch_model.bin", "a folder with pytorch_model.bin");
+    snprintf(path, sizeof path, "%s/model.safetensors.index.json", folder);
+    write_bytes("{}", 2);
+    refused_at(folder, "several files", "a folder with an index");
+    refused_at(folder, "save_pretrained", "a folder with an index");
+    snprintf(path, sizeof path, "%s/model.safetensors", folder);
+    File f = make((Kind){.no_metadata = 1});
+    write_file(&f);
+    refused_at(folder, "--n-head", "a folder whose model does not say its heads");
+    snprintf(path, sizeof path, "%s/config.json", folder);
+    write_bytes("{\"n_head\":2}", 12);
+    strcpy(path, folder);
+    loads(plain, "a folder with a model and its config.json");
+    strcat(path, "/");
+    loads(plain, "the same with a / after it");
+    drop(&f);
+    strcpy(path, old);
+}
+
+/* nanoGPT saves nn.Linear's weights, [out,in], and often no biases. */
+static void test_layouts(void)
+{
+    static const char *const transposed[] = {"attn.c_attn.weight", "attn.c_proj.weight",
+                                             "mlp.c_fc.weight", "mlp.c_proj.weight"};
+    for (int biases = 0; biases < 2; biases++) {
+        File f = make((Kind){.prefix = "transformer.", .lm_head = 1});
+        for (int i = 0; i < f.n; i++) {
+            Tensor *t = &f.at[i];
+            for (int k = 0; k < 4; k++) {
+                size_t a, b;
+                if (strstr(t->name, transposed[k]) && sscanf(t->shape, "[%zu,%zu]", &a, &b) == 2)
+                    name_shape(t, 2, (size_t[]){b, a});
+            }
+            if (!biases && strstr(t->name, ".bias")) snprintf(t->name, sizeof t->name, "x%d", i);
+        }
+        write_file(&f);
+        refused_at(path, "nanoGPT", biases ? "nanoGPT's layout" : "nanoGPT's without biases");
+        refused_at(path, "transpose", biases ? "nanoGPT's layout" : "nanoGPT's without biases");
+        if (!biases) refused_at(path, "zeros", "nanoGPT's without biases");
+        drop(&f);
+    }
+    File f = make((Kind){0});
+    for (int i = 0; i < f.n; i++)
+        if (strstr(f.at[i].name, ".bias")) snprintf(f.at[i].name, sizeof f.at[i].name, "x%d", i);
+    write_file(&f), refused_at(path, "without biases", "a model without biases");
+    refused_at(path, "zeros", "a model without biases"), drop(&f);
+
+    f = make((Kind){.prefix = "_orig_mod.transformer."});
+    write_file(&f);
+    refused_at(path, "_orig_mod.transformer.wte.weight", "the names of a compiled model");
+    drop(&f);
+}
+
+/* A header of gigabytes is refused before it is read; safetensors itself reads up to 100 MB. */
+static void test_large_header(void)
+{
+    static const uint64_t lengths[] = {100000001, 150000000, 3000000000u};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        unsigned char start[9] = {0};
+        for (int k = 0; k < 8; k++) start[k] = lengths[i] >> 8 * k & 255;
+        start[8] = '{';
+        write_bytes(start, 9);
+        if (truncate(path, (off_t)lengths[i] + 1000)) continue;     /* no large files here */
+        char name[60];
+        snprintf(name, sizeof name, "a header of %llu bytes", (unsigned long long)lengths[i]);
+        refused_at(path, "100 MB", name);
+    }
+    remove(path);
+}
+
 /* ---- Corruption at random (the same each time) ---- */
 
 static void corrupt(unsigned char *bytes, size_t from, size_t to)
@@ -1360,6 +1474,10 @@ static int body(void)
     test_config();
     test_vocabulary();
     test_paths();
+    test_other_formats();
+    test_folders();
+    test_layouts();
+    test_large_header();
     test_corruption();
     doing("the end");
     CHECK(lowest_free_descriptor() == descriptor, "mi_open: leaves files open");

@@ -267,9 +267,11 @@ static void test_attention(void)
         memcpy(below_t0, all_keys, (size_t)(t0 * D) * sizeof *own);
         memcpy(own, all_keys + t0 * D, (size_t)((n - 1 - t0) * D) * sizeof *own);
         memcpy(last, all_keys + (n - 1) * D, (size_t)D * sizeof *own);
+        float scale = 1 / sqrtf((float)d);
         Keys one = {.below = all_keys, .own = all_keys, .last = all_keys + (n - 1) * D, .n = n,
-                    .stride = D};
-        Keys apart = {.below = below_t0, .own = own, .last = last, .t0 = t0, .n = n, .stride = D};
+                    .stride = D, .scale = scale};
+        Keys apart = {.below = below_t0, .own = own, .last = last, .t0 = t0, .n = n, .stride = D,
+                      .scale = scale};
         /* `rows` queries: row r sees the first n - rows + 1 + r keys, so the last one all */
         int rows = 1 + below(n < 7 ? n : 7), first = n - rows + 1, stride = n + below(3);
         int sizes = (rows - 1) * stride + n, sizez = (rows - 1) * D + d;

@@ -243,6 +243,9 @@ static const char *residual_adds_up(World *w)
                 if (edited(list, rule[i].site, l)) continue;
                 if (!rule[i].total || !rule[i].a || (!rule[i].b && (i || !l)))
                     return because("a residual site cannot be read: %s", message());
+                if (rule[i].total == rule[i].a)
+                    return because("%s layer %d pos %d has no buffer of its own",
+                                   mi_site_info(rule[i].site)->name, l, t);
                 for (int c = 0; c < D; c++)
                     sum[c] = rule[i].b ? rule[i].a[c] + rule[i].b[c] : rule[i].a[c];
                 const char *why = unequal(rule[i].total, sum, D);

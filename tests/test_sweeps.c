@@ -496,6 +496,41 @@ static const char *cells_that_change_nothing(World *w)
     return cells_are_runs(w, &changed, base, &held, w->T, &meter, 1, 4);
 }
 
+/* Mixing a score with its equal changes nothing, unless it is infinite: x + amount (v - x) is then
+ * not a number. Held: a key of the last layer is infinite, so that the last query never looks at
+ * it. The cell's query must be found to be not a number, though v is x bit for bit. */
+static const char *mixing_infinity_is_a_change(World *w)
+{
+    static Cells cells;
+    double values[2];
+    int last = w->T - 1, layer = w->s.n_layer - 1, head = below(w, w->s.n_head);
+    if (!last) return NULL;
+    const float *q = mi_head(w->base, 0, MI_q, layer, head, last);
+    if (!q || q[0] == 0) return q ? NULL : message();
+    MiEdits held = {0};
+    add_edit(w, &held, (MiEdit){.op = MI_SET, .site = MI_k, .layer = layer, .head = -1,
+                                .first = head * w->s.d_head, .count = 1, .pos_end = 1,
+                                .amount = q[0] > 0 ? -INFINITY : INFINITY});
+    MiRun *base = whole(w, &held);
+    if (!base) return because("%s", lost);
+    cells = (Cells){0};
+    for (int key = 0; key < 2; key++) {
+        MiEdits own = {0};
+        add_edit(w, &own, copy_edit(w, base, MI_scores, layer, head, key, 1, last, last + 1));
+        own.at[0].op = MI_MIX;
+        own.at[0].amount = 0.5f;
+        add_cell(w, &cells, &own);
+    }
+    Meter meter = {.at = last, .n_vocab = w->s.n_vocab, .tokens = {0, w->s.n_vocab - 1}};
+    TRY(sweep(&cells, base, w->T, &meter, values));
+    if (isnan(measure(&meter, base, 0))) return because("the held run is not a number");
+    if (!isnan(values[0])) return because("-infinity mixed with itself gives %.17g", values[0]);
+    if (values[1] != measure(&meter, base, 0) || meter.total != 1)
+        return because("a finite score mixed with itself gives %.17g; %d cells are computed",
+                       values[1], meter.total);
+    return NULL;
+}
+
 /* A cell that writes what the trunk shows after a held edit: the held edit then comes once more.
  * Not the same as changing nothing. */
 static const char *held_edit_comes_after_the_cell(World *w)
@@ -635,6 +670,7 @@ static const struct { const char *name; const char *(*holds)(World *); } promise
     {"a cell == its edits alone", cell_is_its_edits_alone},
     {"patches of a shared prefix", patches_of_a_shared_prefix},
     {"cells that change nothing", cells_that_change_nothing},
+    {"mixing infinity is a change", mixing_infinity_is_a_change},
     {"a held edit comes after the cell", held_edit_comes_after_the_cell},
     {"many cells in several forks", many_cells_in_several_forks},
     {"rows that are left out", left_out_rows_are_errors},

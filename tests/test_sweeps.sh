@@ -53,10 +53,10 @@ expand() {
         END { cells(template, 1) }'
 }
 
-# With {} in the arguments standing for the swept argument: run mi, JSON to $dir/$out.
-run() {                             # OUT CELL ARGUMENT...
-    out=$1 cell=$2
-    shift 2
+# With {} in the arguments standing for the swept argument: run mi, its output to $dir/$out.
+run() {                             # OUT FORMAT CELL ARGUMENT...
+    out=$1 format=$2 cell=$3
+    shift 3
     for argument; do
         case $argument in
         {}) set -- "$@" "$cell" ${each:+--each} ;;
@@ -64,10 +64,15 @@ run() {                             # OUT CELL ARGUMENT...
         esac
         shift
     done
-    "$mi" "$@" --json -k 1 >> "$dir/$out" 2>> "$dir/err" < /dev/null
+    "$mi" "$@" "$format" -k 1 >> "$dir/$out" 2>> "$dir/err" < /dev/null
 }
 
-metrics() { sed -n "s/^ \"$1\":{\"metric\":\([^,]*\),.*/\1/p" "$dir/$2"; }      # RUN FILE
+# The metric of a run, from lines of JSON, and one for each output of --tsv in a file
+json_metric() { sed -n "s/^\.tables\.metric\.values\[$1\].*=//p" "$dir/$2"; }      # RUN FILE
+metrics() {                         # RUN FILE
+    awk -F'\t' -v run="$1" '$1 == "metric" && $2 == "" && $3 == run { sub(/nan/, "null", $5); print $5 }' \
+        "$dir/$2"
+}
 
 # NAME SWEPT CELLS ARGUMENT...: the grid of --each is what single runs give. A table of patches
 # also has its normalized values: (x - held) / (source - held).
@@ -75,14 +80,14 @@ each() {
     name=$1 swept=$2 cells=$3
     shift 3
     : > "$dir/sweep"; : > "$dir/single"; : > "$dir/err"
-    each=yes run sweep "$swept" "$@" --threads 2
+    each=yes run sweep --json "$swept" "$@" --threads 2
     awk -f tests/json.awk "$dir/sweep" > "$dir/json"
-    sed -n 's/^\.grid\.values.*=//p' "$dir/json" > "$dir/got"
+    sed -n 's/^\.tables\.cells\.values.*=//p' "$dir/json" > "$dir/got"
     printf '%s\n' "$cells" > "$dir/cells"
     while IFS= read -r cell; do
         case $cell in
-        -) echo ' "edited":{"metric":null,' >> "$dir/single" ;;
-        *) each= run single "$cell" "$@" --threads 1 ;;
+        -) printf 'metric\t\tedited\t\tnull\n' >> "$dir/single" ;;
+        *) each= run single --tsv "$cell" "$@" --threads 1 ;;
         esac
     done < "$dir/cells"
     metrics edited single > "$dir/want"
@@ -93,22 +98,22 @@ each() {
         NR == 1 { first = $2 }
         END { if (NR < 2) print "only " NR " cells" ; else if (!different) print "all cells are " first }
         '; head -n 1 "$dir/err")"
-    case " $* " in
-    *" --patch {} "*) normalized "$name" ;;
-    esac
+    changes "$name" "$*"
 }
 
-normalized() {                      # NAME: of the table in $dir/json
-    check "$1: normalized" "$(awk -F = '
-        $1 == ".base.metric" && held == "" || $1 == ".held.metric" { held = $2 }
-        $1 == ".source.metric" { source = $2 }
-        /^\.grid\.values/ { value[++n] = $2 }
-        /^\.grid\.normalized/ { got[++m] = $2 }
+# Of the table in $dir/json: a patch's changes are (x - held) / (source - held), others x - held.
+changes() {                         # NAME ARGUMENTS
+    check "$1: change" "$(awk -F = -v patch="$(expr " $2 " : '.* --patch {} ')" '
+        /^\.tables\.metric\.values\[base\]/ { if (held == "") held = $2 }
+        /^\.tables\.metric\.values\[held\]/ { held = $2 }
+        /^\.tables\.metric\.values\[source\]/ { source = $2 }
+        /^\.tables\.cells\.values/ { value[++n] = $2 }
+        /^\.tables\.change\.values/ { got[++m] = $2 }
         END {
-            if (!n || n != m) print n + 0 " values, " m + 0 " normalized"
+            if (!n || n != m) print n + 0 " values, " m + 0 " changes"
             for (i = 1; i <= n; i++) {
                 if (value[i] == "null") continue
-                want = (value[i] - held) / (source - held)
+                want = (value[i] - held) / (patch ? source - held : 1)
                 off = got[i] - want
                 if (got[i] == "null" || off > 2e-6 || -off > 2e-6) {
                     print "cell " i " is " got[i] ", not " want; exit
@@ -172,14 +177,16 @@ each '--patch, the other way round' 'L*.mlp_out@*' "$(expand 'L*.mlp_out@*' "$L"
 # ---- Three axes, keys, lists
 
 plain '--ablate, three axes' 'L*H*@*' "$(expand 'L*H*@*' "$L" "$H" "$T")" --ablate {}
-awk -v want='.grid.rows[5] .grid.rows[9] .grid.cols[5] .grid.cols[6] .grid.values[8][5] .grid.values[9][0]' \
+awk -v want='.tables.change.rows[5] .tables.change.rows[9] .tables.change.cols[5] .tables.change.cols[6]
+    .tables.cells.values[8][5] .tables.cells.values[9][0]' \
     -f tests/json.awk "$dir/sweep" > "$dir/shape"
 case $(cat "$dir/shape") in
 '"L1H2" - "5 F" - '*' -') ok ;;
 *) bad "--ablate, three axes: its shape" "$(cat "$dir/shape")" ;;
 esac
 plain '--knockout, query by key' 'L1H2@*:*' "$(expand 'L1H2@*:*' "$T" "$T")" --knockout {}
-awk -v want='.grid.values[2][2] .grid.values[2][3] .grid.values[0][1] .grid.values[5][5]' \
+awk -v want='.tables.cells.values[2][2] .tables.cells.values[2][3] .tables.cells.values[0][1]
+    .tables.cells.values[5][5]' \
     -f tests/json.awk "$dir/sweep" > "$dir/shape"
 case $(cat "$dir/shape") in
 null*) bad "--knockout: nulls" "the edge 2:2 exists" ;;
@@ -212,8 +219,8 @@ L2H2" --ablate {}
 
 held() {                            # ARGUMENT...: held is what the other edits do alone
     : > "$dir/single"; : > "$dir/err"
-    run single '' "$@"
-    one=$(metrics held sweep) two=$(metrics edited single)
+    run single --tsv '' "$@"
+    one=$(json_metric held json) two=$(metrics edited single)
     if [ -n "$two" ] && [ "$one" = "$two" ]; then ok
     else bad "held, $name" "is ${one:-missing}, not ${two:-a number} as in a run of its own"; fi
 }
@@ -264,9 +271,9 @@ noise '--patch under noise' 'L*.resid_post@*' "$(expand 'L*.resid_post@*' "$L" "
 # ---- --trace and its long spelling
 
 without_argv() { awk -f tests/json.awk "$1"; }
-common="ABCDAB --answer #5 --versus #9 --json -k 1 --samples 4"
-"$mi" $common --trace CD > "$dir/short" 2> "$dir/err"
-"$mi" $common --noise 'embed@"CD"=3s' --source same --patch 'L*.resid_post@*' --each \
+common="ABCDAB --answer #5 --versus #9 -k 1 --samples 4"
+"$mi" $common --json --trace CD > "$dir/short" 2> "$dir/err"
+"$mi" $common --json --noise 'embed@"CD"=3s' --source same --patch 'L*.resid_post@*' --each \
     > "$dir/long" 2>> "$dir/err"
 without_argv "$dir/short" > "$dir/short.json"
 without_argv "$dir/long" > "$dir/long.json"
@@ -276,10 +283,10 @@ each '--trace, cell by cell' 'L*.resid_post@*' "$(expand 'L*.resid_post@*' "$L" 
     --answer '#5' --versus '#9' --noise 'embed@"CD"=3s' --source same --patch {}
 for kind in mlp attn; do            # two layers at a time: the cell's and the one below
     : > "$dir/err"; : > "$dir/single"
-    "$mi" $common --trace CD --kind $kind --window 2 > "$dir/sweep" 2>> "$dir/err"
-    awk -f tests/json.awk "$dir/sweep" | sed -n 's/^\.grid\.values.*=//p' > "$dir/got"
+    "$mi" $common --json --trace CD --kind $kind --window 2 > "$dir/sweep" 2>> "$dir/err"
+    awk -f tests/json.awk "$dir/sweep" | sed -n 's/^\.tables\.cells\.values.*=//p' > "$dir/got"
     for cell in $(expand "L*.${kind}_out@*" '0 0-1 1-2' "$T"); do
-        "$mi" $common --noise 'embed@"CD"=3s' --source same --patch "$cell" >> "$dir/single" \
+        "$mi" $common --tsv --noise 'embed@"CD"=3s' --source same --patch "$cell" >> "$dir/single" \
             2>> "$dir/err"
     done
     metrics edited single > "$dir/want"
@@ -335,6 +342,8 @@ table() {                           # FILE GROUP...: the first rows of the table
         row=0
     } > "$dir/$file"
 }
+base='.tables.metric.values[base][0]' held='.tables.metric.values[held][0]'
+edited='.tables.metric.values[edited][0]' from='.tables.metric.values[source][0]'
 row=0
 table two.tsv a b
 table three.tsv a b a
@@ -374,37 +383,48 @@ for file in two.tsv three.tsv four.tsv alone.tsv; do
     with_source=
     data $file --ablate L1H0
     for which in base edited; do
-        rows $file .$which.metric --ablate L1H0
-        near "--data $file: $which" "$(ask ".$which.metric .$which.se")" "$(statistics < "$dir/values")"
+        rows $file ".tables.metric.values[$which][0]" --ablate L1H0
+        near "--data $file: $which" "$(ask ".tables.metric.values[$which][0] .tables.metric.se[$which][0]")" \
+            "$(statistics < "$dir/values")"
     done
 done
 data three.tsv --ablate L1.mlp_out@S2 --scale L2H0@S2=2
-rows three.tsv .edited.metric --ablate L1.mlp_out@S2 --scale L2H0@S2=2
-near "--data with positions by column" "$(ask '.edited.metric .edited.se')" "$(statistics < "$dir/values")"
+rows three.tsv $edited --ablate L1.mlp_out@S2 --scale L2H0@S2=2
+near "--data with positions by column" "$(ask "$edited .tables.metric.se[edited][0]")" "$(statistics < "$dir/values")"
 data four.tsv --metric prob --ablate L0H1 --at 3
-rows four.tsv .edited.metric --metric prob --ablate L0H1 --at 3
-near "--data --metric prob --at 3" "$(ask '.edited.metric .edited.se')" "$(statistics < "$dir/values")"
+rows four.tsv $edited --metric prob --ablate L0H1 --at 3
+near "--data --metric prob --at 3" "$(ask "$edited .tables.metric.se[edited][0]")" "$(statistics < "$dir/values")"
 data four.tsv --metric kl --ablate L0H1
-rows four.tsv .edited.metric --metric kl --ablate L0H1
-near "--data --metric kl" "$(ask '.edited.metric .edited.se')" "$(statistics < "$dir/values")"
+rows four.tsv $edited --metric kl --ablate L0H1
+near "--data --metric kl" "$(ask "$edited .tables.metric.se[edited][0]")" "$(statistics < "$dir/values")"
 
-# Rows are lanes of a fork, as many as fit: many rows give what each of them gives alone.
+# Rows are lanes of a fork, as many as fit: many rows give what each of them gives alone. Each has
+# noise of its own.
 {
     head -n 1 "$dir/four.tsv"
     for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25; do sed 1d "$dir/four.tsv"; done
 } > "$dir/hundred.tsv"
-data four.tsv --ablate L1H0 --noise embed@1=1 --samples 3
-ask '.edited.metric .held.metric .n .base.metric' > "$dir/few"
+data four.tsv --ablate L1H0
+ask "$edited $base" > "$dir/few"
+data hundred.tsv --ablate L1H0
+near "--data in several forks" "$(ask "$edited $base")" "$(cat "$dir/few")"
 data hundred.tsv --ablate L1H0 --noise embed@1=1 --samples 3
-near "--data in several forks" "$(ask '.edited.metric .base.metric')" "$(awk '{ print $1, $4 }' "$dir/few")"
+each='.tables.metric.each'
+ask "$each[0][edited][0] $each[62][edited][0] $each[63][edited][0] $each[64][edited][0] $each[99][edited][0]" > "$dir/few"
+for row in 1 63 64 65 100; do
+    data hundred.tsv --ablate L1H0 --noise embed@1=1 --samples 3 --rows $row
+    ask "$each[0][edited][0]"
+done | tr '\n' ' ' | sed 's/ $//' > "$dir/alone"
+check "--data in several forks, with noise" "$(grep -q '[0-9]' "$dir/alone" || echo nothing; [ "$(cat "$dir/few")" = "$(cat "$dir/alone")" ] || cat "$dir/few" "$dir/alone")"
+check "--noise over --data" "$(awk '$3 == $5 { print "rows 64 and 100, of one prompt, have one draw" }' "$dir/few")"
 
-# Sweeps: without a source the grid has the change of each cell.
-change() {                          # FILE R C ARGUMENT...: of rows' grids, cell [R][C] minus held
+# Sweeps: without a source, the change of each cell.
+change() {                          # FILE R C ARGUMENT...: of rows' cells, cell [R][C] minus held
     file=$1 r=$2 c=$3
     shift 3
-    rows "$file" ".grid.values[$r][$c]" "$@"
+    rows "$file" ".tables.cells.values[$r][$c]" "$@"
     cp "$dir/values" "$dir/cell"
-    rows "$file" ".base.metric .held.metric" "$@"
+    rows "$file" "$base $held" "$@"
     paste -d ' ' "$dir/cell" "$dir/values" | awk '{ printf "%s %.17g\n", $1, $2 - ($5 == "-" ? $4 : $5) }' |
         statistics
 }
@@ -413,41 +433,45 @@ data three.tsv --ablate 'L*H*' --each
 for rc in "0 0" "0 2" "1 1" "2 2"; do
     r=${rc% *} c=${rc#* }
     near "--data --ablate heads --each, cell $rc" \
-        "$(ask ".grids[0].values[$r][$c] .grids[0].se[$r][$c]")" \
+        "$(ask ".tables.change.values[$r][$c] .tables.change.se[$r][$c]")" \
         "$(change three.tsv $r $c --ablate 'L*H*' --each)"
 done
 data four.tsv --ablate 'L*.mlp_out@*' --each --scale L1H1=2
 for rc in "0 0" "1 3" "2 5"; do
     r=${rc% *} c=${rc#* }
     near "--data, sweep with a held edit, cell $rc" \
-        "$(ask ".grids[0].values[$r][$c] .grids[0].se[$r][$c]")" \
+        "$(ask ".tables.change.values[$r][$c] .tables.change.se[$r][$c]")" \
         "$(change four.tsv $r $c --ablate 'L*.mlp_out@*' --each --scale L1H1=2)"
 done
 
-# Patches: mean(cell - held) / (mean(source) - mean(held)); the error is divided by the same.
+# Patches: a = cell - held and b = source - held of each row give R = mean(a) / mean(b), and its
+# error is that of the mean of a - R b, divided by mean(b).
 with_source=yes
 ratio() {                           # FILE R C ARGUMENT...
-    of=$(change "$@")
-    rows "$1" '.source.metric .base.metric .held.metric' "$4" "$5" "$6" $7 $8
-    awk -v of="$of" '{ sum += $2 - ($4 == "-" ? $3 : $4) }
+    change "$@" > /dev/null         # leaves "group cell" of each row in $dir/cell
+    rows "$1" "$from $base $held" "$4" "$5" "$6" $7 $8
+    paste -d ' ' "$dir/cell" "$dir/values" | awk '
+        { held = $6 == "-" ? $5 : $6; group[NR] = $1; a[NR] = $2 - held; b[NR] = $4 - held
+          sum_a += a[NR]; sum_b += b[NR] }
         END {
-            split(of, number, " ")
-            range = sum / NR
-            printf "%.9g %.9g\n", number[1] / range, number[2] / (range < 0 ? -range : range)
-        }' "$dir/values"
+            for (i = 1; i <= NR; i++) inside[group[i]] += a[i] - sum_a / sum_b * b[i]
+            for (g in inside) { squares += inside[g] ^ 2; n++ }
+            error = sqrt(squares * n / (n - 1)) / sum_b
+            printf "%.9g %.9g\n", sum_a / sum_b, error < 0 ? -error : error
+        }'
 }
 data three.tsv --patch 'L*.resid_pre@*' --each
 for rc in "0 0" "0 2" "1 4" "2 5"; do
     r=${rc% *} c=${rc#* }
     near "--data --patch --each, cell $rc" \
-        "$(ask ".grids[0].values[$r][$c] .grids[0].se[$r][$c]")" \
+        "$(ask ".tables.change.values[$r][$c] .tables.change.se[$r][$c]")" \
         "$(ratio three.tsv $r $c --patch 'L*.resid_pre@*' --each)"
 done
 data three.tsv --patch 'L*H*' --each --ablate L1.mlp_out
 for rc in "0 1" "2 0"; do
     r=${rc% *} c=${rc#* }
     near "--data --patch --each with a held edit, cell $rc" \
-        "$(ask ".grids[0].values[$r][$c] .grids[0].se[$r][$c]")" \
+        "$(ask ".tables.change.values[$r][$c] .tables.change.se[$r][$c]")" \
         "$(ratio three.tsv $r $c --patch 'L*H*' --each --ablate L1.mlp_out)"
 done
 

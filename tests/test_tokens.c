@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 #include "check.h"
+#include "random_model.h"
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define SANITIZED 1
@@ -43,7 +44,7 @@ void *calloc_that_may_fail(size_t count, size_t size)
 
 static uint64_t random_state = 1;
 
-static uint32_t random_below(uint32_t n)
+static uint32_t draw(uint32_t n)
 {
     random_state = random_state * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(random_state >> 33) % n;
@@ -164,11 +165,11 @@ static size_t random_text(char *text, size_t n)
                                    "\xF0\x9F\x98\x80", "\xE6\x97\xA5", "12", "!", "<|endoftext|>",
                                    "\xED\xA0\x80", "\xC0", "\xF0\x9F"};
     size_t at = 0;
-    if (random_below(2))
+    if (draw(2))
         while (at < n)
-            text[at++] = (char)random_below(256);
+            text[at++] = (char)draw(256);
     while (at + 16 <= n) {
-        const char *piece = pieces[random_below(sizeof pieces / sizeof *pieces)];
+        const char *piece = pieces[draw(sizeof pieces / sizeof *pieces)];
         memcpy(text + at, piece, strlen(piece));
         at += strlen(piece);
     }
@@ -180,7 +181,7 @@ static void test_round_trip(MiTokenizer *tokenizer)
     static const int sizes[] = {N_IDS, 256, 300, 5000, N_IDS - 1, N_IDS + 47};
     for (int i = 0; i < 6000; i++) {
         char text[300];
-        size_t n = random_text(text, random_below(sizeof text));
+        size_t n = random_text(text, draw(sizeof text));
         int n_vocab = sizes[i / 1000];
         tokenizer_use_vocab(tokenizer, NULL, n_vocab);
         CHECK(spells(tokenizer, text, n), "round trip: string %d of %zu bytes, %d rows", i, n,
@@ -199,10 +200,51 @@ static void test_round_trip(MiTokenizer *tokenizer)
     }
 }
 
+/* Without vocab_ids only a vocabulary of GPT-2's size, padded maybe, is taken for GPT-2's, or what
+ * the file says is. */
+static void test_foreign(void)
+{
+    static const struct { int n_vocab; const char *says; int has_text; } cases[] = {
+        {1, NULL, 0}, {31, NULL, 0}, {257, NULL, 0}, {5000, NULL, 0}, {N_IDS - 1, NULL, 0},
+        {N_IDS, NULL, 1}, {N_IDS + 1, NULL, 1}, {50304, NULL, 1}, {50305, NULL, 0},
+        {60000, NULL, 0}, {N_IDS, "portuguese", 0}, {1000, "gpt2", 1}, {1000, "GPT2", 0},
+        {1000, "", 0},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        int V = cases[i].n_vocab, has_text = cases[i].has_text, rows[8], n;
+        MiModel *model = random_model_open((RandomModel){.n_layer = 1, .n_head = 1, .d_head = 1,
+                                                         .n_ctx = 2, .n_vocab = V,
+                                                         .vocab = cases[i].says});
+        MiTokenizer *tokenizer = model ? mi_tokenizer_open(TOKENIZER, model) : NULL;
+        CHECK(tokenizer, "%d rows: %s", V, mi_error());
+        if (!tokenizer) continue;
+        CHECK(mi_has_text(tokenizer) == has_text, "%d rows: has text: %d", V, !has_text);
+        int64_t got = mi_encode(tokenizer, "!A", 2, rows, 8);
+        if (has_text)
+            CHECK(got == 2 && rows[0] == 0 && rows[1] == 32, "%d rows: %lld tokens", V,
+                  (long long)got);
+        else
+            CHECK(got == -1 && strstr(mi_error(), "--tokens") && strstr(mi_error(), "#"),
+                  "%d rows: %lld tokens of a text (%s)", V, (long long)got, mi_error());
+        const int ids[] = {-1, 0, 30, 255, 256, 50255, 50256, 50257, 50303, 50304, V - 1, V};
+        for (size_t k = 0; k < sizeof ids / sizeof *ids; k++) {     /* ids are rows */
+            int id = ids[k], there = id >= 0 && id < V, want = there ? id : -1;
+            CHECK(mi_row_of_id(tokenizer, id) == want && mi_id_of_row(tokenizer, id) == want,
+                  "%d rows: id %d is row %d", V, id, mi_row_of_id(tokenizer, id));
+            mi_token_bytes(tokenizer, id, &n);
+            CHECK((n > 0) == (has_text && there && id < N_IDS), "%d rows: id %d has %d bytes", V,
+                  id, n);
+        }
+        mi_tokenizer_close(tokenizer);
+        mi_close(model);
+    }
+}
+
 static void test_results(MiTokenizer *tokenizer)
 {
     int rows[4] = {-7, -7, -7, -7}, n;
     volatile int none = N_IDS;          /* volatile: compilers warn of what is tested here */
+    tokenizer_use_vocab(tokenizer, NULL, N_IDS);
     CHECK(mi_encode(tokenizer, "Hello world, hello", 18, NULL, 0) == 4, "count: without a buffer");
     CHECK(mi_encode(tokenizer, "Hello world, hello", 18, rows, 2) == 4, "count: more than cap");
     CHECK(rows[0] == 15496 && rows[1] == 995 && rows[2] == -7, "cap: %d %d %d", rows[0], rows[1],
@@ -225,6 +267,8 @@ static void test_results(MiTokenizer *tokenizer)
           "100 rows: no newline: %s", mi_error());
     tokenizer_use_vocab(tokenizer, NULL, N_IDS - 1);
     CHECK(mi_encode(tokenizer, "<|endoftext|>", 13, rows, 4) > 1, "no end of text in the model");
+    CHECK(mi_row_of_id(tokenizer, N_IDS - 2) == N_IDS - 2
+          && mi_row_of_id(tokenizer, N_IDS - 1) == -1, "50256 rows: their ids");
     tokenizer_use_vocab(tokenizer, NULL, N_IDS);
     for (int i = 0; i < 2; i++) {
         char text[600];
@@ -261,22 +305,22 @@ static void test_speed(MiTokenizer *tokenizer)
     char *text = malloc(MEGABYTE);
     size_t n = 0;
     while (n < MEGABYTE - 32) {
-        const char *word = words[random_below(sizeof words / sizeof *words)];
+        const char *word = words[draw(sizeof words / sizeof *words)];
         n += (size_t)sprintf(text + n, "%s", word);
-        for (uint32_t i = 0, letters = random_below(4) ? 0 : 1 + random_below(9); i < letters; i++)
-            text[n++] = "etaoinshrdlu"[random_below(12)];
-        word = random_below(9) ? " " : random_below(3) ? ", " : ".\n";
+        for (uint32_t i = 0, letters = draw(4) ? 0 : 1 + draw(9); i < letters; i++)
+            text[n++] = "etaoinshrdlu"[draw(12)];
+        word = draw(9) ? " " : draw(3) ? ", " : ".\n";
         n += (size_t)sprintf(text + n, "%s", word);
     }
     time_encode(tokenizer, "1 MB of English", text, n);
     for (int kind = 0; kind < 5; kind++) {
         for (n = 0; n < WORD; n++)
-            text[n] = kind == 0 ? 'a' : kind == 1 ? (char)('a' + random_below(26)) : kind == 2 ? ' '
-                    : kind == 3 ? "=-"[random_below(2)] : (char)(0x80 + random_below(64));
+            text[n] = kind == 0 ? 'a' : kind == 1 ? (char)('a' + draw(26)) : kind == 2 ? ' '
+                    : kind == 3 ? "=-"[draw(2)] : (char)(0x80 + draw(64));
         time_encode(tokenizer, kinds[kind], text, n);
     }
     for (n = 0; n < MEGABYTE; n++)
-        text[n] = (char)random_below(256);
+        text[n] = (char)draw(256);
     time_encode(tokenizer, "1 MB of random bytes", text, n);
     for (n = 0; n < MEGABYTE; n++)
         text[n] = '<';
@@ -450,9 +494,9 @@ static void test_damaged_files(void)
     uint8_t *good = read_all(TOKENIZER, &n), *bad = malloc(n);
     for (int i = 0; i < 200; i++) {
         memcpy(bad, good, n);
-        for (uint32_t k = 1 + random_below(4); k > 0; k--)
-            bad[random_below(random_below(2) ? 8000 : (uint32_t)n)] = (uint8_t)random_below(256);
-        write_hostile(bad, n - (random_below(4) ? 0 : random_below((uint32_t)n)));
+        for (uint32_t k = 1 + draw(4); k > 0; k--)
+            bad[draw(draw(2) ? 8000 : (uint32_t)n)] = (uint8_t)draw(256);
+        write_hostile(bad, n - (draw(4) ? 0 : draw((uint32_t)n)));
         MiTokenizer *tokenizer = tokenizer_open(hostile_path);
         char text[300];
         size_t size = random_text(text, sizeof text);
@@ -479,6 +523,7 @@ int main(void)
     test_utf8();
     test_round_trip(tokenizer);
     test_results(tokenizer);
+    test_foreign();
     test_vocab(tokenizer);
     test_speed(tokenizer);
     mi_tokenizer_close(tokenizer);

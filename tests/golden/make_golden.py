@@ -73,18 +73,19 @@ ROOT = os.path.dirname(os.path.dirname(HERE))
 # ---- The random models ----
 
 MODELS = {
-    # heads: where the file says n_head: its __metadata__, config.json beside it, or nowhere (D/64)
+    # heads: where the file says n_head: its __metadata__ or config.json beside it
     # buffers: the dtype of the causal masks that some published files carry
     # full: how much of the list of interventions is replayed on it
     "odd7":    dict(L=3, H=3, d=7, V=53, n_ctx=24, dtype="F32", heads="metadata", prefix=True,
-                    untied=False, buffers="F32", odd_start=True, seed=11, n=9, full=1.0),
+                    untied=False, buffers="F32", odd_start=True, seed=11, n=9, full=1.0,
+                    vocab="gpt2"),          # its 53 tokens are GPT-2's first: ! to U
     "beside5": dict(L=2, H=7, d=5, V=61, n_ctx=27, dtype="F32", heads="config", prefix=False,
                     untied=True, buffers=None, odd_start=False, seed=12, n=8, full=0.35),
     "half12":  dict(L=2, H=4, d=12, V=67, n_ctx=22, dtype="F16", heads="metadata", prefix=True,
                     untied=False, buffers="BOOL", odd_start=True, seed=13, n=7, full=0.25),
     "brain11": dict(L=4, H=2, d=11, V=41, n_ctx=26, dtype="BF16", heads="metadata", prefix=False,
                     untied=True, buffers="F32", odd_start=False, seed=14, n=8, full=0.35),
-    "wide64":  dict(L=1, H=2, d=64, V=33, n_ctx=21, dtype="F16", heads="nowhere", prefix=False,
+    "wide64":  dict(L=1, H=2, d=64, V=33, n_ctx=21, dtype="F16", heads="metadata", prefix=False,
                     untied=False, buffers=None, odd_start=False, seed=15, n=6, full=0.25),
 }
 
@@ -134,6 +135,8 @@ def write_model(name, spec):
     header, blobs, offset = {}, [], 0
     if spec["heads"] == "metadata":
         header["__metadata__"] = {"format": "pt", "n_head": str(spec["H"])}
+        if "vocab" in spec:
+            header["__metadata__"]["vocab"] = spec["vocab"]
     for key, array, dtype in tensors:
         if spec["prefix"] and key != "lm_head.weight":
             key = "transformer." + key
@@ -199,7 +202,7 @@ class References:
         w = self.weights
         self.V, self.D = w["wte.weight"].shape
         self.n_ctx = w["wpe.weight"].shape[0]
-        self.n_head = self.H = self.n_head or self.D // 64
+        self.H = self.n_head
         self.d = self.D // self.H
         self.L = 1 + max(int(key.split(".")[1]) for key in w if key.startswith("h."))
         self.F = w["h.0.mlp.c_fc.weight"].shape[1]
