@@ -1119,16 +1119,21 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
     return at(run, site, layer, row) + (size_t)head * stride;
 }
 
-/* logits = ln_f W_U^T    ln_f [D], W_U [V,D] -> [V] at one position: only what is asked for is
- * computed, for W_U is a third of GPT-2's weights. */
-int mi_logits(const MiRun *run, int lane, int pos, float *logits)
+/* logits = x W_U^T    x [rows,D] -> [rows,V]: W_U is read once for all rows. */
+static void unembed(const MiRun *run, const float *x, int rows, float *logits)
 {
     const MiModel *model = run->model;
+    int V = model->shape.n_vocab, D = model->shape.d_model;
+    run->kernel->unembed(logits, x, rows, model->W_U, V, D,
+                         (double)rows * V * D < MIN_WORK ? 1 : run->threads);
+}
+
+/* logits = ln_f W_U^T    -> [V] at one position: only what is asked for is computed */
+int mi_logits(const MiRun *run, int lane, int pos, float *logits)
+{
     const float *x = mi_site(run, lane, MI_ln_f, 0, pos);
     if (!x) return -1;
-    int V = model->shape.n_vocab, D = model->shape.d_model;
-    run->kernel->unembed(logits, x, 1, model->W_U, V, D,
-                         (double)V * D < MIN_WORK ? 1 : run->threads);
+    unembed(run, x, 1, logits);
     return 0;
 }
 
@@ -1143,29 +1148,73 @@ int mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n, 
     return 0;
 }
 
-/* logits = LN_f(x) W_U^T    x [D], a site of that width at one position -> [V]
- * The logit lens: what the model would say if x were the end of the residual stream. LayerNorm's
- * mean and sigma are those of x, or with `final` those of the end of the same run: then all is
- * linear, and the contributions of the layers between add up. */
-int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
+/* y = LN_f(x)    x [D], a site of that width at one position -> [D]
+ * LayerNorm's mean and sigma are those of x, or with `final` those of the end of the same run: then
+ * all is linear, and the contributions of the layers between add up. */
+static int lens_row(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
+                    float *y)
 {
     const MiModel *model = run->model;
-    const Kernels *kernel = run->kernel;
     int D = model->shape.d_model;
     const float *x = mi_site(run, lane, site, layer, pos);
     if (!x) return -1;
     if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *end = mi_site(run, lane, MI_resid_post, model->shape.n_layer - 1, pos);
     const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, pos);
-    float       *out = malloc(D * sizeof *out);
-    if (!end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
-    float mean = kernel->sum(final ? end : x, D) / D;
+    if (!end || !scale) return -1;
+    float mean = run->kernel->sum(final ? end : x, D) / D;
     float sigma = final ? *scale : sigma_of(run, x, mean);
     for (int i = 0; i < D; i++)
-        out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
-    kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
-    free(out);
+        y[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
     return 0;
+}
+
+/* logits of n positions from `from` on    -> [n,V], of ln_f as it is or of a site through the lens,
+ * with its own statistics or the final ones. */
+enum { FINAL = 1, AS_IT_IS = 2 };
+static int logits_of_rows(const MiRun *run, int lane, MiSite site, int layer, int from, int n,
+                          int how, float *logits)
+{
+    size_t D = (size_t)run->model->shape.d_model;
+    int    status = 0;
+    float *rows = malloc(n * D * sizeof *rows);
+    if (!rows) return mi_fail("out of memory");
+    for (int i = 0; i < n && status == 0; i++) {
+        const float *x = mi_site(run, lane, site, layer, from + i);
+        if (!x) status = -1;
+        else if (how == AS_IT_IS) memcpy(rows + i * D, x, D * sizeof *x);
+        else status = lens_row(run, lane, site, layer, from + i, how == FINAL, rows + i * D);
+    }
+    if (status == 0) unembed(run, rows, n, logits);
+    free(rows);
+    return status;
+}
+
+static int check_positions(const MiRun *run, int lane, int from, int to)
+{
+    int n = mi_n_tokens(run, lane);
+    if (n < 0) return -1;
+    if (from >= 0 && from < to && to <= n) return 0;
+    return mi_fail("lane %d has no positions from %d up to %d: it has %d", lane, from, to, n);
+}
+
+int mi_logits_all(const MiRun *run, int lane, int from, int to, float *logits)
+{
+    if (check_positions(run, lane, from, to) < 0) return -1;
+    return logits_of_rows(run, lane, MI_ln_f, 0, from, to - from, AS_IT_IS, logits);
+}
+
+/* The logit lens: what the model would say if x were the end of the residual stream. */
+int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
+{
+    return logits_of_rows(run, lane, site, layer, pos, 1, final ? FINAL : 0, logits);
+}
+
+int mi_lens_all(const MiRun *run, int lane, MiSite site, int layer, int from, int to, int final,
+                float *logits)
+{
+    if (check_positions(run, lane, from, to) < 0) return -1;
+    return logits_of_rows(run, lane, site, layer, from, to - from, final ? FINAL : 0, logits);
 }
 
 /* Numbers in their order, and NaN below them all. */
@@ -1955,8 +2004,9 @@ void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const 
             store(s, s0);
             store(s + VEC, s1);
         }
+        if (!pack) continue;
         float *to = pack + c / PANEL * panel + c % PANEL;
-        for (int k = 0; k < n && pack; k++)
+        for (int k = 0; k < n; k++)
             for (int v = 0; v < 2; v++) store(to + k * PANEL + v * VEC, w[k][v]);
     }
 }
@@ -2120,7 +2170,8 @@ static void turn(float *turned, const float *x, int rows, int D)
 }
 
 /* The tree of sum_lanes, from `lane` on, whose branches are `half` lanes apart, of all sums of a
- * tile: TILE_ROWS tokens W_U [TILE_ROWS,D], turned rows x [16,D/16,PANEL] -> sum [TILE_ROWS,PANEL] */
+ * tile: TILE_ROWS tokens W_U [TILE_ROWS,D], turned rows x [16,D/16,PANEL]
+ * -> sum [TILE_ROWS,PANEL] */
 static void sum_tree(float *sum, const weight *W_U, const float *x, int D, int lane, int half)
 {
     float other[TILE_ROWS * PANEL];
@@ -2132,7 +2183,8 @@ static void sum_tree(float *sum, const weight *W_U, const float *x, int D, int l
     }
     sum_tree(sum, W_U, x, D, lane, 2 * half);
     sum_tree(other, W_U, x, D, lane + half, 2 * half);
-    for (int i = 0; i < TILE_ROWS * PANEL; i += VEC) store(sum + i, load(sum + i) + load(other + i));
+    for (int i = 0; i < TILE_ROWS * PANEL; i += VEC)
+        store(sum + i, load(sum + i) + load(other + i));
 }
 
 /* Logits of turned rows for TILE_ROWS tokens, whose part of W_U stays in the cache. */
