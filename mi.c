@@ -1119,16 +1119,21 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
     return at(run, site, layer, row) + (size_t)head * stride;
 }
 
-/* logits = ln_f W_U^T    ln_f [D], W_U [V,D] -> [V] at one position: only what is asked for is
- * computed, for W_U is a third of GPT-2's weights. */
-int mi_logits(const MiRun *run, int lane, int pos, float *logits)
+/* logits = x W_U^T    x [rows,D] -> [rows,V]: W_U is read once for all rows. */
+static void unembed(const MiRun *run, const float *x, int rows, float *logits)
 {
     const MiModel *model = run->model;
+    int V = model->shape.n_vocab, D = model->shape.d_model;
+    run->kernel->unembed(logits, x, rows, model->W_U, V, D,
+                         (double)rows * V * D < MIN_WORK ? 1 : run->threads);
+}
+
+/* logits = ln_f W_U^T    -> [V] at one position: only what is asked for is computed */
+int mi_logits(const MiRun *run, int lane, int pos, float *logits)
+{
     const float *x = mi_site(run, lane, MI_ln_f, 0, pos);
     if (!x) return -1;
-    int V = model->shape.n_vocab, D = model->shape.d_model;
-    run->kernel->unembed(logits, x, 1, model->W_U, V, D,
-                         (double)V * D < MIN_WORK ? 1 : run->threads);
+    unembed(run, x, 1, logits);
     return 0;
 }
 
@@ -1143,29 +1148,73 @@ int mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n, 
     return 0;
 }
 
-/* logits = LN_f(x) W_U^T    x [D], a site of that width at one position -> [V]
- * The logit lens: what the model would say if x were the end of the residual stream. LayerNorm's
- * mean and sigma are those of x, or with `final` those of the end of the same run: then all is
- * linear, and the contributions of the layers between add up. */
-int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
+/* y = LN_f(x)    x [D], a site of that width at one position -> [D]
+ * LayerNorm's mean and sigma are those of x, or with `final` those of the end of the same run: then
+ * all is linear, and the contributions of the layers between add up. */
+static int lens_row(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
+                    float *y)
 {
     const MiModel *model = run->model;
-    const Kernels *kernel = run->kernel;
     int D = model->shape.d_model;
     const float *x = mi_site(run, lane, site, layer, pos);
     if (!x) return -1;
     if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *end = mi_site(run, lane, MI_resid_post, model->shape.n_layer - 1, pos);
     const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, pos);
-    float       *out = malloc(D * sizeof *out);
-    if (!end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
-    float mean = kernel->sum(final ? end : x, D) / D;
+    if (!end || !scale) return -1;
+    float mean = run->kernel->sum(final ? end : x, D) / D;
     float sigma = final ? *scale : sigma_of(run, x, mean);
     for (int i = 0; i < D; i++)
-        out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
-    kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
-    free(out);
+        y[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
     return 0;
+}
+
+/* logits of n positions from `from` on    -> [n,V], of ln_f as it is or of a site through the lens,
+ * with its own statistics or the final ones. */
+enum { FINAL = 1, AS_IT_IS = 2 };
+static int logits_of_rows(const MiRun *run, int lane, MiSite site, int layer, int from, int n,
+                          int how, float *logits)
+{
+    size_t D = (size_t)run->model->shape.d_model;
+    int    status = 0;
+    float *rows = malloc(n * D * sizeof *rows);
+    if (!rows) return mi_fail("out of memory");
+    for (int i = 0; i < n && status == 0; i++) {
+        const float *x = mi_site(run, lane, site, layer, from + i);
+        if (!x) status = -1;
+        else if (how == AS_IT_IS) memcpy(rows + i * D, x, D * sizeof *x);
+        else status = lens_row(run, lane, site, layer, from + i, how == FINAL, rows + i * D);
+    }
+    if (status == 0) unembed(run, rows, n, logits);
+    free(rows);
+    return status;
+}
+
+static int check_positions(const MiRun *run, int lane, int from, int to)
+{
+    int n = mi_n_tokens(run, lane);
+    if (n < 0) return -1;
+    if (from >= 0 && from < to && to <= n) return 0;
+    return mi_fail("lane %d has no positions from %d up to %d: it has %d", lane, from, to, n);
+}
+
+int mi_logits_all(const MiRun *run, int lane, int from, int to, float *logits)
+{
+    if (check_positions(run, lane, from, to) < 0) return -1;
+    return logits_of_rows(run, lane, MI_ln_f, 0, from, to - from, AS_IT_IS, logits);
+}
+
+/* The logit lens: what the model would say if x were the end of the residual stream. */
+int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
+{
+    return logits_of_rows(run, lane, site, layer, pos, 1, final ? FINAL : 0, logits);
+}
+
+int mi_lens_all(const MiRun *run, int lane, MiSite site, int layer, int from, int to, int final,
+                float *logits)
+{
+    if (check_positions(run, lane, from, to) < 0) return -1;
+    return logits_of_rows(run, lane, site, layer, from, to - from, final ? FINAL : 0, logits);
 }
 
 /* Numbers in their order, and NaN below them all. */
@@ -1913,37 +1962,6 @@ void dots(float out[16], const float *a, size_t stride, const weight *const *b, 
     fold(out, sum);
 }
 
-/* Logits of rows x [rows,D] for `count` <= 32 tokens, whose part of W_U stays in the cache. */
-static void unembed_block(float *logits, const float *x, int rows, const weight *W_U, int count,
-                          int V, int D)
-{
-    float out[16];
-    const weight *b[32];
-    for (int i = 0; i < 32; i++) b[i] = W_U + (size_t)min_int(i, count - 1) * D;
-    int r = 0;
-    for (; r + 4 <= rows; r += 4)
-        for (int c = 0; c < count; c += 4) {
-            dots(out, x + (size_t)r * D, D, b + c, 4, D, 0);
-            for (int i = 0; i < 4; i++)
-                copy(logits + (size_t)(r + i) * V + c, out + 4 * i, min_int(4, count - c));
-        }
-    for (; r < rows; r++)
-        for (int c = 0; c < count; c += 16) {
-            dots(out, x + (size_t)r * D, D, b + c, 1, D, 4 * (size_t)D);
-            copy(logits + (size_t)r * V + c, out, min_int(16, count - c));
-        }
-}
-
-/* Each thread takes a range of the vocabulary. */
-static void fast_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
-                         int threads)
-{
-    (void)threads;
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int i = 0; i < V; i += 32)
-        unembed_block(logits + i, x, rows, W_U + (size_t)i * D, min_int(32, V - i), V, D);
-}
-
 /* ---- Linear layers ----
  *
  * W is read once, and in long stretches: its rows lie far apart, and no cache, page table or
@@ -1954,8 +1972,8 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
  * tile(). A load of W serves all rows of a tile, a load of x all its columns. From one block of W
  * to the block below it the sums wait, so they still run over k = 0..in-1. */
 enum { LINE = 16,                                       /* floats in a line of the cache */
-       PANEL = 2 * VEC,
-       TILE_ROWS = VEC == 16 ? 12 : 6,                  /* whose sums are most of the registers */
+       TILE_ROWS = 6, TILE_VECS = VEC == 16 ? 4 : 2,    /* whose sums are most of the registers */
+       PANEL = TILE_VECS * VEC, PAIR = 2 * VEC,
        TOGETHER = VEC == 16 ? 8 : 4,                    /* rows of W that stream() takes at once */
        FEW = 16, MOST = FEW + TILE_ROWS - 1,            /* rows of x that it takes */
        SUMS = 8192,                                     /* of all of them */
@@ -1968,10 +1986,10 @@ static inline __attribute__((always_inline))
 void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const weight *W,
                  size_t stride, int n, int columns, float *pack, size_t panel)
 {
-    for (int c = 0; c < columns; c += PANEL) {
+    for (int c = 0; c < columns; c += PAIR) {
         vec w[TOGETHER][2];
         for (int k = 0; k < n; k++) {
-            for (int i = 0; i < PANEL; i += LINE)
+            for (int i = 0; i < PAIR; i += LINE)
                 fetch(beyond(W, (4 * TOGETHER + k) * stride + c + i));
             for (int v = 0; v < 2; v++) w[k][v] = load(W + k * stride + c + v * VEC);
         }
@@ -1987,9 +2005,9 @@ void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const 
             store(s + VEC, s1);
         }
         if (!pack) continue;
+        float *to = pack + c / PANEL * panel + c % PANEL;
         for (int k = 0; k < n; k++)
-            for (int v = 0; v < 2; v++) store(pack + k * PANEL + v * VEC, w[k][v]);
-        pack += panel;
+            for (int v = 0; v < 2; v++) store(to + k * PANEL + v * VEC, w[k][v]);
     }
 }
 
@@ -2019,30 +2037,30 @@ static void stream(float *sum, size_t sum_stride, const float *x, size_t x_strid
 }
 
 /* y <- y + x W    x [TILE_ROWS,depth], W [depth,PANEL] -> y [TILE_ROWS,PANEL]
- * begins: the sums start here, y is not read. bias [PANEL] if they end here, or NULL. */
-static void tile(float *y, size_t y_stride, const float *x, size_t x_stride, const float *W,
-                 int depth, int begins, const weight *bias)
+ * Inputs of a row of x are x_step apart. begins: the sums start here, y is not read. If they end
+ * here, `last` is added to them, [TILE_ROWS,PANEL] with rows last_stride apart, or NULL. */
+static void tile(float *y, size_t y_stride, const weight *x, size_t x_stride, int x_step,
+                 const float *W, int depth, int begins, const weight *last, size_t last_stride)
 {
-    vec sum[TILE_ROWS][2];
-    #pragma GCC unroll 12                               /* or the sums do not stay in registers */
+    vec sum[TILE_ROWS][TILE_VECS], w[TILE_VECS];
+    #pragma GCC unroll 6                                /* or the sums do not stay in registers */
     for (int r = 0; r < TILE_ROWS; r++)
-        for (int v = 0; v < 2; v++)
+        for (int v = 0; v < TILE_VECS; v++)
             sum[r][v] = begins ? (vec){0} : load(y + r * y_stride + v * VEC);
-    for (int i = 0; i < depth; i++, W += PANEL) {
-        vec w0 = load(W), w1 = load(W + VEC);
+    for (int i = 0; i < depth; i++, W += PANEL, x += x_step) {
+        for (int v = 0; v < TILE_VECS; v++) w[v] = load(W + v * VEC);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);        /* or gcc loads them once for each row */
-        #pragma GCC unroll 12
-        for (int r = 0; r < TILE_ROWS; r++) {
-            vec xi = all(x[r * x_stride + i]);
-            sum[r][0] = fma_vec(xi, w0, sum[r][0]);
-            sum[r][1] = fma_vec(xi, w1, sum[r][1]);
-        }
+        #pragma GCC unroll 6
+        for (int r = 0; r < TILE_ROWS; r++)
+            for (int v = 0; v < TILE_VECS; v++)
+                sum[r][v] = fma_vec(all(x[r * x_stride]), w[v], sum[r][v]);
     }
-    #pragma GCC unroll 12
+    #pragma GCC unroll 6
     for (int r = 0; r < TILE_ROWS; r++)
-        for (int v = 0; v < 2; v++)
-            store(y + r * y_stride + v * VEC,
-                  bias ? sum[r][v] + load(bias + v * VEC) : sum[r][v]);
+        for (int v = 0; v < TILE_VECS; v++) {
+            if (last) sum[r][v] = load(last + r * last_stride + v * VEC) + sum[r][v];
+            store(y + r * y_stride + v * VEC, sum[r][v]);
+        }
 }
 
 /* y <- sum + b    sum [rows,columns], its rows `stride` apart */
@@ -2068,8 +2086,8 @@ static void panels(float *y, const float *x, int rows, int in, int out, const we
                many ? pack : NULL);
         for (int c = 0; c < columns && many; c += PANEL)
             for (int r = few; r < rows; r += TILE_ROWS)
-                tile(y + (size_t)r * out + c, out, x + (size_t)r * in + i, in, pack + c * depth,
-                     depth, i == 0, ends ? b + c : NULL);
+                tile(y + (size_t)r * out + c, out, x + (size_t)r * in + i, in, 1,
+                     pack + c * depth, depth, i == 0, ends ? b + c : NULL, 0);
     }
     finish(y, out, sum, sum_stride, few, b, columns);
 }
@@ -2098,7 +2116,7 @@ static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
     enum { ROWS = 256 };
-    int share = round_up((out + threads - 1) / threads, 2 * LINE);
+    int share = round_up((out + threads - 1) / threads, max_int(PANEL, LINE));
     for (int n; rows > 0; rows -= n, y += (size_t)n * out, x += (size_t)n * in) {
         n = rows / ((rows + ROWS - 1) / ROWS);
         int width = n > MOST ? WIDTH : SUMS / n / PANEL * PANEL;
@@ -2110,6 +2128,103 @@ static void fast_linear(float *y, const float *x, int rows, int in, int out,
                 (columns < PANEL ? edge : panels)(y + c, x, n, in, out, W + c, stride, b + c,
                                                   columns);
             }
+    }
+}
+
+/* ---- Unembedding ---- */
+
+/* Logits of rows x [rows,D] for `count` <= 32 tokens, whose part of W_U stays in the cache. */
+static void unembed_block(float *logits, const float *x, int rows, const weight *W_U, int count,
+                          int V, int D)
+{
+    float out[16];
+    const weight *b[32];
+    for (int i = 0; i < 32; i++) b[i] = W_U + (size_t)min_int(i, count - 1) * D;
+    int r = 0;
+    for (; r + 4 <= rows; r += 4)
+        for (int c = 0; c < count; c += 4) {
+            dots(out, x + (size_t)r * D, D, b + c, 4, D, 0);
+            for (int i = 0; i < 4; i++)
+                copy(logits + (size_t)(r + i) * V + c, out + 4 * i, min_int(4, count - c));
+        }
+    for (; r < rows; r++)
+        for (int c = 0; c < count; c += 16) {
+            dots(out, x + (size_t)r * D, D, b + c, 1, D, 4 * (size_t)D);
+            copy(logits + (size_t)r * V + c, out, min_int(16, count - c));
+        }
+}
+
+/* Many rows: with rows of x side by side in a vector, a lane of a dot product (every 16th element)
+ * is a tile like that of a linear layer, x and W having changed places. */
+
+/* The rows of x, PANEL of them side by side, lane by lane: x [rows,D] -> [rows/PANEL,16,D/16,PANEL]
+ * What is missing of the last panel is 0. */
+static void turn(float *turned, const float *x, int rows, int D)
+{
+    for (int first = 0; first < rows; first += PANEL, turned += (size_t)D * PANEL)
+        for (int r = 0; r < PANEL; r++)
+            for (int i = 0; i < D; i += 16)
+                for (int lane = 0; lane < 16; lane++)
+                    turned[((size_t)lane * D + i) / 16 * PANEL + r] =
+                        first + r < rows ? x[(size_t)(first + r) * D + i + lane] : 0;
+}
+
+/* The tree of sum_lanes, from `lane` on, whose branches are `half` lanes apart, of all sums of a
+ * tile: TILE_ROWS tokens W_U [TILE_ROWS,D], turned rows x [16,D/16,PANEL]
+ * -> sum [TILE_ROWS,PANEL] */
+static void sum_tree(float *sum, const weight *W_U, const float *x, int D, int lane, int half)
+{
+    float other[TILE_ROWS * PANEL];
+    if (half == 8) {
+        const float *a = x + (size_t)lane * (D / 16) * PANEL, *b = a + (size_t)D / 2 * PANEL;
+        tile(sum, PANEL, W_U + lane, D, 16, a, D / 16, 1, NULL, 0);
+        tile(sum, PANEL, W_U + lane + 8, D, 16, b, D / 16, 1, sum, PANEL);
+        return;
+    }
+    sum_tree(sum, W_U, x, D, lane, 2 * half);
+    sum_tree(other, W_U, x, D, lane + half, 2 * half);
+    for (int i = 0; i < TILE_ROWS * PANEL; i += VEC)
+        store(sum + i, load(sum + i) + load(other + i));
+}
+
+/* Logits of turned rows for TILE_ROWS tokens, whose part of W_U stays in the cache. */
+static void unembed_turned(float *logits, const float *turned, int rows, const weight *W_U, int V,
+                           int D)
+{
+    float sum[TILE_ROWS * PANEL];
+    for (int first = 0; first < rows; first += PANEL, turned += (size_t)D * PANEL) {
+        sum_tree(sum, W_U, turned, D, 0, 1);
+        for (int r = 0; r < PANEL && first + r < rows; r++)
+            for (int i = 0; i < TILE_ROWS; i++)
+                logits[(size_t)(first + r) * V + i] = sum[i * PANEL + r];
+    }
+}
+
+/* Each thread takes ranges of the vocabulary. W_U is read once for so many rows as stay in the
+ * cache when they are turned; a few rows, or those of an odd width, are left as they are. */
+static void fast_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
+                         int threads)
+{
+    enum { ROWS = 128, TOKENS = 32 * TILE_ROWS / 2 };
+    (void)threads;
+    for (int n; rows > 0; rows -= n, x += (size_t)n * D, logits += (size_t)n * V) {
+        n = min_int(rows, ROWS);
+        int    many = D % 16 ? 0 : n % PANEL < PANEL * 5 / 8 ? n / PANEL * PANEL : n;
+        float *turned = many ? malloc((size_t)round_up(many, PANEL) * D * sizeof *turned) : NULL;
+        if (!turned) many = 0;
+        turn(turned, x, many, D);
+        #pragma omp parallel for schedule(static) num_threads(threads)
+        for (int first = 0; first < V; first += TOKENS) {
+            int i = first, end = min_int(first + TOKENS, V);
+            for (; many && i + TILE_ROWS <= end; i += TILE_ROWS)
+                unembed_turned(logits + i, turned, many, W_U + (size_t)i * D, V, D);
+            if (many && i < end)
+                unembed_block(logits + i, x, many, W_U + (size_t)i * D, end - i, V, D);
+            for (i = first; i < end && many < n; i += 32)
+                unembed_block(logits + (size_t)many * V + i, x + (size_t)many * D, n - many,
+                              W_U + (size_t)i * D, min_int(32, end - i), V, D);
+        }
+        free(turned);
     }
 }
 
