@@ -5153,8 +5153,7 @@ static int label_append(char *label, size_t size, const char *text, size_t n)
     for (int length; n > 0; text += length, n -= length) {
         char    shown[16];
         int32_t code = utf8_decode((const uint8_t *)text, n, &length);
-        if (code == '\n') strcpy(shown, "\\n");
-        else if (code == '\t') strcpy(shown, "\\t");
+        if (code == '\n' || code == '\t') strcpy(shown, code == '\n' ? "\\n" : "\\t");
         else if (code < 0 || (code < 128 && is_control(code)))
             snprintf(shown, sizeof shown, "<%02X>", (unsigned char)*text);
         else if (is_control(code) || IN_RANGES(code, unseen))
