@@ -73,11 +73,13 @@
  *     Tokens
  *     The address grammar                     "L5H3@-1" -> edits
  *   and behind MI_NO_MAIN the program, which uses the library above:
- *     Tables: what a readout returns
  *     Files: whole or not at all
+ *     Statistics: means over the rows of --data, and how sure they are
+ *     Tables: what a readout returns          and how tables print themselves
  *     The command line: what can be typed
- *     Cases: one prompt under the command
- *     Readouts: what can be asked
+ *     Cases: one prompt under the command     what was typed, resolved for it, and its runs
+ *     Readouts: what can be asked             one function each, and a row of a table
+ *     The report
  *     main
  */
 #define _DEFAULT_SOURCE
@@ -5055,7 +5057,7 @@ typedef enum { HEAT, TOKENS, TOP, BARS, SILENT } Look;      /* how people see it
  * on a terminal, as TSV, JSON or SVG, prints these. */
 typedef struct {
     Label   name;               /* its key in JSON and TSV: "metric", "change", "pattern L5H3" */
-    char    title[160];
+    char    title[256];
     Look    look;               /* TSV, JSON and --data do not care */
     int     n_rows, n_cols;
     Label  *row, *col;          /* [n_rows], [n_cols]: "L5", "H3", "12 ·Mary", "base" */
@@ -5440,27 +5442,34 @@ static void print_strongest(FILE *out, const Table *table)
     fputs("\n\n", out);
 }
 
-/* Of very many cells only the largest, both ways. */
-static void print_largest(const Screen *screen, const Table *table)
+/* Are there so many cells that only the largest are shown? */
+static int is_long(const Table *table)
 {
-    int  *top = must(malloc((table->most + 1) * sizeof *top));
+    return table->most > 0 && cells_of(table) > table->most && table->look != TOP;
+}
+
+/* Of such a table the largest cells both ways, as bars. */
+static Table *add_largest(Tables *out, const Table *table)
+{
+    int  *top = must(malloc((2 * table->most + 1) * sizeof *top));
+    int   n = strongest(table, 1, table->most, top);
     char  place[160];
-    fprintf(screen->out, "  %s; the %d largest %sof %d\n", table->title, table->most,
-            table->is_signed ? "both ways " : "", cells_of(table));
-    for (int sign = 1; sign >= (table->is_signed ? -1 : 1); sign -= 2) {
-        int found = strongest(table, sign, table->most, top);
-        for (int i = 0; i < found; i++) {
-            place_of(table, top[i], place);
-            fputs("    ", screen->out);
-            print_padded(screen->out, place, 24);
-            fprintf(screen->out, table->is_signed ? " %+9.4f" : " %9.4f", table->value[top[i]]);
-            if (table->error) fprintf(screen->out, " ± %.2g", table->error[top[i]]);
-            fputc('\n', screen->out);
-        }
-        if (found) fputc('\n', screen->out);
+    if (table->is_signed) n += strongest(table, -1, table->most, top + n);
+    Table *few = add_table(out, table->name, BARS, n, 1);
+    snprintf(few->title, sizeof few->title, "%s; the %d largest %sof %d", table->title,
+             table->most, table->is_signed ? "both ways " : "", cells_of(table));
+    strcpy(few->quantity, table->quantity);
+    few->is_signed = table->is_signed;
+    few->critical = table->critical;
+    if (table->error) few->error = must(calloc(n + 1, sizeof *few->error));
+    for (int i = 0; i < n; i++) {
+        place_of(table, top[i], place);
+        label_append(few->row[i], sizeof(Label), place, strlen(place));
+        few->value[i] = table->value[top[i]];
+        if (few->error) few->error[i] = table->error[top[i]];
     }
-    if (!strongest(table, 0, 1, top)) print_strongest(screen->out, table);
     free(top);
+    return few;
 }
 
 /* A bar of eighths of a column, share 0..1 of `columns`. */
@@ -5523,7 +5532,8 @@ static void print_bars(const Screen *screen, const Table *table)
     int    before = table->error ? 10 : 11, after = label + 5;      /* of the names of columns */
     double limit = limit_of(table);
     FILE  *out = screen->out;
-    const char *format = isinf(table->limit) ? "%.6g" : table->is_signed ? "%+.4f"
+    const char *format = isinf(table->limit) ? "%.6g"
+                       : table->is_signed ? limit < 0.01 ? "%+.3g" : "%+.4f"
                        : table->n_rows > 4 && limit >= 0.1 ? "%.4f" : "%.4g";
     for (int i = 0; i < cells_of(table); i++) negative |= table->is_signed && table->value[i] < 0;
     fprintf(out, "  %s%s", table->title, n > 1 ? "\n" : "");
@@ -5559,9 +5569,12 @@ static void print_bars(const Screen *screen, const Table *table)
 static void print_table(const Screen *screen, const Table *table)
 {
     if (table->look == SILENT || cells_of(table) == 0) return;
-    if (table->most > 0 && cells_of(table) > table->most && table->look != TOP)
-        print_largest(screen, table);
-    else if (table->look == TOP) print_top(screen, table);
+    if (is_long(table)) {
+        Tables few = { 0 };
+        print_bars(screen, add_largest(&few, table));
+        if (few.at->n_rows == 0) print_strongest(screen->out, table);
+        free_tables(&few);
+    } else if (table->look == TOP) print_top(screen, table);
     else if (table->look == BARS) print_bars(screen, table);
     else {
         print_map(screen, table);
@@ -5584,9 +5597,22 @@ static void tsv_text(FILE *out, const char *text)
     if (quoted) fputc('"', out);
 }
 
-static void tsv_number(FILE *out, double value)
+/* With 9 digits, or those that it takes to read back the same number: sums of such numbers, over
+ * the parts of a study say, have the bits of the whole's. */
+static void print_digits(FILE *out, double value, int exact)
 {
-    fprintf(out, isfinite(value) ? "\t%.9g" : "\tnan", value);
+    char text[32];
+    int  digits = 9;
+    do snprintf(text, sizeof text, "%.*g", digits++, value);
+    while (exact && digits < 18 && strtod(text, NULL) != value);
+    fputs(text, out);
+}
+
+static void tsv_number(FILE *out, double value, int exact)
+{
+    fputc('\t', out);
+    if (isfinite(value)) print_digits(out, value, exact);
+    else fputs("nan", out);
 }
 
 /* The cells of a table: of one prompt (from 0), which is that row of --data, or with -1 of all. */
@@ -5599,8 +5625,8 @@ static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, i
         fprintf(out, prompt < 0 ? "%s\t" : "%s\t%d", table->name, row);
         tsv_text(out, table->row[i / table->n_cols]);
         tsv_text(out, table->col[i % table->n_cols]);
-        tsv_number(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i]);
-        if (prompt < 0 && table->error) tsv_number(out, table->error[i]);
+        tsv_number(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i], prompt >= 0);
+        if (prompt < 0 && table->error) tsv_number(out, table->error[i], 0);
         else fputc('\t', out);
         if (table->token) token_label(words, table->token[i], label, sizeof label);
         tsv_text(out, label);
@@ -5675,11 +5701,14 @@ static void json_labels(FILE *out, const char *name, const Label *label, int n)
 }
 
 /* [n_rows, n_cols] as a list of rows */
-static void json_numbers(FILE *out, const Table *table, const double *value)
+static void json_numbers(FILE *out, const Table *table, const double *value, int exact)
 {
     json(out, "[");
-    for (int i = 0; i < cells_of(table); i++)
-        json(out, i % table->n_cols ? ",%g" : i ? "],\n   [%g" : "\n   [%g", value[i]);
+    for (int i = 0; i < cells_of(table); i++) {
+        fputs(i % table->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
+        if (isfinite(value[i])) print_digits(out, value[i], exact);
+        else fputs("null", out);
+    }
     json(out, cells_of(table) ? "]]" : "]");
 }
 
@@ -5688,13 +5717,16 @@ static void json_table(FILE *out, const Table *table, const MiTokenizer *words)
     json(out, "{'title':%s", table->title);
     json_labels(out, "rows", table->row, table->n_rows);
     json_labels(out, "cols", table->col, table->n_cols);
-    json(out, ",\n  'values':"), json_numbers(out, table, table->value);
-    if (table->error) json(out, ",\n  'se':"), json_numbers(out, table, table->error);
+    json(out, ",\n  'values':"), json_numbers(out, table, table->value, 0);
+    if (table->error) json(out, ",\n  'se':"), json_numbers(out, table, table->error, 0);
     for (int prompt = 0; prompt < table->n_prompts; prompt++) {
         json(out, prompt ? "," : ",\n  'each':[");
-        json_numbers(out, table, table->all + (size_t)prompt * cells_of(table));
+        json_numbers(out, table, table->all + (size_t)prompt * cells_of(table), 1);
     }
     if (table->n_prompts) json(out, "]");
+    for (int i = 0; table->is_share && i < table->n_prompts; i++)   /* what 1 stands for */
+        json(out, i ? ",%g" : ",\n  'wholes':[%g", table->wholes[i]);
+    if (table->is_share && table->n_prompts) json(out, "]");
     for (int i = 0; table->token && i < cells_of(table); i++) {
         json(out, i % table->n_cols ? "," : i ? "],\n   [" : ",\n  'tokens':[\n   [");
         if (table->token[i] < 0) json(out, "null");
@@ -5766,10 +5798,11 @@ static void svg_rect(Figure *f, double x, double y, double width, double height,
 static void svg_hint(Figure *f, const Table *table, int i)
 {
     Label token = "";
-    char  hint[320];
+    char  hint[320], number[32] = "nan";                /* or printf would write -nan */
     if (table->token) token_label(f->words, table->token[i], token, sizeof token);
-    snprintf(hint, sizeof hint, "%s | %s : %.6g", table->row[i / table->n_cols],
-             table->col[i % table->n_cols], table->value[i]);
+    if (!isnan(table->value[i])) snprintf(number, sizeof number, "%.6g", table->value[i]);
+    snprintf(hint, sizeof hint, "%s | %s : %s", table->row[i / table->n_cols],
+             table->col[i % table->n_cols], number);
     if (table->error) append(hint, sizeof hint, " ± %.2g", table->error[i]);
     append(hint, sizeof hint, " %s", token);
     fputs("><title>", f->out);
@@ -6018,10 +6051,13 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
     for (const Table *table = tables->at; table < end; table += n) {
         n = maps_alike(table, end);
         if (table->look == SILENT || !cells_of(table) || (others && is_summary(table))) continue;
-        if (n == 1) svg_lines(&f, 12, COLUMN, "", table->title), f.y += 4;
-        if (table->look == BARS) svg_bars(&f, table);
+        Tables few = { 0 };
+        const Table *shown = is_long(table) ? add_largest(&few, table) : table;
+        if (n == 1) svg_lines(&f, 12, COLUMN, "", shown->title), f.y += 4;
+        if (shown->look == BARS) svg_bars(&f, shown);
         else svg_maps(&f, table, n);
         f.y += 16;
+        free_tables(&few);
     }
     svg_lines(&f, 12, f.right - 12, GREY, caption);
     must_close(f.out);
@@ -9137,12 +9173,18 @@ static void check_outputs(const Command *c)
         if (a->what->takes != ADDRESS_AND_FILE || n == 64) continue;
         const char *equals = find_value(a->text, 1);
         path[n++] = equals ? equals + 1 : "";
-        for (int i = 0; i < n - 1; i++)
-            if (!strcmp(path[i], path[n - 1]))
+    }
+    for (int i = 0; i < n; i++) {
+        struct stat ours, theirs;
+        check_writable(path[i]);
+        for (int j = 0; j < i; j++)
+            if (!strcmp(path[i], path[j]) ||
+                (stat(path[i], &ours) == 0 && stat(path[j], &theirs) == 0 &&
+                 S_ISREG(ours.st_mode) && ours.st_dev == theirs.st_dev &&
+                 ours.st_ino == theirs.st_ino))
                 check(mi_fail("--save: two outputs would be written to %s", path[i]),
                       FAULT_OF_USER);
     }
-    for (int i = 0; i < n; i++) check_writable(path[i]);
 }
 
 /* All rows, as many at a time as fill a fork: their edited runs are its lanes. */
