@@ -5456,7 +5456,7 @@ static Table *add_largest(Tables *out, const Table *table)
     char  place[160];
     if (table->is_signed) n += strongest(table, -1, table->most, top + n);
     Table *few = add_table(out, table->name, BARS, n, 1);
-    snprintf(few->title, sizeof few->title, "%s; the %d largest %sof %d", table->title,
+    snprintf(few->title, sizeof few->title, "%.200s; the %d largest %sof %d", table->title,
              table->most, table->is_signed ? "both ways " : "", cells_of(table));
     strcpy(few->quantity, table->quantity);
     few->is_signed = table->is_signed;
