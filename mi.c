@@ -1119,16 +1119,21 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
     return at(run, site, layer, row) + (size_t)head * stride;
 }
 
-/* logits = ln_f W_U^T    ln_f [D], W_U [V,D] -> [V] at one position: only what is asked for is
- * computed, for W_U is a third of GPT-2's weights. */
-int mi_logits(const MiRun *run, int lane, int pos, float *logits)
+/* logits = x W_U^T    x [rows,D] -> [rows,V]: W_U is read once for all rows. */
+static void unembed(const MiRun *run, const float *x, int rows, float *logits)
 {
     const MiModel *model = run->model;
+    int V = model->shape.n_vocab, D = model->shape.d_model;
+    run->kernel->unembed(logits, x, rows, model->W_U, V, D,
+                         (double)rows * V * D < MIN_WORK ? 1 : run->threads);
+}
+
+/* logits = ln_f W_U^T    -> [V] at one position: only what is asked for is computed */
+int mi_logits(const MiRun *run, int lane, int pos, float *logits)
+{
     const float *x = mi_site(run, lane, MI_ln_f, 0, pos);
     if (!x) return -1;
-    int V = model->shape.n_vocab, D = model->shape.d_model;
-    run->kernel->unembed(logits, x, 1, model->W_U, V, D,
-                         (double)V * D < MIN_WORK ? 1 : run->threads);
+    unembed(run, x, 1, logits);
     return 0;
 }
 
@@ -1143,29 +1148,73 @@ int mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n, 
     return 0;
 }
 
-/* logits = LN_f(x) W_U^T    x [D], a site of that width at one position -> [V]
- * The logit lens: what the model would say if x were the end of the residual stream. LayerNorm's
- * mean and sigma are those of x, or with `final` those of the end of the same run: then all is
- * linear, and the contributions of the layers between add up. */
-int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
+/* y = LN_f(x)    x [D], a site of that width at one position -> [D]
+ * LayerNorm's mean and sigma are those of x, or with `final` those of the end of the same run: then
+ * all is linear, and the contributions of the layers between add up. */
+static int lens_row(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
+                    float *y)
 {
     const MiModel *model = run->model;
-    const Kernels *kernel = run->kernel;
     int D = model->shape.d_model;
     const float *x = mi_site(run, lane, site, layer, pos);
     if (!x) return -1;
     if (SITES[site].width != MI_D_MODEL) return mi_fail("%s has no lens", SITES[site].name);
     const float *end = mi_site(run, lane, MI_resid_post, model->shape.n_layer - 1, pos);
     const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, pos);
-    float       *out = malloc(D * sizeof *out);
-    if (!end || !scale || !out) return free(out), out ? -1 : mi_fail("out of memory");
-    float mean = kernel->sum(final ? end : x, D) / D;
+    if (!end || !scale) return -1;
+    float mean = run->kernel->sum(final ? end : x, D) / D;
     float sigma = final ? *scale : sigma_of(run, x, mean);
     for (int i = 0; i < D; i++)
-        out[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
-    kernel->unembed(logits, out, 1, model->W_U, model->shape.n_vocab, D, run->threads);
-    free(out);
+        y[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
     return 0;
+}
+
+/* logits of n positions from `from` on    -> [n,V], of ln_f as it is or of a site through the lens,
+ * with its own statistics or the final ones. */
+enum { FINAL = 1, AS_IT_IS = 2 };
+static int logits_of_rows(const MiRun *run, int lane, MiSite site, int layer, int from, int n,
+                          int how, float *logits)
+{
+    size_t D = (size_t)run->model->shape.d_model;
+    int    status = 0;
+    float *rows = malloc(n * D * sizeof *rows);
+    if (!rows) return mi_fail("out of memory");
+    for (int i = 0; i < n && status == 0; i++) {
+        const float *x = mi_site(run, lane, site, layer, from + i);
+        if (!x) status = -1;
+        else if (how == AS_IT_IS) memcpy(rows + i * D, x, D * sizeof *x);
+        else status = lens_row(run, lane, site, layer, from + i, how == FINAL, rows + i * D);
+    }
+    if (status == 0) unembed(run, rows, n, logits);
+    free(rows);
+    return status;
+}
+
+static int check_positions(const MiRun *run, int lane, int from, int to)
+{
+    int n = mi_n_tokens(run, lane);
+    if (n < 0) return -1;
+    if (from >= 0 && from < to && to <= n) return 0;
+    return mi_fail("lane %d has no positions from %d up to %d: it has %d", lane, from, to, n);
+}
+
+int mi_logits_all(const MiRun *run, int lane, int from, int to, float *logits)
+{
+    if (check_positions(run, lane, from, to) < 0) return -1;
+    return logits_of_rows(run, lane, MI_ln_f, 0, from, to - from, AS_IT_IS, logits);
+}
+
+/* The logit lens: what the model would say if x were the end of the residual stream. */
+int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
+{
+    return logits_of_rows(run, lane, site, layer, pos, 1, final ? FINAL : 0, logits);
+}
+
+int mi_lens_all(const MiRun *run, int lane, MiSite site, int layer, int from, int to, int final,
+                float *logits)
+{
+    if (check_positions(run, lane, from, to) < 0) return -1;
+    return logits_of_rows(run, lane, site, layer, from, to - from, final ? FINAL : 0, logits);
 }
 
 /* Numbers in their order, and NaN below them all. */
@@ -1913,37 +1962,6 @@ void dots(float out[16], const float *a, size_t stride, const weight *const *b, 
     fold(out, sum);
 }
 
-/* Logits of rows x [rows,D] for `count` <= 32 tokens, whose part of W_U stays in the cache. */
-static void unembed_block(float *logits, const float *x, int rows, const weight *W_U, int count,
-                          int V, int D)
-{
-    float out[16];
-    const weight *b[32];
-    for (int i = 0; i < 32; i++) b[i] = W_U + (size_t)min_int(i, count - 1) * D;
-    int r = 0;
-    for (; r + 4 <= rows; r += 4)
-        for (int c = 0; c < count; c += 4) {
-            dots(out, x + (size_t)r * D, D, b + c, 4, D, 0);
-            for (int i = 0; i < 4; i++)
-                copy(logits + (size_t)(r + i) * V + c, out + 4 * i, min_int(4, count - c));
-        }
-    for (; r < rows; r++)
-        for (int c = 0; c < count; c += 16) {
-            dots(out, x + (size_t)r * D, D, b + c, 1, D, 4 * (size_t)D);
-            copy(logits + (size_t)r * V + c, out, min_int(16, count - c));
-        }
-}
-
-/* Each thread takes a range of the vocabulary. */
-static void fast_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
-                         int threads)
-{
-    (void)threads;
-    #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int i = 0; i < V; i += 32)
-        unembed_block(logits + i, x, rows, W_U + (size_t)i * D, min_int(32, V - i), V, D);
-}
-
 /* ---- Linear layers ----
  *
  * W is read once, and in long stretches: its rows lie far apart, and no cache, page table or
@@ -1954,8 +1972,8 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
  * tile(). A load of W serves all rows of a tile, a load of x all its columns. From one block of W
  * to the block below it the sums wait, so they still run over k = 0..in-1. */
 enum { LINE = 16,                                       /* floats in a line of the cache */
-       PANEL = 2 * VEC,
-       TILE_ROWS = VEC == 16 ? 12 : 6,                  /* whose sums are most of the registers */
+       TILE_ROWS = 6, TILE_VECS = VEC == 16 ? 4 : 2,    /* whose sums are most of the registers */
+       PANEL = TILE_VECS * VEC, PAIR = 2 * VEC,
        TOGETHER = VEC == 16 ? 8 : 4,                    /* rows of W that stream() takes at once */
        FEW = 16, MOST = FEW + TILE_ROWS - 1,            /* rows of x that it takes */
        SUMS = 8192,                                     /* of all of them */
@@ -1968,10 +1986,10 @@ static inline __attribute__((always_inline))
 void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const weight *W,
                  size_t stride, int n, int columns, float *pack, size_t panel)
 {
-    for (int c = 0; c < columns; c += PANEL) {
+    for (int c = 0; c < columns; c += PAIR) {
         vec w[TOGETHER][2];
         for (int k = 0; k < n; k++) {
-            for (int i = 0; i < PANEL; i += LINE)
+            for (int i = 0; i < PAIR; i += LINE)
                 fetch(beyond(W, (4 * TOGETHER + k) * stride + c + i));
             for (int v = 0; v < 2; v++) w[k][v] = load(W + k * stride + c + v * VEC);
         }
@@ -1987,9 +2005,9 @@ void stream_step(float *sum, size_t sum_stride, const float *x, int rows, const 
             store(s + VEC, s1);
         }
         if (!pack) continue;
+        float *to = pack + c / PANEL * panel + c % PANEL;
         for (int k = 0; k < n; k++)
-            for (int v = 0; v < 2; v++) store(pack + k * PANEL + v * VEC, w[k][v]);
-        pack += panel;
+            for (int v = 0; v < 2; v++) store(to + k * PANEL + v * VEC, w[k][v]);
     }
 }
 
@@ -2019,30 +2037,30 @@ static void stream(float *sum, size_t sum_stride, const float *x, size_t x_strid
 }
 
 /* y <- y + x W    x [TILE_ROWS,depth], W [depth,PANEL] -> y [TILE_ROWS,PANEL]
- * begins: the sums start here, y is not read. bias [PANEL] if they end here, or NULL. */
-static void tile(float *y, size_t y_stride, const float *x, size_t x_stride, const float *W,
-                 int depth, int begins, const weight *bias)
+ * Inputs of a row of x are x_step apart. begins: the sums start here, y is not read. If they end
+ * here, `last` is added to them, [TILE_ROWS,PANEL] with rows last_stride apart, or NULL. */
+static void tile(float *y, size_t y_stride, const weight *x, size_t x_stride, int x_step,
+                 const float *W, int depth, int begins, const weight *last, size_t last_stride)
 {
-    vec sum[TILE_ROWS][2];
-    #pragma GCC unroll 12                               /* or the sums do not stay in registers */
+    vec sum[TILE_ROWS][TILE_VECS], w[TILE_VECS];
+    #pragma GCC unroll 6                                /* or the sums do not stay in registers */
     for (int r = 0; r < TILE_ROWS; r++)
-        for (int v = 0; v < 2; v++)
+        for (int v = 0; v < TILE_VECS; v++)
             sum[r][v] = begins ? (vec){0} : load(y + r * y_stride + v * VEC);
-    for (int i = 0; i < depth; i++, W += PANEL) {
-        vec w0 = load(W), w1 = load(W + VEC);
+    for (int i = 0; i < depth; i++, W += PANEL, x += x_step) {
+        for (int v = 0; v < TILE_VECS; v++) w[v] = load(W + v * VEC);
         __atomic_signal_fence(__ATOMIC_SEQ_CST);        /* or gcc loads them once for each row */
-        #pragma GCC unroll 12
-        for (int r = 0; r < TILE_ROWS; r++) {
-            vec xi = all(x[r * x_stride + i]);
-            sum[r][0] = fma_vec(xi, w0, sum[r][0]);
-            sum[r][1] = fma_vec(xi, w1, sum[r][1]);
-        }
+        #pragma GCC unroll 6
+        for (int r = 0; r < TILE_ROWS; r++)
+            for (int v = 0; v < TILE_VECS; v++)
+                sum[r][v] = fma_vec(all(x[r * x_stride]), w[v], sum[r][v]);
     }
-    #pragma GCC unroll 12
+    #pragma GCC unroll 6
     for (int r = 0; r < TILE_ROWS; r++)
-        for (int v = 0; v < 2; v++)
-            store(y + r * y_stride + v * VEC,
-                  bias ? sum[r][v] + load(bias + v * VEC) : sum[r][v]);
+        for (int v = 0; v < TILE_VECS; v++) {
+            if (last) sum[r][v] = load(last + r * last_stride + v * VEC) + sum[r][v];
+            store(y + r * y_stride + v * VEC, sum[r][v]);
+        }
 }
 
 /* y <- sum + b    sum [rows,columns], its rows `stride` apart */
@@ -2068,8 +2086,8 @@ static void panels(float *y, const float *x, int rows, int in, int out, const we
                many ? pack : NULL);
         for (int c = 0; c < columns && many; c += PANEL)
             for (int r = few; r < rows; r += TILE_ROWS)
-                tile(y + (size_t)r * out + c, out, x + (size_t)r * in + i, in, pack + c * depth,
-                     depth, i == 0, ends ? b + c : NULL);
+                tile(y + (size_t)r * out + c, out, x + (size_t)r * in + i, in, 1,
+                     pack + c * depth, depth, i == 0, ends ? b + c : NULL, 0);
     }
     finish(y, out, sum, sum_stride, few, b, columns);
 }
@@ -2098,7 +2116,7 @@ static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
     enum { ROWS = 256 };
-    int share = round_up((out + threads - 1) / threads, 2 * LINE);
+    int share = round_up((out + threads - 1) / threads, max_int(PANEL, LINE));
     for (int n; rows > 0; rows -= n, y += (size_t)n * out, x += (size_t)n * in) {
         n = rows / ((rows + ROWS - 1) / ROWS);
         int width = n > MOST ? WIDTH : SUMS / n / PANEL * PANEL;
@@ -2110,6 +2128,103 @@ static void fast_linear(float *y, const float *x, int rows, int in, int out,
                 (columns < PANEL ? edge : panels)(y + c, x, n, in, out, W + c, stride, b + c,
                                                   columns);
             }
+    }
+}
+
+/* ---- Unembedding ---- */
+
+/* Logits of rows x [rows,D] for `count` <= 32 tokens, whose part of W_U stays in the cache. */
+static void unembed_block(float *logits, const float *x, int rows, const weight *W_U, int count,
+                          int V, int D)
+{
+    float out[16];
+    const weight *b[32];
+    for (int i = 0; i < 32; i++) b[i] = W_U + (size_t)min_int(i, count - 1) * D;
+    int r = 0;
+    for (; r + 4 <= rows; r += 4)
+        for (int c = 0; c < count; c += 4) {
+            dots(out, x + (size_t)r * D, D, b + c, 4, D, 0);
+            for (int i = 0; i < 4; i++)
+                copy(logits + (size_t)(r + i) * V + c, out + 4 * i, min_int(4, count - c));
+        }
+    for (; r < rows; r++)
+        for (int c = 0; c < count; c += 16) {
+            dots(out, x + (size_t)r * D, D, b + c, 1, D, 4 * (size_t)D);
+            copy(logits + (size_t)r * V + c, out, min_int(16, count - c));
+        }
+}
+
+/* Many rows: with rows of x side by side in a vector, a lane of a dot product (every 16th element)
+ * is a tile like that of a linear layer, x and W having changed places. */
+
+/* The rows of x, PANEL of them side by side, lane by lane: x [rows,D] -> [rows/PANEL,16,D/16,PANEL]
+ * What is missing of the last panel is 0. */
+static void turn(float *turned, const float *x, int rows, int D)
+{
+    for (int first = 0; first < rows; first += PANEL, turned += (size_t)D * PANEL)
+        for (int r = 0; r < PANEL; r++)
+            for (int i = 0; i < D; i += 16)
+                for (int lane = 0; lane < 16; lane++)
+                    turned[((size_t)lane * D + i) / 16 * PANEL + r] =
+                        first + r < rows ? x[(size_t)(first + r) * D + i + lane] : 0;
+}
+
+/* The tree of sum_lanes, from `lane` on, whose branches are `half` lanes apart, of all sums of a
+ * tile: TILE_ROWS tokens W_U [TILE_ROWS,D], turned rows x [16,D/16,PANEL]
+ * -> sum [TILE_ROWS,PANEL] */
+static void sum_tree(float *sum, const weight *W_U, const float *x, int D, int lane, int half)
+{
+    float other[TILE_ROWS * PANEL];
+    if (half == 8) {
+        const float *a = x + (size_t)lane * (D / 16) * PANEL, *b = a + (size_t)D / 2 * PANEL;
+        tile(sum, PANEL, W_U + lane, D, 16, a, D / 16, 1, NULL, 0);
+        tile(sum, PANEL, W_U + lane + 8, D, 16, b, D / 16, 1, sum, PANEL);
+        return;
+    }
+    sum_tree(sum, W_U, x, D, lane, 2 * half);
+    sum_tree(other, W_U, x, D, lane + half, 2 * half);
+    for (int i = 0; i < TILE_ROWS * PANEL; i += VEC)
+        store(sum + i, load(sum + i) + load(other + i));
+}
+
+/* Logits of turned rows for TILE_ROWS tokens, whose part of W_U stays in the cache. */
+static void unembed_turned(float *logits, const float *turned, int rows, const weight *W_U, int V,
+                           int D)
+{
+    float sum[TILE_ROWS * PANEL];
+    for (int first = 0; first < rows; first += PANEL, turned += (size_t)D * PANEL) {
+        sum_tree(sum, W_U, turned, D, 0, 1);
+        for (int r = 0; r < PANEL && first + r < rows; r++)
+            for (int i = 0; i < TILE_ROWS; i++)
+                logits[(size_t)(first + r) * V + i] = sum[i * PANEL + r];
+    }
+}
+
+/* Each thread takes ranges of the vocabulary. W_U is read once for so many rows as stay in the
+ * cache when they are turned; a few rows, or those of an odd width, are left as they are. */
+static void fast_unembed(float *logits, const float *x, int rows, const weight *W_U, int V, int D,
+                         int threads)
+{
+    enum { ROWS = 128, TOKENS = 32 * TILE_ROWS / 2 };
+    (void)threads;
+    for (int n; rows > 0; rows -= n, x += (size_t)n * D, logits += (size_t)n * V) {
+        n = min_int(rows, ROWS);
+        int    many = D % 16 ? 0 : n % PANEL < PANEL * 5 / 8 ? n / PANEL * PANEL : n;
+        float *turned = many ? malloc((size_t)round_up(many, PANEL) * D * sizeof *turned) : NULL;
+        if (!turned) many = 0;
+        turn(turned, x, many, D);
+        #pragma omp parallel for schedule(static) num_threads(threads)
+        for (int first = 0; first < V; first += TOKENS) {
+            int i = first, end = min_int(first + TOKENS, V);
+            for (; many && i + TILE_ROWS <= end; i += TILE_ROWS)
+                unembed_turned(logits + i, turned, many, W_U + (size_t)i * D, V, D);
+            if (many && i < end)
+                unembed_block(logits + i, x, many, W_U + (size_t)i * D, end - i, V, D);
+            for (i = first; i < end && many < n; i += 32)
+                unembed_block(logits + (size_t)many * V + i, x + (size_t)many * D, n - many,
+                              W_U + (size_t)i * D, min_int(32, end - i), V, D);
+        }
+        free(turned);
     }
 }
 
@@ -7564,11 +7679,18 @@ static void run_cases(Case *const *cases, int n)
 /* Each is a function that returns tables, and a row of READOUTS below.                          */
 /* ============================================================================================= */
 
-static Table *titled(Table *table, const char *quantity, const char *rows, const char *cols)
+/* What the numbers, rows and columns of a new table are, and its title. */
+__attribute__((format(printf, 5, 6)))
+static Table *titled(Table *table, const char *quantity, const char *rows, const char *cols,
+                     const char *title, ...)
 {
+    va_list args;
     snprintf(table->quantity, sizeof(Label), "%s", quantity);
     snprintf(table->row_axis, sizeof(Label), "%s", rows);
     snprintf(table->col_axis, sizeof(Label), "%s", cols);
+    va_start(args, title);
+    vsnprintf(table->title, sizeof table->title, title, args);
+    va_end(args);
     return table;
 }
 
@@ -7585,10 +7707,10 @@ static const char *edited_or_not(const Case *c) { return c->edited ? ", edited" 
 static void read_top(Case *c, const Asked *asked, Tables *out)
 {
     int    V = n_vocab(c), k = min_int(asked->number, V), n = c->n_outcomes;
-    Table *table = titled(add_table(out, "top", TOP, k, n), "probability", "rank", "run");
+    Table *table = titled(add_table(out, "top", TOP, k, n), "probability", "rank", "run",
+                          "the likeliest next tokens");
     int   *top = must(malloc((k + 1) * sizeof *top));
     table->token = must(malloc(((size_t)k * n + 1) * sizeof *table->token));
-    snprintf(table->title, sizeof table->title, "the likeliest next tokens");
     for (int i = 0; i < n; i++) {
         const float *prob = c->outcome[i].prob;
         int found = isfinite(prob[0]) ? mi_top(prob, V, k, top) : 0;
@@ -7671,18 +7793,15 @@ static void run_sweep(Case *c, double *metric, int n_cells)
     free(values);
 }
 
-/* A table with the rows, columns and addresses of another. */
-static Table *same_form(Tables *out, const Table *form, const char *name, Look look)
+/* A table with the rows, columns and addresses of the sweep's form. */
+static Table *add_cells_table(const Case *c, Tables *out, const char *name, Look look)
 {
+    const Table *form = &c->form.at[0];
     Table *table = add_table(out, name, look, form->n_rows, form->n_cols);
     memcpy(table->row, form->row, form->n_rows * sizeof(Label));
     memcpy(table->col, form->col, form->n_cols * sizeof(Label));
-    strcpy(table->row_axis, form->row_axis);
-    strcpy(table->col_axis, form->col_axis);
-    if (form->address) {
-        table->address = must(malloc((cells_of(form) + 1) * sizeof(Label)));
-        memcpy(table->address, form->address, cells_of(form) * sizeof(Label));
-    }
+    table->address = must(malloc((cells_of(form) + 1) * sizeof(Label)));
+    memcpy(table->address, form->address, cells_of(form) * sizeof(Label));
     return table;
 }
 
@@ -7691,34 +7810,34 @@ static Table *same_form(Tables *out, const Table *form, const char *name, Look l
 static void read_sweep(Case *c, const Asked *asked, Tables *out)
 {
     enum { MANY = 64, SHOWN = 20 };
-    const Command *command = c->command;
-    const char    *metric = METRICS[c->question.metric].name;
+    const char *metric = METRICS[c->question.metric].name, *held = held_of(c)->name;
     (void)asked;
-    if (command->swept < 0) return;
-    const Request *request = &command->request[command->swept];
-    const Asked   *top = find_asked(command, "top");
-    const char    *held = held_of(c)->name;
-    int            n = cells_of(&c->form.at[0]), patch = request->what->needs & NEEDS_SOURCE;
-    Table *cells = titled(same_form(out, &c->form.at[0], "cells", SILENT), metric,
-                          c->form.at[0].row_axis, c->form.at[0].col_axis);
-    snprintf(cells->title, sizeof cells->title, "--%s, one run per cell: %s", request->what->name,
-             metric);
-    memset(cells->value, 0, n * sizeof *cells->value);
-    run_sweep(c, cells->value, n);
+    if (c->command->swept < 0) return;
+    const Request *request = &c->command->request[c->command->swept];
+    const Asked   *top = find_asked(c->command, "top");
+    const Table   *form = &c->form.at[0];
+    int    n = cells_of(form), patch = request->what->needs & NEEDS_SOURCE;
+    Table *cells = titled(add_cells_table(c, out, "cells", SILENT), metric, form->row_axis,
+                          form->col_axis, "--%s, one run per cell: %s", request->what->name, metric);
+    double *value = cells->value;
+    memset(value, 0, n * sizeof *value);
+    run_sweep(c, value, n);
     for (int i = 0; i < n; i++)
-        if (c->first_cell[i] == c->first_cell[i + 1]) cells->value[i] = NAN;
-    const double *value = cells->value;
-    Table *table = same_form(out, &c->form.at[0], "change",
-                             c->form.at[0].n_cols == 1 ? BARS : HEAT);
-    snprintf(table->quantity, sizeof(Label), patch ? "share of %s restored" : "change of %s",
-             metric);
-    snprintf(table->title, sizeof table->title, patch
-             ? "--%s, one run per cell: %s, 0 as in %s, 1 as in source"
-             : "--%s, one run per cell: change of %s from %s", request->what->name, metric, held);
+        if (c->first_cell[i] == c->first_cell[i + 1]) value[i] = NAN;
+    Label quantity;
+    snprintf(quantity, sizeof quantity, patch ? "share of %s restored" : "change of %s", metric);
+    Table *table = add_cells_table(c, out, "change", form->n_cols == 1 ? BARS : HEAT);
+    if (patch)
+        titled(table, quantity, form->row_axis, form->col_axis,
+               "--%s, one run per cell: %s, 0 as in %s, 1 as in source", request->what->name,
+               metric, held);
+    else
+        titled(table, quantity, form->row_axis, form->col_axis,
+               "--%s, one run per cell: change of %s from %s", request->what->name, metric, held);
     table->is_signed = 1;
-    if (patch) table->whole = restorable(c);
     table->is_share = patch;
-    if (table->n_cols == 1 || strchr(c->form.at[0].col[0], 'N'))
+    if (patch) table->whole = restorable(c);
+    if (table->n_cols == 1 || strchr(form->col[0], 'N'))
         table->most = top && top->number > 0 ? top->number : n > MANY ? SHOWN : 0;
     for (int i = 0; i < n; i++) table->value[i] = value[i] - held_of(c)->metric;
 }
@@ -7736,8 +7855,7 @@ static const char *answer_label(const Case *c, int versus)
 static void add_share(Case *c, Tables *out, const char *name, const char *title, double part,
                       double whole)
 {
-    Table *table = titled(add_table(out, name, SILENT, 1, 1), "share", "", "");
-    snprintf(table->title, sizeof table->title, "%s", title);
+    Table *table = titled(add_table(out, name, SILENT, 1, 1), "share", "", "", "%s", title);
     strcpy(table->row[0], c->outcome[1].name);
     strcpy(table->col[0], METRICS[c->question.metric].name);
     table->value[0] = part;
@@ -7750,32 +7868,27 @@ static void add_share(Case *c, Tables *out, const char *name, const char *title,
 static void read_metric(Case *c, const Asked *asked, Tables *out)
 {
     const Question *q = &c->question;
+    const char *metric = METRICS[q->metric].name;
     int study = is_study(c), n = c->n_outcomes, changed = study && c->edited, V = n_vocab(c);
     int quiet = (!study && q->metric == KL && n == 1) || (c->command->generate && !q->answer.n);
     (void)asked;
-    Table *table = titled(add_table(out, "metric", quiet ? SILENT : BARS, n + changed, 1),
-                          METRICS[q->metric].name, "run", "");
-    snprintf(table->title, sizeof table->title, METRICS[q->metric].title, answer_label(c, 0),
-             answer_label(c, 1));
+    Table *table = titled(add_table(out, "metric", quiet ? SILENT : BARS, n + changed, 1), metric,
+                          "run", "", METRICS[q->metric].title, answer_label(c, 0),
+                          answer_label(c, 1));
     const char *mean = !study || c->study->n_groups < 2 ? "" : ": mean ± SE";
     append(table->title, sizeof table->title, "%s", mean);
-    strcpy(table->col[0], METRICS[q->metric].name);
+    strcpy(table->col[0], metric);
     table->is_signed = has_sign(q->metric) && q->metric != LOGPROB;
-    if (q->metric == PROB) table->limit = 1;
-    if (q->metric == RANK) table->limit = INFINITY;
+    table->limit = q->metric == PROB ? 1 : q->metric == RANK ? INFINITY : 0;
     for (int i = 0; i < n; i++) {
         strcpy(table->row[i], c->outcome[i].name);
         table->value[i] = c->outcome[i].metric;
     }
-    double base = c->outcome[0].metric;
-    if (changed) {
-        strcpy(table->row[n], "change");
-        table->value[n] = c->outcome[1].metric - base;
-    }
+    double base = c->outcome[0].metric, edited = c->outcome[changed].metric;
+    if (changed) strcpy(table->row[n], "change"), table->value[n] = edited - base;
     if (study && q->answer.n) {
-        table = titled(add_table(out, "accuracy", BARS, n, 1), "accuracy", "run", "");
-        snprintf(table->title, sizeof table->title, "share of rows with %s on top%s",
-                 answer_label(c, 0), mean);
+        table = titled(add_table(out, "accuracy", BARS, n, 1), "accuracy", "run", "",
+                       "share of rows with %s on top%s", answer_label(c, 0), mean);
         strcpy(table->col[0], "accuracy");
         table->limit = 1;
         for (int i = 0; i < n; i++) {
@@ -7786,31 +7899,12 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
         }
     }
     if (c->command->swept >= 0 || !c->edited) return;
-    if (q->metric != RANK && q->metric != KL) 
-        add_share(c, out, "left", "edited / base", c->outcome[1].metric, base);
+    edited = c->outcome[1].metric;
+    if (q->metric != RANK && q->metric != KL)
+        add_share(c, out, "left", "edited / base", edited, base);
     if (c->source)
-        add_share(c, out, "restored", "(edited - base) / (source - base)",
-                  c->outcome[1].metric - base, restorable(c) + held_of(c)->metric - base);
-}
-
-/* How hard each --steer pushes: |C v| / |h|. */
-static void read_push(Case *c, const Asked *asked, Tables *out)
-{
-    int n = 0;
-    (void)asked;
-    for (int i = 0; i < c->command->n_requests; i++) n += c->command->request[i].what->op == MI_ADD;
-    if (!n) return;
-    Table *table = titled(add_table(out, "push", SILENT, n, 1), "|C v| / |h|", "step", "");
-    snprintf(table->title, sizeof table->title,
-             "length of what is added, relative to what is there");
-    strcpy(table->col[0], "push");
-    n = 0;
-    for (const Step *step = c->step; step < c->step + c->command->n_requests; step++) {
-        if (step->typed->what->op != MI_ADD) continue;
-        label_append(table->row[n], sizeof(Label), step->typed->argument,
-                     strlen(step->typed->argument));
-        table->value[n++] = step->strength;
-    }
+        add_share(c, out, "restored", "(edited - base) / (source - base)", edited - base,
+                  c->outcome[2].metric - base);
 }
 
 /* ---- The logit lens ---- */
@@ -7833,7 +7927,7 @@ static MiSite lens_site(const Case *c, int point, int *layer)
 static Table *lens_table(Case *c, Tables *out, const char *name, Look look, int n_cols)
 {
     Table *table = titled(add_table(out, name, look, n_points(c), n_cols), name, "point",
-                          "position");
+                          "position", "%s", name);
     for (int i = 0; i < table->n_rows; i++) {
         int    layer;
         MiSite site = lens_site(c, i, &layer);
@@ -7939,10 +8033,8 @@ static void read_attn(Case *c, const Asked *asked, Tables *out)
         snprintf(name, sizeof name, "%s L%dH%d", SITES[head->site].name, head->layer, head->head);
         int    last = min_int(head->pos_end, T), n = last - head->pos;
         Table *table = titled(add_table(out, name, HEAT, n, T), SITES[head->site].name, "query",
-                              "key");
-        snprintf(table->title, sizeof table->title,
-                 "%s of L%dH%d%s: row = who looks, column = at whom", SITES[head->site].name,
-                 head->layer, head->head, edited_or_not(c));
+                              "key", "%s of L%dH%d%s: row = who looks, column = at whom",
+                              SITES[head->site].name, head->layer, head->head, edited_or_not(c));
         table->is_signed = head->site == MI_scores;
         if (head->site == MI_pattern) table->limit = 1;
         table->address = must(calloc((size_t)n * T + 1, sizeof(Label)));
@@ -7979,8 +8071,8 @@ static void read_heads(Case *c, const Asked *asked, Tables *out)
     for (int kind = 0; kind < 3; kind++) {
         int    from = kinds[kind].from;
         Table *table = titled(add_table(out, kinds[kind].name, HEAT, s->n_layer, s->n_head),
-                              "attention", "layer", "head");
-        snprintf(table->title, sizeof table->title, "%s%s", kinds[kind].title, edited_or_not(c));
+                              "attention", "layer", "head", "%s%s", kinds[kind].title,
+                              edited_or_not(c));
         table->limit = 1;
         table->address = must(calloc(s->n_layer * s->n_head + 1, sizeof(Label)));
         for (int i = 0; i < s->n_layer * s->n_head; i++) {
@@ -8012,8 +8104,8 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
 {
     int T = c->prompt.n, n = 1 + (c->edited != NULL);
     (void)asked;
-    Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "");
-    snprintf(means->title, sizeof means->title, "mean loss over the prompt, in nats");
+    Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "",
+                          "mean loss over the prompt, in nats");
     strcpy(means->col[0], "loss");
     for (int i = 0; i < n; i++) {
         const Outcome *o = &c->outcome[i];
@@ -8021,9 +8113,8 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
         means->value[i] = mean_loss(c, o->run, o->lane, o->prompt);
     }
     if (is_study(c) && !c->study->aligned) return;
-    Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run");
-    snprintf(table->title, sizeof table->title,
-             "loss of each token: -log p after the tokens before it, in nats");
+    Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run",
+                          "loss of each token: -log p after the tokens before it, in nats");
     for (int i = 0; i < n; i++) {
         const Outcome *o = &c->outcome[i];
         strcpy(table->col[i], o->name);
@@ -8081,7 +8172,6 @@ static const Readout READOUTS[] = {
       read_top, NULL },
     { "each", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_sweep, NULL },
     { "metric", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_metric, NULL },
-    { "push", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_push, NULL },
     { "lens", "[each|final]", "the logit lens; final: with the last LayerNorm", 0, A_WORD, 0, 0,
       RESID, NULL, read_lens, NULL },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
@@ -8348,9 +8438,8 @@ static void print_steps(const Report *report, const Screen *screen)
 {
     const Case    *c = report->first;
     const Command *command = c->command;
-    const Table   *push = find_table(report, "push");
     FILE *out = screen->out;
-    for (int i = 0, steered = 0; i < command->n_requests; i++) {
+    for (int i = 0; i < command->n_requests; i++) {
         const Step    *step = &c->step[i];
         const Request *request = &command->request[i];
         const char    *value = find_value(request->argument, 0), *name =
@@ -8364,9 +8453,8 @@ static void print_steps(const Report *report, const Screen *screen)
                   : c->study->aligned ? "   (mean over the rows, position by position)"
                   : "   (mean over the rows and their positions)", out);
         if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
-        if (request->what->op == MI_ADD && push && i != command->swept)
-            fprintf(out, "   (|C v| / |h| = %.3g)", push->value[steered]);
-        steered += request->what->op == MI_ADD;
+        if (request->what->op == MI_ADD && !is_study(c) && i != command->swept)
+            fprintf(out, "   (|C v| / |h| = %.3g)", step->strength);
         if (request->what->op == MI_NOISE)
             fprintf(out, "   (deviation %.3g; mean of %d samples, seed %d)", step->strength,
                     c->samples, command->seed);
@@ -8708,26 +8796,36 @@ static void print_tsv(const Report *report, FILE *out)
 /* The tokens, and the edits as they were understood. */
 static void read_plan(Case *c, Tables *out)
 {
-    static const char *const cols[] = { "first position", "last position", "first column",
-                                        "last column", "head" };
+    static const char *const cols[] = { "position", "to", "column", "to", "head" };
     int    T = c->prompt.n;
-    Table *tokens = titled(add_table(out, "tokens", SILENT, T, 1), "GPT-2 id", "position", "");
+    Table *tokens = titled(add_table(out, "tokens", BARS, T, 1), "GPT-2 id", "position", "",
+                           "tokens and their ids");
     tokens->token = must(malloc(T * sizeof *tokens->token));
+    tokens->limit = INFINITY;
     strcpy(tokens->col[0], "id");
     for (int t = 0; t < T; t++) {
-        snprintf(tokens->row[t], sizeof(Label), "%d", t);
+        position_label(c, t, 0, tokens->row[t]);
         tokens->token[t] = c->prompt.tokens[t];
         tokens->value[t] = mi_id_of_row(c->study->words, c->prompt.tokens[t]);
     }
     if (!c->n_held) return;
-    Table *edits = titled(add_table(out, "edits", SILENT, c->n_held, 5), "", "site", "");
+    Table *edits = titled(add_table(out, "edits", BARS, c->n_held, 5), "", "site", "",
+                          "edits (columns of scores and pattern are keys)");
+    edits->limit = INFINITY;
+    edits->address = must(calloc(5 * c->n_held, sizeof(Label)));
     for (int k = 0; k < 5; k++) strcpy(edits->col[k], cols[k]);
     for (int i = 0; i < c->n_held; i++) {
         const MiEdit *edit = c->edit[i];
         const int values[] = { edit->pos, last_pos(c, edit), edit->first, last_column(c, edit),
                                edit->head };
+        char tl[64];
         site_name(edit->site, edit->layer, edits->row[i]);
-        for (int k = 0; k < 5 - (edit->head < 0); k++) edits->value[i * 5 + k] = values[k];
+        tl_name(edit, tl);
+        for (int k = 0; k < 5 - (edit->head < 0); k++) {
+            edits->value[i * 5 + k] = values[k];
+            snprintf(edits->address[i * 5 + k], sizeof(Label), "%s", *tl ? tl : edits->row[i]);
+        }
+        if (*tl) append(edits->row[i], sizeof(Label), " %s", tl);
     }
 }
 
@@ -8757,41 +8855,21 @@ static void print_cost(const Case *c, FILE *out)
 }
 
 /* Everything that is known before the first run. */
-static void print_plan(const Case *c, const Tables *plan, FILE *out)
+static void print_plan(const Case *c, const Tables *plan, const Screen *screen)
 {
     const MiShape *s = &c->study->model->shape;
     const char *name = c->study->model->file, *slash = strrchr(name, '/');
-    const Table *tokens = &plan->at[0];
     char file[256] = "";
     if (slash && !c->command->model) name = slash + 1;
     append_visible(file, sizeof file, name, strlen(name));
     if (is_study(c))
-        fprintf(out, "data    %s: %d rows, of which this is the first\n", c->study->rows.file,
-                c->study->n_rows);
-    fprintf(out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n"
-            "tokens\n", file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
-    for (int t = 0; t < tokens->n_rows; t++) {
-        Label label;
-        fprintf(out, "  %4d  %6.0f  %s\n", t, tokens->value[t],
-                token_label(c->study->words, tokens->token[t], label, sizeof label));
-    }
-    for (int i = 0; i < c->command->n_requests; i++) {
-        const Request *request = &c->command->request[i];
-        print_typed(out, request->flag, request->argument, "");
-        fputs(i == c->command->swept ? " --each\n" : "\n", out);
-        print_direction(out, "  ", request);
-        for (int j = 0; j < c->step[i].edits.n && i != c->command->swept; j++) {
-            const MiEdit *edit = &c->step[i].edits.at[j];
-            char site[64], tl[64];
-            site_name(edit->site, edit->layer, site), tl_name(edit, tl);
-            fprintf(out, "  %-13s %-32s positions %d-%d, %s %d-%d", site,
-                    *tl ? tl : "(not in TransformerLens)", edit->pos, last_pos(c, edit),
-                    edit->head < 0 ? "columns" : "keys", edit->first, last_column(c, edit));
-            if (edit->head >= 0) fprintf(out, " of head %d", edit->head);
-            fputc('\n', out);
-        }
-    }
-    print_cost(c, out);
+        fprintf(screen->out, "data    %s: %d rows, of which this is the first\n",
+                c->study->rows.file, c->study->n_rows);
+    fprintf(screen->out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n",
+            file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    print_cost(c, screen->out);
+    fputc('\n', screen->out);
+    for (int i = 0; i < plan->n; i++) print_table(screen, &plan->at[i]);
 }
 
 /* ============================================================================================= */
@@ -9182,10 +9260,11 @@ static void run_command(const Command *command, int argc, char **argv)
     open_model(&study, argv[0]);
     if (command->explain) {
         report.first = open_case(&study, 0);
+        Screen screen = { stdout, color_depth(command->color), window_columns(), study.words };
         read_plan(report.first, &report.tables);
         if (command->json) print_json(&report, stdout, argc, argv);
         else if (command->tsv) print_tsv(&report, stdout);
-        else print_plan(report.first, &report.tables, stdout);
+        else print_plan(report.first, &report.tables, &screen);
     } else {
         if (command->data) survey(&study);
         run_study(&study, &report);

@@ -257,6 +257,9 @@ const float *mi_head(const MiRun *run, int lane, MiSite site, int layer, int hea
 int          mi_logits(const MiRun *run, int lane, int pos, float *logits /* [V] */);
 int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n,
                           float *logits /* [n] */);
+/* Of positions from <= t < to, the same bits: W_U is read once for all of them. */
+int          mi_logits_all(const MiRun *run, int lane, int from, int to,
+                           float *logits /* [to-from,V] */);
 
 /* Where numbers end: the first value of a lane, in the order of a whole pass (site after site, and
  * in each the lowest position), that is infinite or not a number. A score of -infinity is a key cut
@@ -267,6 +270,8 @@ int          mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *l
 /* The logit lens: what the model would say if the residual stream ended here. */
 int          mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final,
                      float *logits /* [V] */);
+int          mi_lens_all(const MiRun *run, int lane, MiSite site, int layer, int from, int to,
+                         int final, float *logits /* [to-from,V] */);
 
 /* ---- Sweeps: one run per cell, all cells of a fork together ---- */
 

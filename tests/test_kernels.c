@@ -179,8 +179,10 @@ static void test_unembed(void)
 {
     for (int i = 0; i < 120; i++) {
         int V = 1 + i % 61, D = 1 + below(i % 2 ? 40 : 200), odd = below(4), threads = 1 + below(4);
-        int rows = 1 + below(i % 3 ? 1 : 10), n = rows * V;
+        int rows = 1 + below(i % 3 ? 1 : 10);
         if (i % 5 == 0) D = 16 + D / 16 * 16;
+        if (i % 10 == 0) rows = 1 + below(300), V += i;                 /* many: they are turned */
+        int n = rows * V;
         float *x = floats(rows * D, 1), *y = floats(n + 1, 1), *z = floats(n + 1, 1);
         Floats W = random_floats(V * D, odd, 1);
         y[n] = z[n] = 12345;
@@ -407,12 +409,51 @@ static void test_layernorm(void)
     }
 }
 
+/* Logits of many positions at once are those of each alone: of a run and of a lane. */
+static void test_many_logits(void)
+{
+    enum { T = 70, V = 83, D = 32 };
+    RandomModel shape = {.n_layer = 2, .n_head = 2, .d_head = D / 2, .n_ctx = T, .n_vocab = V};
+    static float many[T * V], one[V];
+    int tokens[T];
+    for (int t = 0; t < T; t++) tokens[t] = below(V);
+    MiModel *m = random_model_open(shape);
+    MiRun   *base = m ? mi_run(m, tokens, T, NULL, NULL) : NULL;
+    MiEdit   edit = {.op = MI_SCALE, .site = MI_mlp_out, .layer = 0, .head = -1, .count = D,
+                     .pos = 40, .pos_end = 41, .amount = 3};
+    MiLane   lane = {.trunk = base, .edits = &edit, .n_edits = 1, .t0 = -1};
+    MiRun   *fork = base ? mi_fork(&lane, 1, -1, MI_KEEP_ALL) : NULL;
+    CHECK(fork, "many logits: no fork of a random model: %s", mi_error());
+    for (int i = 0; i < 6 && fork; i++) {
+        const MiRun *run = i % 2 ? fork : base;
+        int from = i < 2 ? 0 : below(T - 1), to = i < 2 ? T : from + 1 + below(T - from), bad = -1;
+        int final = i / 2 - 1, ok = 1;                  /* -1: no lens */
+        ok &= (final < 0 ? mi_logits_all(run, 0, from, to, many)
+                         : mi_lens_all(run, 0, MI_resid_mid, 1, from, to, final, many)) == 0;
+        for (int t = from; t < to; t++) {
+            ok &= (final < 0 ? mi_logits(run, 0, t, one)
+                             : mi_lens(run, 0, MI_resid_mid, 1, t, final, one)) == 0;
+            if (memcmp(one, many + (t - from) * V, sizeof one)) bad = t;
+        }
+        CHECK(ok && bad < 0, "logits of positions %d to %d at once, %s: position %d is not that "
+              "alone", from, to, final < 0 ? "the end" : "lens", bad);
+    }
+    static const int wrong[][2] = {{-1, 2}, {0, T + 1}, {3, 3}, {5, 2}, {0, INT_MAX}};
+    for (int i = 0; i < 5 && fork; i++)
+        CHECK(mi_logits_all(fork, 0, wrong[i][0], wrong[i][1], many) < 0 &&
+              mi_lens_all(fork, 0, MI_resid_mid, 1, wrong[i][0], wrong[i][1], 0, many) < 0,
+              "logits of positions %d to %d: there are %d", wrong[i][0], wrong[i][1], T);
+    CHECK(!fork || mi_logits_all(fork, 1, 0, 2, many) < 0, "logits of a lane that is not there");
+    mi_free(fork), mi_free(base), mi_close(m);
+}
+
 int main(void)
 {
     test_exp();
     test_sums();
     test_linear();
     test_unembed();
+    test_many_logits();
     test_softmax();
     test_gelu();
     test_attention();
