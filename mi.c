@@ -5153,8 +5153,7 @@ static int label_append(char *label, size_t size, const char *text, size_t n)
     for (int length; n > 0; text += length, n -= length) {
         char    shown[16];
         int32_t code = utf8_decode((const uint8_t *)text, n, &length);
-        if (code == '\n') strcpy(shown, "\\n");
-        else if (code == '\t') strcpy(shown, "\\t");
+        if (code == '\n' || code == '\t') strcpy(shown, code == '\n' ? "\\n" : "\\t");
         else if (code < 0 || (code < 128 && is_control(code)))
             snprintf(shown, sizeof shown, "<%02X>", (unsigned char)*text);
         else if (is_control(code) || IN_RANGES(code, unseen))
@@ -5517,7 +5516,7 @@ static void print_top(const Screen *screen, const Table *table)
 /* A line for each row, with a bar; several columns side by side. */
 static void print_bars(const Screen *screen, const Table *table)
 {
-    int    n = table->n_cols, label = max_int(6, widest_of(table->row, table->n_rows, 24));
+    int    n = table->n_cols, label = max_int(6, widest_of(table->row, table->n_rows, 44));
     int    number = table->error ? 21 : 11, negative = 0;
     int    room = (screen->columns - 5 - label) / n - number - 3;
     int    columns = isinf(table->limit) || room < 4 ? 0 : min_int(table->error ? 28 : 40, room);
@@ -7570,18 +7569,30 @@ static double divergence(const float *p, const float *q, int V)
     return sum < 0 ? 0 : sum;
 }
 
-/* -log p(token t | the tokens before it) */
-static double token_loss(const Case *c, const MiRun *run, int lane, const Prompt *prompt, int t)
+enum { AT_ONCE = 64 };                  /* positions whose logits are computed together */
+
+static float *room_for_logits(const Case *c, int n)
 {
-    running(c, mi_logits(run, lane, t - 1, c->logits));
-    return mi_log_sum_exp(c->logits, n_vocab(c)) - c->logits[prompt->tokens[t]];
+    return must(malloc((size_t)min_int(n, AT_ONCE) * n_vocab(c) * sizeof(float)));
 }
 
-static double mean_loss(const Case *c, const MiRun *run, int lane, const Prompt *prompt)
+/* loss[t - 1] = -log p(token t | the tokens before it), unless it is NULL; returns their mean. */
+static double mean_loss(const Case *c, const MiRun *run, int lane, const Prompt *prompt,
+                        double *loss)
 {
+    int    V = n_vocab(c), n = prompt->n - 1;
+    float *logits = room_for_logits(c, n);
     double sum = 0;
-    for (int t = 1; t < prompt->n; t++) sum += token_loss(c, run, lane, prompt, t);
-    return sum / (prompt->n - 1);
+    for (int t = 0; t < n; t++) {
+        const float *row = logits + (size_t)(t % AT_ONCE) * V;
+        if (t % AT_ONCE == 0)
+            running(c, mi_logits_all(run, lane, t, min_int(t + AT_ONCE, n), logits));
+        double one = mi_log_sum_exp(row, V) - row[prompt->tokens[t + 1]];
+        if (loss) loss[t] = one;
+        sum += one;
+    }
+    free(logits);
+    return sum / n;
 }
 
 /* The metric, from the logits [V] at the position of interest. kl compares with base's logits. */
@@ -7633,7 +7644,7 @@ static void add_outcome(Case *c, Outcome what)
             o->prob[i] += (float)exp(c->logits[i] - log_sum) / S;
         }
         double metric = c->question.metric == LOSS
-                      ? mean_loss(c, what.run, what.lane + s, what.prompt)
+                      ? mean_loss(c, what.run, what.lane + s, what.prompt, NULL)
                       : metric_of(&c->question, c->logits, c->outcome[0].logits, V);
         o->metric += metric / S;
         if (!isfinite(log_sum) && !*o->ends)
@@ -7742,7 +7753,7 @@ static double measure_lane(void *context, const MiRun *run, int lane)
     Case           *c = ((Sweeping *)context)->c;
     const Question *q = &c->question;
     int             diff = q->metric == LOGIT_DIFF;
-    if (q->metric == LOSS) return mean_loss(c, run, lane, &c->prompt);
+    if (q->metric == LOSS) return mean_loss(c, run, lane, &c->prompt, NULL);
     if ((diff && q->answer.n == 1 && q->versus.n == 1) ||
         (q->metric == LOGIT && q->answer.n == 1)) {
         int   tokens[2] = { q->answer.tokens[0], diff ? q->versus.tokens[0] : 0 };
@@ -7938,70 +7949,78 @@ static Table *lens_table(Case *c, Tables *out, const char *name, Look look, int 
     return table;
 }
 
+/* The tables of --lens, those that there are: T 0 leaves out what needs all positions. */
+enum { LENS, RANKS, PROBS, KLS, BY_DEPTH, N_LENS };
+
+static void add_lens_tables(Case *c, Tables *out, int T, int by_depth, const char *title,
+                            int which[N_LENS])
+{
+    static const char *const names[] = { "lens", "lens rank", "lens prob", "lens kl", "depth" };
+    const Question *q = &c->question;
+    const char *metric = METRICS[q->metric].name;
+    for (int i = 0; i < N_LENS; i++) {
+        int is_answers = i == RANKS || i == PROBS;
+        which[i] = -1;
+        if (i == BY_DEPTH ? !by_depth : !T || (is_answers && !q->answer.n)) continue;
+        which[i] = out->n;
+        Table *table = lens_table(c, out, names[i], i == LENS && !is_study(c) ? TOKENS
+                                  : i == BY_DEPTH ? BARS : SILENT, i == BY_DEPTH ? 1 : T);
+        if (i == LENS) {
+            titled(table, "probability", "point", "position", "%s", title);
+            table->limit = 1;
+            if (!is_study(c)) table->token = must(malloc(cells_of(table) * sizeof(int)));
+        }
+        if (i != BY_DEPTH) continue;
+        titled(table, metric, "point", "", is_study(c) ? "%s by depth, at %s"
+               : "%s by depth, at position %s", metric, !is_study(c) ? table->col[0]
+               : c->input.at ? "the row's position" : "the last position");
+        table->is_signed = has_sign(q->metric);
+    }
+}
+
 /* What the model would say at each depth: the likeliest token at each position, and of the answer
  * its metric at the position of interest; in numbers its rank and probability everywhere, and how
  * far (KL) the end's distribution still is. */
 static void read_lens(Case *c, const Asked *asked, Tables *out)
 {
-    enum { LENS, RANKS, PROBS, KLS, DEPTH, N_TABLES };
-    static const char *const names[] = { "lens", "lens rank", "lens prob", "lens kl", "depth" };
     const Question *q = &c->question;
-    int    final = asked->text && !strcmp(asked->text, "final"), V = n_vocab(c), first = out->n;
-    int    T = is_study(c) && !c->study->aligned ? 0 : c->prompt.n, top = 0, has[N_TABLES];
-    int    by_depth = q->answer.n && q->metric <= RANK;
-    float *end = must(malloc(V * sizeof *end));
+    int    final = asked->text && !strcmp(asked->text, "final"), V = n_vocab(c), which[N_LENS];
+    int    T = is_study(c) && !c->study->aligned ? 0 : c->prompt.n, end = T ? T : q->at + 1;
+    int    by_depth = q->answer.n && q->metric <= RANK, top = 0;
+    float *last = room_for_logits(c, end), *logits = room_for_logits(c, end);
+    char   title[120];
     if (!T && !by_depth)
         running(c, mi_fail("--lens over rows of different length needs --answer, and no --metric "
                            "kl or loss"));
-    for (int i = 0, n = 0; i < N_TABLES; i++) {
-        has[i] = -1;
-        if (i == DEPTH ? !by_depth : !T || (i < KLS && i > LENS && !q->answer.n)) continue;
-        lens_table(c, out, names[i], i == LENS ? is_study(c) ? SILENT : TOKENS : i == DEPTH ? BARS
-                   : SILENT, i == DEPTH ? 1 : T);
-        has[i] = first + n++;
-    }
-    if (T) {
-        Table *lens = &out->at[has[LENS]];
-        lens->token = must(malloc((cells_of(lens) + 1) * sizeof *lens->token));
-        lens->limit = 1;
-        strcpy(lens->quantity, "probability");
-        snprintf(lens->title, sizeof lens->title,
-                 "logit lens%s%s: the likeliest next token at each depth",
-                 final ? ", final statistics" : "", edited_or_not(c));
-    }
-    if (by_depth) {
-        Table *depth = &out->at[has[DEPTH]];
-        snprintf(depth->title, sizeof depth->title, is_study(c) ? "%s by depth, at %s"
-                 : "%s by depth, at position %s", METRICS[q->metric].name,
-                 is_study(c) ? c->command->at || c->input.at ? "the row's position"
-                 : "the last position" : depth->col[0]);
-        strcpy(depth->quantity, METRICS[q->metric].name);
-        depth->is_signed = has_sign(q->metric);
-    }
-    for (int t = T ? 0 : q->at; t < (T ? T : q->at + 1); t++) {
-        running(c, mi_logits(shown_run(c), c->lane, t, end));
-        for (int i = 0; i < n_points(c); i++) {
-            int    layer, at = i * T + t;
-            MiSite site = lens_site(c, i, &layer);
-            float *logits = c->logits;
-            running(c, mi_lens(shown_run(c), c->lane, site, layer, t, final, logits));
-            double log_sum = mi_log_sum_exp(logits, V);
-            mi_top(logits, V, 1, &top);
-            if (T) {
-                Table *lens = &out->at[has[LENS]];
-                lens->value[at] = exp(logits[top] - log_sum);
-                lens->token[at] = isfinite(lens->value[at]) ? top : -1;
-                out->at[has[KLS]].value[at] = divergence(end, logits, V);
-            }
-            if (T && q->answer.n) {
-                out->at[has[RANKS]].value[at] = rank_of(&q->answer, logits, V);
-                out->at[has[PROBS]].value[at] = exp(set_logit(&q->answer, logits) - log_sum);
-            }
+    snprintf(title, sizeof title, "logit lens%s%s: the likeliest next token at each depth",
+             final ? ", final statistics" : "", edited_or_not(c));
+    add_lens_tables(c, out, T, by_depth, title, which);
+    for (int from = T ? 0 : q->at, to; from < end; from = to) {
+        to = min_int(from + AT_ONCE, end);
+        running(c, mi_logits_all(shown_run(c), c->lane, from, to, last));
+        for (int i = 0; i < n_points(c) * (to - from); i++) {
+            int    point = i / (to - from), t = from + i % (to - from), layer, at = point * T + t;
+            MiSite site = lens_site(c, point, &layer);
+            float *row = logits + (size_t)(t - from) * V;
+            if (t == from)
+                running(c, mi_lens_all(shown_run(c), c->lane, site, layer, from, to, final,
+                                       logits));
+            double log_sum = mi_log_sum_exp(row, V);
+            mi_top(row, V, 1, &top);
+            double prob = exp(row[top] - log_sum);
+            if (T) out->at[which[LENS]].value[at] = prob;
+            if (T && !is_study(c)) out->at[which[LENS]].token[at] = isfinite(prob) ? top : -1;
+            if (T) out->at[which[KLS]].value[at] =
+                divergence(last + (size_t)(t - from) * V, row, V);
+            if (which[RANKS] >= 0) out->at[which[RANKS]].value[at] = rank_of(&q->answer, row, V);
+            if (which[PROBS] >= 0)
+                out->at[which[PROBS]].value[at] = exp(set_logit(&q->answer, row) - log_sum);
             if (by_depth && t == q->at)
-                out->at[has[DEPTH]].value[i] = metric_of(q, logits, NULL, V);
+                out->at[which[BY_DEPTH]].value[point] = metric_of(q, row, NULL, V);
         }
     }
-    free(end);
+    free(last);
+    free(logits);
 }
 
 /* ---- Attention ---- */
@@ -8104,13 +8123,14 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
 {
     int T = c->prompt.n, n = 1 + (c->edited != NULL);
     (void)asked;
+    double *loss = own(c, malloc(2 * T * sizeof *loss));
     Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "",
                           "mean loss over the prompt, in nats");
     strcpy(means->col[0], "loss");
     for (int i = 0; i < n; i++) {
         const Outcome *o = &c->outcome[i];
         strcpy(means->row[i], o->name);
-        means->value[i] = mean_loss(c, o->run, o->lane, o->prompt);
+        means->value[i] = mean_loss(c, o->run, o->lane, o->prompt, loss + i * T);
     }
     if (is_study(c) && !c->study->aligned) return;
     Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run",
@@ -8118,8 +8138,7 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
     for (int i = 0; i < n; i++) {
         const Outcome *o = &c->outcome[i];
         strcpy(table->col[i], o->name);
-        for (int t = 1; t < T; t++)
-            table->value[(t - 1) * n + i] = token_loss(c, o->run, o->lane, o->prompt, t);
+        for (int t = 1; t < T; t++) table->value[(t - 1) * n + i] = loss[i * T + t - 1];
     }
     position_labels(c, table->row, 1, T);
 }
@@ -8152,8 +8171,7 @@ static void read_save(Case *c, const Asked *asked, Tables *out)
     const MiRun *run = shown_run(c);
     Array array = asked->shape;
     float *x = array.values = must(malloc(array.n * sizeof *x));
-    for (int t = 0; !asked->rows.n && t < c->prompt.n; t++, x += n_vocab(c))
-        running(c, mi_logits(run, c->lane, t, x));
+    if (!asked->rows.n) running(c, mi_logits_all(run, c->lane, 0, c->prompt.n, x));
     for (const MiEdit *edit = asked->rows.at; edit < asked->rows.at + asked->rows.n; edit++)
         for (int t = edit->pos; t < min_int(edit->pos_end, c->prompt.n); t++) {
             const float *row = row_at(run, c->lane, edit, t);
@@ -8867,6 +8885,12 @@ static void print_plan(const Case *c, const Tables *plan, const Screen *screen)
                 c->study->rows.file, c->study->n_rows);
     fprintf(screen->out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n",
             file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+    for (int i = 0; i < c->command->n_requests; i++) {
+        const Request *request = &c->command->request[i];
+        print_typed(screen->out, request->flag, request->argument, "");
+        fputs(i == c->command->swept ? " --each\n" : "\n", screen->out);
+        print_direction(screen->out, "  ", request);
+    }
     print_cost(c, screen->out);
     fputc('\n', screen->out);
     for (int i = 0; i < plan->n; i++) print_table(screen, &plan->at[i]);

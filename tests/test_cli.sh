@@ -1261,7 +1261,7 @@ refuses 2 "name of a file" $P --lens --svg ""
 
 # What a table says cannot be more than a position
 printf 'prompt\tanswer\tS\nABCABC\tD\t0,L0H2@0\nABDABD\tC\t0\n' > "$dir/cell.tsv"
-refuses 2 "which is no single place" --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
+refuses 2 "no index, and not in the prompt" --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
 printf 'prompt\tanswer\tS\nABCABC\tD\t0"1\n' > "$dir/cell.tsv"
 refuses 2 'says "0"1"' --data "$dir/cell.tsv" --ablate 'L0H0@S=mean'
 printf 'prompt\tanswer\nABCABC\tD\n\0ABC\tD\n' > "$dir/cell.tsv"
@@ -1281,7 +1281,7 @@ text_has "--explain of a steering" "  --direction random:4"
 printf 'prompt\tS\n%s\tA\n%sBA\tB#2\n' "ABC" "AB" > "$work/table.tsv"
 run --data "$work/table.tsv" --explain --ablate L1H1@S
 text_has "--explain of a table" "2 rows"
-text_has "--explain of a table" "positions 0-0"
+text_has "--explain of a table" "L1.z blocks.1.attn.hook_z          0          0"
 rm -f "$work/table.tsv"
 
 # A run that does not fit in memory says how much it needs, and what to do
