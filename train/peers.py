@@ -2,9 +2,11 @@
 """How long the same questions take in mi, in transformers and in transformer_lens, on this machine.
 
     python3 train/peers.py                      GPT-2 124M's shape, about eight minutes
+    python3 train/peers.py --isa avx2 --mi FILE  as on a processor without AVX-512: FILE is mi
+                                                 built with make ARCH='-mavx2 -mfma'
     python3 train/peers.py --layers 2 --heads 2 --width 64 --repeats 1       tries the script
 
-needs: pip install torch numpy transformers transformer_lens==2.18.0, and ./mi
+needs: pip install torch numpy transformers 'transformer_lens>=4.3', and ./mi
 
 All three load the same random float32 weights, from one file in the published shape, in a
 temporary directory. It prints a Markdown table. How the times are taken:
@@ -14,8 +16,9 @@ temporary directory. It prints a Markdown table. How the times are taken:
                running the prompt and its source. So weights are in memory for all three.
   the others   in the process, imports and loading excluded (but for the first row), without
                gradients. transformers computes the last position's logits, where it can;
-               transformer_lens always computes all of them. Patches in transformer_lens are those of
-               transformer_lens.patching; in transformers, torch's hooks.
+               transformer_lens (its TransformerBridge, without weight processing) always computes
+               all of them. Patches in transformer_lens are those of transformer_lens.patching; in
+               transformers, torch's hooks.
   sweeps       of the others run an evenly spread sample of the cells (--cells), and are scaled up.
 Each number is a median of --repeats, after a run that does not count. That all three compute the
 same numbers is checked.
@@ -88,21 +91,11 @@ def timed(function, repeats):
 
 def load(name, folder):
     from transformers import GPT2LMHeadModel
-    hf = GPT2LMHeadModel.from_pretrained(folder).eval()
     if name == "transformers":
-        return hf
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
-    c = hf.config
-    cfg = HookedTransformerConfig(
-        n_layers=c.n_layer, d_model=c.n_embd, d_head=c.n_embd // c.n_head, n_heads=c.n_head,
-        d_mlp=4 * c.n_embd, n_ctx=c.n_positions, d_vocab=c.vocab_size, act_fn="gelu_new",
-        eps=1e-5, normalization_type="LN", device="cpu", default_prepend_bos=False)
-    model = HookedTransformer(cfg)      # as from_pretrained_no_processing makes it
-    model.load_and_process_state_dict(convert_gpt2_weights(hf, cfg), fold_ln=False,
-                                      center_writing_weights=False, center_unembed=False,
-                                      fold_value_biases=False)
-    return model.eval()
+        return GPT2LMHeadModel.from_pretrained(folder).eval()
+    from transformer_lens.model_bridge import TransformerBridge
+    hf = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager")   # as it loads them
+    return TransformerBridge.boot_transformers(folder, hf_model=hf, device="cpu").eval()
 
 
 def first_token(name, folder, tokens):
@@ -208,7 +201,7 @@ def of_transformers(model, tokens, source, answers, n_cells):
 def of_transformer_lens(model, tokens, source, answers, n_cells):
     import pandas as pd
     import torch
-    from transformer_lens import HookedTransformerKeyValueCache, patching
+    from transformer_lens import patching
     patching.tqdm = list        # no progress bars
     L, H, T = model.cfg.n_layers, model.cfg.n_heads, len(tokens)
     ids = torch.tensor([tokens])
@@ -224,11 +217,10 @@ def of_transformer_lens(model, tokens, source, answers, n_cells):
         return metric(model.run_with_hooks(ids, fwd_hooks=hooks)).item()
 
     def decode():
-        past = HookedTransformerKeyValueCache.init_cache(model.cfg, "cpu", 1)
-        run = lambda x: model(x, past_kv_cache=past, attention_mask=torch.ones_like(x))
-        logits = run(ids)
+        logits, past = model(ids, return_type="logits_and_cache")
         for _ in range(NEW):
-            logits = run(logits[:, -1].argmax(-1, keepdim=True))
+            logits, past = model(logits[:, -1].argmax(-1, keepdim=True), past_key_values=past,
+                                 return_type="logits_and_cache")
 
     def patches(function, names, sizes):
         cells = [[]]
@@ -267,6 +259,7 @@ def child(args):
     for name, (function, scale) in measured.items():
         times[name] = timed(function, args.repeats) * scale
     times["decode"] = (times["decode"] - times["prefill"]) / NEW
+    times["isa"] = torch.backends.cpu.get_cpu_capability()
     print(json.dumps(times))
 
 
@@ -291,7 +284,8 @@ def of_mi(args, folder, threads, tokens, source, answers):
     def value(run, *arguments):
         out = subprocess.run([*base, *prompt, *arguments, "--json"], check=True, text=True,
                              stdout=subprocess.PIPE).stdout
-        return json.loads(out)[run]["metric"]
+        metric = json.loads(out)["tables"]["metric"]
+        return metric["values"][metric["rows"].index(run)][0]
 
     T, times = len(tokens), {}
     last = args.layers - 1
@@ -321,6 +315,9 @@ def of_peer(args, name, folder, threads, asked):
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1",
            "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
            "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+    if args.isa == "avx2":
+        env |= {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2",
+                "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
     run = lambda *more: subprocess.run([*command, *more], env=env, check=True, text=True,
                                        stdout=subprocess.PIPE).stdout
     times = json.loads(run().splitlines()[-1])
@@ -337,8 +334,8 @@ def shown(seconds):
 def table(args, threads, times):
     L, H, T = args.layers, args.heads, args.length
     mi = times["mi"]
-    print(f"\n| {threads} thread{'s' * (threads > 1)} | mi | transformers | ratio "
-          "| transformer_lens | ratio |")
+    print(f"\n| {threads} thread{'s' * (threads > 1)}, {times['transformers']['isa']} | mi "
+          "| transformers | ratio | transformer_lens | ratio |")
     print("|---|---|---|---|---|---|")
     for key, label in (
             ("first", f"start of the process to the first token, {T} tokens"),
@@ -371,6 +368,7 @@ def main():
     parser.add_argument("--threads", default="2,1")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cells", type=int, default=24, help="of each sweep, for the others")
+    parser.add_argument("--isa", choices=("native", "avx2"), default="native")
     parser.add_argument("--mi", default=os.path.join(ROOT, "mi"))
     for hidden in "--child", "--folder", "--asked":
         parser.add_argument(hidden, help=argparse.SUPPRESS)
