@@ -172,6 +172,44 @@ static void values_are_whole_numbers_or_nothing(void)
     }
 }
 
+/* @TEXT is the run of tokens that spell it; of several, #n says which. */
+static void positions_by_their_text(void)
+{
+    static const struct { const char *at; int pos, end; const char *refusal; } cases[] = {
+        {"\"BC\"", 1, 3, 0}, {"\"AB\"#2", 3, 5, 0}, {"\"AB\"#1", 0, 2, 0}, {"C", 2, 3, 0},
+        {"A#2", 3, 4, 0}, {"\"ABCABD\"", 0, 6, 0}, {"D", 5, 6, 0}, {"\"B\"#2,L0H1@C", 4, 5, 0},
+        {"A", 0, 0, "2 times"}, {"\"AB\"", 0, 0, "2 times"}, {"A#3", 0, 0, "only 2 times"},
+        {"A#0", 0, 0, "#1"}, {"A#", 0, 0, "#1"}, {"E", 0, 0, "no token"},
+        {"\"AC\"", 0, 0, "spells"}, {"\"DA\"", 0, 0, "spells"}, {"\"A", 0, 0, "not closed"},
+        {"\"\"", 0, 0, "expected"}, {"", 0, 0, "expected"}, {"BC", 1, 3, 0},
+        {"\"BC\"x", 0, 0, ""},
+        {"\"AB\"#2x", 0, 0, ""}, {"a", 0, 0, "no token"},
+    };
+    MiModel *model = mi_open("tests/golden/odd7.safetensors");
+    MiTokenizer *words = model ? mi_tokenizer_open("tokenizer.bin", model) : NULL;
+    int tokens[8];
+    CHECK(words && mi_encode(words, "ABCABD", 6, tokens, 8) == 6, "ABCABD: %s", mi_error());
+    for (size_t i = 0; i < sizeof cases / sizeof *cases && words; i++) {
+        for (int value = 0; value < 2; value++) {
+            MiEdits edits = {0};
+            char text[64];
+            snprintf(text, sizeof text, "L0H0@%s%s", cases[i].at, value ? "=2" : "");
+            int status = mi_edits_parse(&edits, model, words, tokens, 6,
+                                        value ? "scale" : "freeze", text);
+            if (cases[i].end)
+                CHECK(status == 0 && edits.at[0].pos == cases[i].pos &&
+                      edits.at[0].pos_end == cases[i].end, "%s: %s", text,
+                      status ? mi_error() : "another position");
+            else if (cases[i].refusal)
+                CHECK(status == -1 && strstr(mi_error(), cases[i].refusal), "%s: %s", text,
+                      status ? mi_error() : "is accepted");
+            mi_edits_free(&edits);
+        }
+    }
+    mi_tokenizer_close(words);
+    mi_close(model);
+}
+
 /* A patch needs the source's row: there is none behind the source's end. */
 static void patches_end_with_the_source(void)
 {
@@ -562,6 +600,7 @@ static int body(void)
         {"contractions", contractions_are_lower_case},
         {"absurd numbers", absurd_numbers_are_refused},
         {"carets", carets_point_at_the_culprit},
+        {"positions by their text", positions_by_their_text},
         {"values", values_are_whole_numbers_or_nothing},
         {"a source that is shorter", patches_end_with_the_source},
         {"tensors in no layer", tensors_that_are_in_no_layer},

@@ -1,13 +1,13 @@
 /* Whole command lines. Input: one argument a line; a last line that begins with < is stdin. */
 #include "program.h"
 
-/* Six numbers, as NumPy writes them. */
+/* 21 numbers, as NumPy writes them. */
 static void put_array(const char *name)
 {
-    static const float values[6] = {1, 0, 2, 0, 0, -0.5f};
+    static const float values[21] = {1, 0, 2, 0, 0, -0.5f};
     char file[128 + sizeof values];
     snprintf(file, 129, "\x93NUMPY\1%cv%c%-117s\n", 0, 0,
-             "{'descr': '<f4', 'fortran_order': False, 'shape': (6,), }");
+             "{'descr': '<f4', 'fortran_order': False, 'shape': (21,), }");
     memcpy(file + 128, values, sizeof values);
     put_file(name, (const uint8_t *)file, sizeof file);
 }

@@ -3,8 +3,8 @@
  *     int status = run_program((const char *[]){"--tokens", "33 34", "--json", NULL}, input, size);
  *
  * exit() jumps back here, and what the program had open or allocated is taken back. It runs in a
- * folder of its own with tiny.safetensors (two layers, the tokens ! to ~), tokenizer.bin and the
- * files that put_file() wrote; it cannot write elsewhere. Every run has to keep what DESIGN says of
+ * folder of its own with tokenizer.bin, the golden model odd7 as tiny.safetensors (its tokens are
+ * the characters ! to U), and the files that put_file() wrote; it cannot write elsewhere. Every run has to keep what DESIGN says of
  * failures: status 0, 1 or 2; nothing on stdout unless 0; else one line on stderr, and two or three
  * that show the argument; no control character in them; no file left half-written. */
 #ifndef FUZZ_PROGRAM_H
