@@ -100,6 +100,17 @@ for doc in README.md walkthrough.md; do
 done
 [ "$1" = --update ] && exit 0
 
+# The array of jobs in README.md, its last task only: what --wrap is given is a script.
+sed -n "/^    sbatch/,/[^\\\\]\$/p" "$root/README.md" | sed "1s/^[^']*'//; s/'\$//" >"$work/part.sh"
+(cd "$work/repo" && SLURM_ARRAY_TASK_ID=12 sh "$work/part.sh") >"$work/log" 2>&1
+if [ "$(awk -F'\t' '$1 == "change" && $2 { n++ } END { print n, $2 }' "$work/repo/part.12")" = "$((16 * 24)) 208" ]; then
+    passed=$((passed + 1))
+else
+    failed=$((failed + 1))
+    echo "FAIL README.md: the array of jobs does not write rows 193-208"
+    head -n 5 "$work/log"
+fi
+
 # The example at the top of mi.h is a program.
 {
     printf '#include "mi.h"\n#include <stdio.h>\nint main(void)\n{\n'

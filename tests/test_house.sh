@@ -156,6 +156,15 @@ for cell in all '*' 1-3 -3--1 '1,L5H3@2' '1=mean' 1:0 John zebra 14 -15 '""' '1#
     table 'prompt\tanswer\tS\n{P}\t Mary\t%s\n' "$cell"
     refuses "a cell that says $cell" 2 "column S" --data t.tsv --ablate L4.resid_pre@S
 done
+says_so() {                         # CELL WHY: what is said of a cell, with the file and the row
+    table 'prompt\tanswer\tS\n{P}\t Mary\t3\n{P}\t Mary\t%s\n' "$1"
+    refuses "a cell that says $1" 2 "t.tsv, row 2: --ablate: the column S $2" --data t.tsv --ablate L4.resid_pre@S
+}
+says_so 14 "says 14, but the prompt has 14 tokens"
+says_so -15 "says -15, but the prompt has 14 tokens"
+says_so zebra 'says "zebra": no index, and not in the prompt'
+says_so Mary#2 'says "Mary#2": '
+says_so "" "is empty in this row"
 table 'prompt\tanswer\tS\n{P}\t Mary\t\n'
 refuses "an empty cell" 2 "column S is empty" --data t.tsv --ablate L4.resid_pre@S
 table 'prompt\tanswer\tS\n{P}\t Mary\t3\n'
@@ -232,6 +241,17 @@ title=${value%\" *} value=${value##*\" }
 case $title in *"change of logit_diff from held") ok ;; *) bad "a sweep beside a held patch" "$title" ;; esac
 holds "a sweep beside a held patch" 'near($1, $2 - $3) && $1 != 0'
 
+# ---- A source that hardly differs
+
+asked "$base" "$P" --source "${P% drink to} book to" --patch 'L*.resid_pre@*' --each
+run "$P" --answer ' Mary' --versus ' John' --source "${P% drink to} book to" --patch 'L*.resid_pre@*' --each
+has "a source close to base" "source and base differ by only"
+run "$P" --answer ' Mary' --versus ' John' --source "$S" --patch 'L*.resid_pre@*' --each
+lacks "a source far from base" "differ by only"
+run "$P" --answer ' Mary' --versus ' John' --source "$P" --patch heads --each
+has "a source that is the prompt" "nothing to restore"
+lacks "a source that is the prompt" "infinite"
+
 # ---- Statistics
 
 many=$data/ioi.tsv
@@ -242,11 +262,24 @@ has "the number of groups" "16 groups"
 table 'prompt\tanswer\tversus\tgroup\n{P}\t Mary\t John\t\n{S}\t John\t Mary\t\n{P}\t Mary\t John\t\n'
 json ".data.groups" --data t.tsv; is "rows with an empty group" 3
 table 'prompt\tanswer\tversus\tgroup\n{P}\t Mary\t John\tg\n{S}\t John\t Mary\tg\n'
-json ".data.groups .tables.metric.se[base][0]" --data t.tsv; is "one group has no error" "1 null"
-run --data t.tsv --ablate heads --each
-lacks "one group" "±"
-lacks "one group" "~"
-lacks "one group" "standard errors over"
+json ".data.groups .tables.metric.se[base][0] .tables.metric.values[base][0]" --data t.tsv
+holds "one group has no error" '$1 == 1 && ($2 == "-" || $2 == "null") && $3 > 1'
+no_error() {                        # ARGUMENT...: t.tsv has one group, so nothing speaks of errors
+    run --data t.tsv "$@"
+    if [ $status -ne 0 ]; then bad "one group: $*" "exit status $status: $(head -n 1 err)"; fi
+    for word in ± SE '~' "standard error" "cannot be told from 0"; do lacks "one group: $*" "$word"; done
+}
+no_error --ablate heads --each
+no_error --ablate L5H3
+no_error --ablate L1H0
+no_error --patch L4H3 --source-tokens "2215 5335 290 1757 1816 284 262 3650 11 5335 2921 257 4144 284"
+no_error --ablate L1H0 --metric prob
+no_error --lens
+no_error --loss
+run --data t.tsv --ablate heads --each --tsv
+value=$(awk -F'\t' 'NR > 1 && $6 != "" { n++ } END { print (NR > 24), n + 0 }' out); is "one group: --tsv" "1 0"
+run --data t.tsv --ablate heads --each --svg p.svg
+if grep -q -e 'standard error' -e ± p.svg; then bad "one group: --svg" "speaks of errors"; else ok; fi
 run --data "$many" --rows 1-2 --ablate L1H0
 has "an edit of two rows that changes little" "cannot be told from 0"
 json "$base $edited $metric[change][0] .tables.metric.se[change][0]" --data "$many" --rows 1-2 --ablate L1H0
@@ -271,6 +304,19 @@ for row in base edited source change; do
     value=$(awk -F'\t' -v row=$row '$1 == "metric" && $2 != "" && $3 == row { s += $5; n++ } END { printf "%.9g\n", s / n }' parts)
     is "the mean of the parts: $row" "$(awk -F'\t' -v row=$row '$1 == "metric" && $2 == "" && $3 == row { print $5 }' whole)"
 done
+run --data "$many" --rows 1-30 --ablate heads --each --tsv --per-prompt; mv out whole
+for part in 1-7 8-8 9-30; do run --data "$many" --rows $part --ablate heads --each --tsv --per-prompt; cat out; done |
+    awk -F'\t' '$2 + 0 { s[$1 FS $3 FS $4] += $5; n[$1 FS $3 FS $4]++ }
+        END { for (cell in s) if (cell !~ /^accuracy/) printf "%s\t%.9g\n", cell, s[cell] / n[cell] }' | sort > a
+awk -F'\t' -v OFS='\t' '$2 == "" && $1 != "accuracy" { print $1, $3, $4, $5 }' whole | sort > b
+value=$(wc -l < a); holds "the cells of a study in parts" '$1 >= 49'
+value=$(diff a b | sed -n 2,3p)
+is "the means of cells in parts, to the last digit" ""
+value=$(awk -F'\t' '$2 + 0 && $1 == "cells" { cell[$2, $8] = $5 } $2 + 0 && $1 == "metric" { base[$2] = $5 }
+    $2 + 0 && $1 == "change" { change[$2, $8] = $5 }
+    END { for (i in change) { split(i, of, SUBSEP); n++; off += change[i] + 0 != cell[i] - base[of[1]] }
+          print n, off }' whole)
+is "the lines of single prompts have all digits" "720 0"
 run --data "$many" --rows 11-12 --tsv
 value=$(awk -F'\t' '$1 == "metric" && $2 != "" { print $2 }' out | sort -u | tr '\n' ' ')
 is "the numbers of rows" "11 12 "
@@ -280,7 +326,29 @@ done
 refuses "--rows without --data" 2 "--rows is for --data" "$P" --rows 1-2
 refuses "--per-prompt without --tsv" 2 "--per-prompt" --data "$many" --per-prompt
 json ".tables.metric.each[0][edited][0]" --data "$many" --ablate L4H3@-1=mean; kept=$value
-json "$edited" --data "$many" --ablate L4H3@-1=mean --rows 1; is "means are of all rows" "$kept"
+json "$edited" --data "$many" --ablate L4H3@-1=mean --rows 1; value="$value $kept"
+holds "means are of all rows" 'near($1, $2)'
+
+# ---- Edits in JSON: a study has no positions, since every row has its own
+
+json ".edits[0].site .edits[0].columns[0] .edits[0].pos[0]" --data "$many" --rows 1-3 --ablate L5H3@S2
+is "edits over --data" '"L5.z" 96 -'
+json ".edits[0].pos[0] .edits[0].pos[1]" "$P" --ablate L5H3@9
+is "edits of one prompt" "9 9"
+
+# ---- A bar of a probability is full at 1
+
+bar() {                             # ROW: how many characters its bar has
+    value=$(sed -n "/^  probability/,/^\$/s/^     $1  *[^ ]* ± [^ ]* *//p" out | head -n 1 | LC_ALL=C.UTF-8 awk '{ print gsub(/[█▉▊▋▌▍▎▏]/, "") }')
+}
+run --data "$many" --rows 1-20 --ablate L5H3 --metric prob
+bar base; full=$value
+bar edited
+value="$full $value"
+holds "bars of probabilities" '$1 >= 27 && $2 <= 8'
+run --data "$many" --rows 1-20 --metric prob --answer ' the'
+bar base
+holds "a bar of a probability near 0" '$1 <= 1'
 
 # ---- --save over --data
 
@@ -376,8 +444,11 @@ run -- help; value=$status; is "mi -- help" 0
 refuses "an answer against itself" 2 "is the answer itself" "$P" --answer X --versus X
 refuses "answers against themselves" 2 "is the answer itself" "$P" --answer ' Mary| John' --versus ' John| Mary'
 refuses "a misspelt site" 2 "did you mean resid_pre?" --ablate L5.resid_pr
+refuses "letters in another order" 2 "did you mean --heads?" --hedas
+refuses "a head's result" 2 "its z times W_O" --ablate blocks.5.attn.hook_result
+refuses "a head's result" 2 "its z times W_O" --ablate L5.hook_result
 refuses "small letters" 2 "capital letters: L5H3" --ablate l5h3
-for dash in "-" "$(printf '\342\200\224')" "$(printf '\342\200\223')" "$(printf '\342\200\222')"; do
+for dash in "-" "$(printf '\342\200\224')" "$(printf '\342\200\223')" "$(printf '\342\200\222')" "$(printf '\342\210\222')" "$(printf '\342\210\222-')"; do
     refuses "${dash}ablate" 2 "did you mean --ablate?" "${dash}ablate" L5H3
 done
 refuses "--each before its edit" 2 "there is no intervention before it" --each --ablate heads
@@ -389,11 +460,39 @@ run "$P" --at 3 --ablate L2H1@9 -k 2
 has "an edit after the position that is read" "changes nothing"
 table 'prompt\tanswer\n{P} \t Mary\n{P} \t Mary\n'
 run --data t.tsv
-has "prompts that end with a space" "2 prompts end with a space"
+has "prompts that end with a space" "2 of the prompts end with a space"
 run "$P" --answer ' Mary' --patch L5H3 --source "$S"
 has "a report of a patch" "$S"
 run "$P" -k5; value=$(grep -c '^ *[0-9]* .*%' out); is "-k5" 5
 run "$P" -n2; has "-n2" "$P Mary."
+
+# The caret stands under its character: wide ones take two columns, combining ones none.
+under() {                           # TEXT COLUMN: of the 9 in L5H3@"TEXT",L5H9
+    refuses "a caret after $1" 2 "head 9 does not exist" "$1 Mary" --ablate "L5H3@\"$1\",L5H9"
+    value=$(sed -n 's/^\( *\)^.*/\1/p' err | awk '{ print length($0) }')
+    is "the column of a caret after $1" "$2"
+}
+under ab 17
+under "$(printf '\346\227\245\346\234\254')" 19
+under "$(printf 'e\314\201')" 16
+under "$(printf '\360\237\230\200')" 17
+
+# ---- Interrupted: a file is there whole, or not at all
+
+if timeout -k 5 1 true 2>/dev/null; then
+    mkdir stopped
+    sed -n '1p;/0-ABBA/p' "$many" > long.tsv
+    for seconds in 0.02 0.05 0.1 0.15 0.2 0.3 0.5; do
+        timeout -s INT $seconds "$mi" --data long.tsv --save logits=stopped/logits.npy --save 'L*.resid_post=stopped/resid.npy' \
+            > out 2> err < /dev/null
+        case $? in
+        0) rm -f stopped/*; ok ;;
+        *)
+            value=$(cd stopped && find . -type f ! \( -name logits.npy -size 1469960c -o -name resid.npy -size 559232c \))
+            is "stopped after $seconds seconds" "" ;;
+        esac
+    done
+fi
 
 # ---- Pictures: XML with every kind of table, and --title
 
@@ -408,7 +507,7 @@ draws() {                           # ARGUMENT...
     run "$@" --svg p.svg
     if [ $status -ne 0 ]; then bad "mi $* --svg" "$(head -n 1 err)"
     elif ! parses p.svg > facts 2>&1; then bad "mi $* --svg" "$(tail -n 1 facts)"
-    elif grep -q '="-\{0,1\}\(nan\|inf\)' p.svg || grep -q -e '-nan' p.svg; then bad "mi $* --svg" "draws what is no number"
+    elif grep -q '="-\{0,1\}\(nan\|inf\)' p.svg || grep -q -e '-nan' p.svg out; then bad "mi $* --svg" "draws what is no number"
     else ok; fi
 }
 odd=$(printf 'a\357\277\276b\177\001 \342\200\256x \360\237\230\200 \303')
@@ -436,6 +535,14 @@ if grep -q 'Tom &[a-z#0-9]*; .*Jerry.*; &[a-z#0-9]*;3<' p.svg; then ok; else bad
 draws --ablate 'L3N*' --each
 value=$(sed -n 's/.*<svg[^>]* height="\([0-9.]*\)".*/\1/p' p.svg)
 holds "the height of a picture of 512 neurons" '$1 < 3000'
+value=$(grep -c '>L3N[0-9]*<' p.svg); holds "a picture of 512 neurons" '$1 >= 20 && $1 <= 60'
+for neuron in L3N390 L3N133 L3N58; do
+    if grep -q ">$neuron<" p.svg; then ok; else bad "a picture of 512 neurons" "does not show $neuron"; fi
+done
+for form in --tsv --json --color=never; do
+    run --scale 'L*.resid_pre@4-5=3e38' --each $form
+    if grep -q -e '-nan' out; then bad "not a number, $form" "is negative"; else ok; fi
+done
 draws "$P. $P. $P. $P" --ablate 'L*.resid_pre@*' --each
 value=$(sed -n 's/.*<svg[^>]* width="\([0-9.]*\)".*/\1/p' p.svg)
 holds "the width of a picture of 59 positions" '$1 < 1200'
@@ -461,7 +568,7 @@ done
 MI_MODEL=$root/tests/golden/odd7.safetensors
 export MI_MODEL
 run --tokens "$ids $ids" --attn 'L*H*' --tsv; mv out attn
-run ABC --heads 12 --tsv
+run --heads 12 --tsv
 value=$(awk -F'\t' -v n=12 '
     FILENAME == "attn" && /^pattern/ {
         split($8, a, "[.@:]")
@@ -477,6 +584,11 @@ value=$(awk -F'\t' -v n=12 '
     }
     END { print cells why }' attn out)
 is "--heads and --attn" 27
+run --heads 4 --json; want=".prompt.tokens[0].id .prompt.tokens[7].id .prompt.tokens[4].id"; read_json
+holds "the prompt of --heads" '$1 < 53 && $1 == $3 && $2 < 53'
+MI_MODEL=$root/tests/golden/half12.safetensors     # a model without words
+run --heads 4 --json; want=".prompt.tokens[0].id .prompt.tokens[4].id .prompt.tokens[7].id"; read_json
+holds "--heads without words" '$1 == $2 && $3 >= 0'
 unset MI_MODEL
 refuses "--heads that do not fit" 2 "context" --heads 65
 refuses "--heads over --data" 2 "--heads" --data "$many" --heads
@@ -486,6 +598,14 @@ refuses "--heads over --data" 2 "--heads" --data "$many" --heads
 run --ablate heads --each --tsv
 value=$(awk -F'\t' '$1 == "change" { print $5, $8 }' out | sort -n | head -n 1 | cut -d' ' -f2)
 is "the head that does most" L5H3
+if command -v xargs > /dev/null 2>&1; then
+    best() { awk -F'\t' '$1 == "change" && $2'"$1"' { sum[$8] += $5; n[$8]++ }
+                 END { for (a in sum) printf "%.9g %s\n", sum[a] / n[a], a }' | sort -n | head -n 3; }
+    seq 1 8 32 | xargs -P 2 -I {} sh -c '"$0" --threads 1 --data "$1" --rows {}-$(({} + 7)) \
+        --ablate heads=mean --each --tsv --per-prompt > part.{}' "$mi" "$many"
+    run --data "$many" --rows 1-32 --ablate heads=mean --each --tsv
+    value=$(cat part.1 part.9 part.17 part.25 | best ' != ""'); is "a study by xargs" "$(best ' == ""' < out)"
+fi
 if command -v jq > /dev/null 2>&1; then
     run --ablate L5H3 --json
     value=$(jq -r '.tables.metric | .values[1][0]' out); is "jq" "$ablated"
