@@ -241,6 +241,35 @@ static void append_visible(char *out, size_t size, const char *text, size_t n)
     out[used] = 0;
 }
 
+/* Append text to a label. Line ends, broken UTF-8 and characters that nobody could see (spaces of
+ * other kinds, controls of direction) are spelt out. Cut between characters, with …: returns 0. */
+static int label_append(char *label, size_t size, const char *text, size_t n)
+{
+    static const CodeRange unseen[] = {
+        {0xA0,0xA0}, {0xAD,0xAD}, {0x34F,0x34F}, {0x115F,0x1160}, {0x1680,0x1680}, {0x180E,0x180E},
+        {0x2000,0x200F}, {0x202F,0x202F}, {0x205F,0x206F}, {0x3000,0x3000}, {0x3164,0x3164},
+        {0xFEFF,0xFEFF}, {0xFFF9,0xFFFB}, {0xFFFE,0xFFFF},
+    };
+    size_t used = strlen(label);
+    for (int length; n > 0; text += length, n -= length) {
+        char    shown[16];
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
+        if (code == '\n' || code == '\t') strcpy(shown, code == '\n' ? "\\n" : "\\t");
+        else if (code < 0 || (code < 128 && is_control(code)))
+            snprintf(shown, sizeof shown, "<%02X>", (unsigned char)*text);
+        else if (is_control(code) || IN_RANGES(code, unseen))
+            snprintf(shown, sizeof shown, "<U+%04X>", (unsigned)code);
+        else snprintf(shown, sizeof shown, "%.*s", length, text);
+        if (used + strlen(shown) + sizeof "…" > size) {
+            if (used + sizeof "…" <= size) strcpy(label + used, "…");
+            return 0;
+        }
+        strcpy(label + used, shown);
+        used += strlen(shown);
+    }
+    return 1;
+}
+
 /* Say why and return -1, so that a failing function can end with `return mi_fail(...)`. */
 __attribute__((format(printf, 1, 2)))
 static int mi_fail(const char *format, ...)
@@ -3542,6 +3571,21 @@ const char *mi_token_bytes(const MiTokenizer *tokenizer, int row, int *n)
     return (const char *)bytes_of_id(tokenizer, id, n);
 }
 
+/* A token as people can read it: its spaces as dots, and a dot as something else. */
+const char *mi_token_label(const MiTokenizer *words, int token, char *label, size_t size)
+{
+    int         n, length, fits = 1;
+    const char *bytes = mi_token_bytes(words, token, &n);
+    *label = 0;
+    if (n == 0) snprintf(label, size, "<%d>", token);
+    for (int i = 0; i < n && fits; i += length) {
+        int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
+        const char *as = code == ' ' ? "·" : code == 0xB7 ? "<U+00B7>" : NULL;
+        fits = label_append(label, size, as ? as : bytes + i, as ? strlen(as) : (size_t)length);
+    }
+    return label;
+}
+
 void mi_tokenizer_close(MiTokenizer *tokenizer)
 {
     free(tokenizer);
@@ -3679,6 +3723,7 @@ typedef struct {
     const Column      *columns;         /* [n_columns] names that positions may have, or NULL */
     int                n_columns;
     float             *deviation;       /* of all entries of wte, once it is known; or NULL */
+    int                uneven;          /* other prompts of the table have other lengths */
 } Parser;
 
 /* printf to the end of a text */
@@ -4437,6 +4482,276 @@ void mi_edits_free(MiEdits *edits)
     *edits = (MiEdits){0};
 }
 
+/* ---- The cells of a sweep ---- */
+
+/* "12 ·John", or where other prompts of a table have other lengths just "12", from the end "-2". */
+static void position_label(const Parser *p, int t, int at_end, MiLabel label)
+{
+    MiLabel token;
+    snprintf(label, sizeof(MiLabel), "%d", p->uneven && at_end ? t - p->n : t);
+    if (p->uneven || !p->tokenizer) return;
+    append(label, sizeof(MiLabel), " %s", mi_token_label(p->tokenizer, p->tokens[t], token, 40));
+}
+
+/* How the cells of one address lie in the table: an axis for each part that was written with
+ * several values. The last of them becomes the columns, all others the rows; in a list, and where
+ * neurons are the only axis, all become rows. */
+typedef struct {
+    Range axis[4];                      /* layer, unit, position, key */
+    int   n[4], column, n_rows, n_cols; /* column: which axis; -1: none */
+} Layout;
+
+static Layout lay_out(const Address *a, int list)
+{
+    Layout layout = { .axis = { a->layer, a->index, a->pos, a->key } };
+    int    last = 0, total = 1;
+    for (int i = 0; i < 4; i++) {
+        Range *axis = &layout.axis[i];
+        axis->many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
+        layout.n[i] = axis->many ? axis->hi - axis->lo + 1 : 1;
+        if (axis->many) last = i;
+        if ((int64_t)total * layout.n[i] > INT_MAX / 4) total = INT_MAX / 4, layout.n[i] = 1;
+        total *= layout.n[i];
+    }
+    int tall = list || last == 0 || (last == 1 && a->unit == NEURON && total == layout.n[1]);
+    layout.column = tall ? -1 : last;
+    layout.n_cols = tall ? 1 : layout.n[last];
+    layout.n_rows = total / layout.n_cols;
+    return layout;
+}
+
+/* The name of a cell without its position, as it is typed: "L5H3", "L0.mlp_out", "embed". */
+static void name_unit(const Address *a, const Range now[4], MiLabel label)
+{
+    static const MiSite usual[] = { MI_N_SITES, MI_z, MI_mlp_post };
+    int in_block = SITES[a->site].place == MI_BLOCK;
+    *label = 0;
+    if (in_block) append(label, sizeof(MiLabel), "L%d", now[0].lo);
+    if (a->unit != WHOLE_ROW)
+        append(label, sizeof(MiLabel), "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
+    if (a->site != usual[a->unit] && !(a->site == MI_scores && a->has_key))
+        append(label, sizeof(MiLabel), "%s%s", in_block ? "." : "", SITES[a->site].name);
+}
+
+/* "@S2:3" to the end of a label: positions and keys as they were typed, but where there are many
+ * the cell's own number, or with 0 nothing. */
+static void add_places(const Parser *p, const Address *a, const Range now[4], int numbers,
+                       MiLabel label)
+{
+    int from_end = p->uneven && a->pos.at_end ? p->n : 0;
+    if (a->has_pos && !a->pos.many)
+        label_append(label, sizeof(MiLabel), a->pos_text, a->key_text - a->pos_text);
+    else if (a->has_pos && numbers) append(label, sizeof(MiLabel), "@%d", now[2].lo - from_end);
+    if (a->has_key && !a->key.many)
+        label_append(label, sizeof(MiLabel), a->key_text, a->end - a->key_text);
+    else if (a->has_key && numbers) append(label, sizeof(MiLabel), ":%d", now[3].lo);
+}
+
+/* The labels of a cell's row and column: "L5" and "H3", "L5H3" and "12 ·John". Elements of a list
+ * have their full names in the row. */
+static void name_cell(const Parser *p, const Address *a, const Range now[4], int column,
+                      MiLabel row, MiLabel col)
+{
+    int list = p->n_found > 1;
+    *row = *col = 0;
+    if (list) name_unit(a, now, row), add_places(p, a, now, 0, row);
+    for (int axis = list ? 2 : 0; axis < 4; axis++) {
+        char   *label = axis == column ? col : row;
+        MiLabel text;
+        if (!now[axis].many) continue;
+        if (axis >= 2) position_label(p, now[axis].lo, a->pos.at_end, text);
+        else snprintf(text, sizeof text, "%c%d", axis == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H',
+                      now[axis].lo);
+        append(label, sizeof(MiLabel), "%s%.40s", *label && axis != 1 ? " " : "", text);
+    }
+}
+
+/* One address -> its cells, each with its edits, from row `first` of the table on. window: so many
+ * layers around each one at a time. */
+static int add_cells(const Parser *p, const Address *a, const MiEdit *edit, int window, int first,
+                     MiCells *cells)
+{
+    Layout layout = lay_out(a, p->n_found > 1);
+    int    n_layer = p->model->shape.n_layer, cell = first * cells->n_cols;
+    for (int i = 0; i < layout.n_rows * layout.n_cols; i++, cell++) {
+        Range   now[4];
+        MiLabel ignored;
+        for (int axis = 3, rest = i; axis >= 0; rest /= layout.n[axis--]) {
+            now[axis] = layout.axis[axis];
+            if (now[axis].many) now[axis].lo = now[axis].hi = now[axis].lo + rest % layout.n[axis];
+        }
+        name_cell(p, a, now, layout.column, cells->row[cell / cells->n_cols],
+                  first ? ignored : cells->col[i % layout.n_cols]);
+        Address one = *a;
+        int     l = now[0].lo;
+        one.layer = now[0], one.index = now[1], one.pos = now[2], one.key = now[3];
+        if (window)
+            one.layer = (Range){ max_int(0, l - window / 2),
+                                 min_int(n_layer, l + (window + 1) / 2) - 1, 0, 0 };
+        if (one.key.lo <= one.pos.hi) {
+            if (expand(&cells->edits, p, &one, *edit) < 0) return -1;
+            name_unit(a, now, cells->address[cell]);
+            add_places(p, a, now, 1, cells->address[cell]);
+        }
+        cells->first[cell + 1] = cells->edits.n;
+    }
+    return 0;
+}
+
+/* The addresses of an intervention -> the cells of its sweep, in which all share one edit. */
+static int lay_out_cells(const Parser *p, const MiEdit *edit, int window, MiCells *cells)
+{
+    static const char *const axes[] = { "layer", "head", "position", "key" };
+    int64_t n_rows = 0;
+    int     n_cols = 1, column = -1, n = 0, row = 0;
+    for (int i = 0; i < p->n_found; i++) {
+        Layout layout = lay_out(&p->found[i], p->n_found > 1);
+        n_rows += layout.n_rows, n_cols = layout.n_cols, column = layout.column;
+    }
+    if (n_rows * n_cols > 1 << 26)
+        return fail_at(p, p->argument, "a sweep of more than %d cells", 1 << 26);
+    *cells = (MiCells){ .n_rows = (int)n_rows, .n_cols = n_cols };
+    cells->first = calloc(n_rows * n_cols + 1, sizeof *cells->first);
+    cells->row = calloc(n_rows, sizeof(MiLabel));
+    cells->col = calloc(n_cols, sizeof(MiLabel));
+    cells->address = calloc(n_rows * n_cols, sizeof(MiLabel));
+    if (!cells->first || !cells->row || !cells->col || !cells->address)
+        return mi_fail("out of memory");
+    if (column >= 0) snprintf(cells->col_axis, sizeof(MiLabel), "%s", axes[column]);
+    if (p->found->layer.many && n_rows > 1) strcpy(cells->row_axis, "layer");
+    for (int i = 0; i < p->n_found; i++) {
+        if (add_cells(p, &p->found[i], edit, window, row, cells) < 0) return -1;
+        row += lay_out(&p->found[i], p->n_found > 1).n_rows;
+    }
+    for (int i = 0; i < n_rows * n_cols; i++) n += cells->first[i + 1] > cells->first[i];
+    if (n >= 2) return 0;
+    return fail_at(p, p->argument, "--each sweeps what is written with several values: L*H*, L5H3@*, "
+                   "a list");
+}
+
+int mi_cells_parse(MiCells *cells, const MiModel *model, const MiTokenizer *tokenizer,
+                   const int *tokens, int n, const char *op, const char *argument)
+{
+    char   flag[32];
+    MiEdit edit;
+    const Intervention *what = find_intervention(op);
+    *cells = (MiCells){ 0 };
+    if (!what) return -1;
+    snprintf(flag, sizeof flag, "--%s", op);
+    Parser p = { .model = model, .tokenizer = tokenizer, .tokens = tokens, .n = n, .flag = flag,
+                 .argument = argument, .at = argument, .end = argument + strlen(argument) };
+    int status = parse_intervention(&p, what, &edit);
+    if (status == 0) status = lay_out_cells(&p, &edit, 0, cells);
+    free(p.found);
+    if (status < 0) mi_cells_free(cells);
+    return status;
+}
+
+void mi_cells_free(MiCells *cells)
+{
+    mi_edits_free(&cells->edits);
+    free(cells->first);
+    free(cells->row);
+    free(cells->col);
+    free(cells->address);
+    *cells = (MiCells){ 0 };
+}
+
+/* ============================================================================================= */
+/* Means over many prompts, and how sure they are                                                */
+/*                                                                                               */
+/* Rows of one group (prompts made from one template, say) are not independent: errors are those */
+/* of sums over groups. A mean is summed from the first row to the last, so that whoever adds up */
+/* the rows of a report, or of its parts one after another, gets the same bits.                  */
+/* ============================================================================================= */
+
+typedef struct { const char *name; int row; } Named;
+
+static int by_name_then_row(const void *a, const void *b)
+{
+    const Named *x = a, *y = b;
+    int order = strcmp(x->name, y->name);
+    return order ? order : x->row - y->row;
+}
+
+/* name [n] -> group [n], 0 .. n_groups-1 in the order of their first rows. Without a name, a row
+ * is a group of its own. */
+int *mi_groups(const char *const *name, int n, int *n_groups)
+{
+    Named *named = malloc((n + !n) * sizeof *named);
+    int   *group = malloc((n + !n) * sizeof *group), n_named = 0;
+    if (!named || !group) return free(named), free(group), mi_fail("out of memory"), NULL;
+    for (int i = 0; i < n; i++) {
+        group[i] = i;
+        if (name[i] && *name[i]) named[n_named++] = (Named){ name[i], i };
+    }
+    qsort(named, n_named, sizeof *named, by_name_then_row);
+    for (int i = 1; i < n_named; i++)
+        if (!strcmp(named[i].name, named[i - 1].name))
+            group[named[i].row] = group[named[i - 1].row];
+    free(named);
+    *n_groups = 0;                                      /* so far a group is its first row */
+    for (int i = 0; i < n; i++)
+        group[i] = group[i] == i ? (*n_groups)++ : group[group[i]];
+    return group;
+}
+
+/* Student's t that 95 of 100 lie within, both signs: P(|T| < t) = .95 with so many degrees of
+ * freedom. Cornish and Fisher's expansion around the normal quantile; where that is too coarse,
+ * Newton's steps on the exact P, a finite sum of powers of cos^2 (Abramowitz, Stegun 26.7). */
+static double t_quantile(int freedom)
+{
+    const double z = 1.959963984540054, y = z * z, f = freedom;
+    double t = z + z * ((y + 1) / 4 + (((5 * y + 16) * y + 3) / 96 +
+               ((((3 * y + 19) * y + 17) * y - 15) / 384 +
+               ((((79 * y + 776) * y + 1482) * y - 1920) * y - 945) / 92160 / f) / f) / f) / f;
+    if (freedom < 1) return NAN;
+    double density = 2 * exp(lgamma((f + 1) / 2) - lgamma(f / 2)) / sqrt(f * M_PI);
+    for (int step = 0; step < 8 && freedom < 100; step++) {
+        int    odd = freedom & 1;
+        double square = f / (f + t * t), sine = t / sqrt(f + t * t);
+        double term = odd ? sqrt(square) : 1, sum = 0;
+        for (int k = odd; k < freedom - 1; term *= square * (k + 1) / (k + 2), k += 2) sum += term;
+        double inside = odd ? 2 / M_PI * (asin(sine) + sine * sum) : sine * sum;
+        t += (.95 - inside) / (density * pow(square, (f + 1) / 2));
+    }
+    return t;
+}
+
+/* sum of a over sum of b, over the rows whose group is not -1; a lies a_stride apart. A mean is such
+ * a ratio, with b = 1. What R leaves of row i is e_i = a_i - R b_i, and the error the delta method's:
+ * sqrt(G/(G-1) sum over the G groups of (sum over the group's rows of e_i)^2) / |sum of b|. */
+int mi_ratio(const double *a, size_t a_stride, const double *b, size_t b_stride, const int *group,
+             int n, MiEstimate *e)
+{
+    double sum_a = 0, sum_b = 0, squares = 0;
+    int    most = 0;
+    *e = (MiEstimate){ .critical = NAN, .error = NAN };
+    for (int i = 0; i < n; i++) {
+        most = max_int(most, group[i] + 1);
+        if (group[i] >= 0) sum_a += a[i * a_stride], sum_b += b[i * b_stride], e->n++;
+    }
+    e->mean = sum_b ? sum_a / sum_b : NAN;
+    double *inside = calloc(most + 1, sizeof *inside);
+    char   *any = calloc(most + 1, 1);
+    if (!inside || !any) return free(inside), free(any), mi_fail("out of memory");
+    for (int i = 0; i < n; i++)
+        if (group[i] >= 0)
+            inside[group[i]] += a[i * a_stride] - e->mean * b[i * b_stride], any[group[i]] = 1;
+    for (int g = 0; g < most; g++) squares += inside[g] * inside[g], e->n_groups += any[g];
+    free(inside);
+    free(any);
+    int G = e->n_groups;
+    if (G > 1) e->error = sqrt(squares * G / (G - 1)) / fabs(sum_b), e->critical = t_quantile(G - 1);
+    return 0;
+}
+
+int mi_mean(const double *v, size_t stride, const int *group, int n, MiEstimate *e)
+{
+    static const double one = 1;
+    return mi_ratio(v, stride, &one, 0, group, n, e);
+}
+
 #ifndef MI_NO_MAIN
 /* What follows waits for the library: optimizing it less halves the time to compile. */
 #ifndef __clang__
@@ -4928,137 +5243,6 @@ static Array read_npy(const char *path)
 }
 
 /* ============================================================================================= */
-/* Statistics: means over the rows of --data, and how sure they are                              */
-/*                                                                                               */
-/* Rows of one group (prompts made from one template, say) are not independent: errors are those */
-/* of sums over groups. A mean is summed from the first row to the last, so that whoever adds up */
-/* the rows of a report, or of its parts one after another, gets the same bits.                  */
-/* ============================================================================================= */
-
-typedef struct {
-    double mean, error;                 /* error: its standard error; NAN with less than 2 groups */
-    int    n, n_groups;                 /* rows, and groups of them, that it is taken over */
-    double critical;                    /* mean +- critical * error: 95 % confidence */
-} Estimate;
-
-typedef struct { const char *name; int row; } Named;
-
-static int by_name_then_row(const void *a, const void *b)
-{
-    const Named *x = a, *y = b;
-    int order = strcmp(x->name, y->name);
-    return order ? order : x->row - y->row;
-}
-
-/* name [n] -> group [n], 0 .. n_groups-1 in the order of their first rows. Without a name, a row
- * is a group of its own. */
-static int *number_groups(const char *const *name, int n, int *n_groups)
-{
-    Named *named = must(malloc((n + !n) * sizeof *named));
-    int   *group = must(malloc((n + !n) * sizeof *group)), n_named = 0;
-    for (int i = 0; i < n; i++) {
-        group[i] = i;
-        if (name[i] && *name[i]) named[n_named++] = (Named){ name[i], i };
-    }
-    qsort(named, n_named, sizeof *named, by_name_then_row);
-    for (int i = 1; i < n_named; i++)
-        if (!strcmp(named[i].name, named[i - 1].name))
-            group[named[i].row] = group[named[i - 1].row];
-    free(named);
-    *n_groups = 0;                                      /* so far a group is its first row */
-    for (int i = 0; i < n; i++)
-        group[i] = group[i] == i ? (*n_groups)++ : group[group[i]];
-    return group;
-}
-
-/* A row with a number [n,width] that is not finite leaves every mean: its group becomes -1. NAN in
- * all rows says that there is no such cell. Returns how many rows leave. */
-static int drop_rows(const double *number, size_t width, int n, int *group)
-{
-    char *exists = must(calloc(width + 1, 1));
-    int   dropped = 0;
-    for (int i = 0; i < n; i++)
-        for (size_t c = 0; c < width; c++) exists[c] |= !isnan(number[i * width + c]);
-    for (int i = 0; i < n; i++) {
-        int finite = 1;
-        for (size_t c = 0; c < width; c++) finite &= !exists[c] || isfinite(number[i * width + c]);
-        dropped += !finite && group[i] >= 0;
-        if (!finite) group[i] = -1;
-    }
-    free(exists);
-    return dropped;
-}
-
-/* Student's t that 95 of 100 lie within, both signs: P(|T| < t) = .95 with so many degrees of
- * freedom. Cornish and Fisher's expansion around the normal quantile; where that is too coarse,
- * Newton's steps on the exact P, a finite sum of powers of cos^2 (Abramowitz, Stegun 26.7). */
-static double t_quantile(int freedom)
-{
-    const double z = 1.959963984540054, y = z * z, f = freedom;
-    double t = z + z * ((y + 1) / 4 + (((5 * y + 16) * y + 3) / 96 +
-               ((((3 * y + 19) * y + 17) * y - 15) / 384 +
-               ((((79 * y + 776) * y + 1482) * y - 1920) * y - 945) / 92160 / f) / f) / f) / f;
-    if (freedom < 1) return NAN;
-    double density = 2 * exp(lgamma((f + 1) / 2) - lgamma(f / 2)) / sqrt(f * M_PI);
-    for (int step = 0; step < 8 && freedom < 100; step++) {
-        int    odd = freedom & 1;
-        double square = f / (f + t * t), sine = t / sqrt(f + t * t);
-        double term = odd ? sqrt(square) : 1, sum = 0;
-        for (int k = odd; k < freedom - 1; term *= square * (k + 1) / (k + 2), k += 2) sum += term;
-        double inside = odd ? 2 / M_PI * (asin(sine) + sine * sum) : sine * sum;
-        t += (.95 - inside) / (density * pow(square, (f + 1) / 2));
-    }
-    return t;
-}
-
-/* The standard error of a sum over rows, of which left [n] is what a mean does not explain:
- * sqrt(G/(G-1) sum over the G groups of (sum over the group's rows of left)^2). */
-static double error_of_sum(const double *left, const int *group, int n, int *n_groups)
-{
-    int most = 0;
-    for (int i = 0; i < n; i++) most = max_int(most, group[i] + 1);
-    double *inside = must(calloc(most + 1, sizeof *inside)), squares = 0;
-    char   *any = must(calloc(most + 1, 1));
-    *n_groups = 0;
-    for (int i = 0; i < n; i++)
-        if (group[i] >= 0) inside[group[i]] += left[i], any[group[i]] = 1;
-    for (int g = 0; g < most; g++) squares += inside[g] * inside[g], *n_groups += any[g];
-    free(inside);
-    free(any);
-    return *n_groups > 1 ? sqrt(squares * *n_groups / (*n_groups - 1)) : NAN;
-}
-
-/* sum of a over sum of b, over the rows whose group is not -1; a lies a_stride apart. The error is
- * the delta method's: what R leaves of a row is a - R b. A mean is such a ratio, with b = 1. */
-static Estimate ratio_over(const double *a, size_t a_stride, const double *b, size_t b_stride,
-                           const int *group, int n)
-{
-    Estimate e = { .critical = NAN };
-    double  *left = must(calloc(n + 1, sizeof *left)), sum_a = 0, sum_b = 0;
-    for (int i = 0; i < n; i++)
-        if (group[i] >= 0) sum_a += a[i * a_stride], sum_b += b[i * b_stride], e.n++;
-    e.mean = sum_b ? sum_a / sum_b : NAN;
-    for (int i = 0; i < n; i++)
-        if (group[i] >= 0) left[i] = a[i * a_stride] - e.mean * b[i * b_stride];
-    e.error = error_of_sum(left, group, n, &e.n_groups) / fabs(sum_b);
-    if (e.n_groups > 1) e.critical = t_quantile(e.n_groups - 1);
-    free(left);
-    return e;
-}
-
-static Estimate mean_over(const double *v, size_t stride, const int *group, int n)
-{
-    static const double one = 1;
-    return ratio_over(v, stride, &one, 0, group, n);
-}
-
-/* Is a difference from 0 no finding? Unknown with one group: then nothing is said. */
-static int may_be_zero(Estimate e)
-{
-    return fabs(e.mean) <= e.critical * e.error;
-}
-
-/* ============================================================================================= */
 /* Tables: what a readout returns                                                                */
 /* ============================================================================================= */
 
@@ -5069,7 +5253,7 @@ static void must_close(FILE *memory)
     must(fclose(memory) || failed ? NULL : memory);
 }
 
-typedef char Label[64];
+typedef MiLabel Label;
 typedef enum { HEAT, TOKENS, TOP, BARS, SILENT } Look;      /* how people see it */
 
 /* Numbers with a name for each row and column. Every readout returns some, and all that prints,
@@ -5161,50 +5345,6 @@ static double limit_of(const Table *table)
 
 /* ---- Labels ---- */
 
-/* Append text to a label. Line ends, broken UTF-8 and characters that nobody could see (spaces of
- * other kinds, controls of direction) are spelt out. Cut between characters, with …: returns 0. */
-static int label_append(char *label, size_t size, const char *text, size_t n)
-{
-    static const CodeRange unseen[] = {
-        {0xA0,0xA0}, {0xAD,0xAD}, {0x34F,0x34F}, {0x115F,0x1160}, {0x1680,0x1680}, {0x180E,0x180E},
-        {0x2000,0x200F}, {0x202F,0x202F}, {0x205F,0x206F}, {0x3000,0x3000}, {0x3164,0x3164},
-        {0xFEFF,0xFEFF}, {0xFFF9,0xFFFB}, {0xFFFE,0xFFFF},
-    };
-    size_t used = strlen(label);
-    for (int length; n > 0; text += length, n -= length) {
-        char    shown[16];
-        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
-        if (code == '\n' || code == '\t') strcpy(shown, code == '\n' ? "\\n" : "\\t");
-        else if (code < 0 || (code < 128 && is_control(code)))
-            snprintf(shown, sizeof shown, "<%02X>", (unsigned char)*text);
-        else if (is_control(code) || IN_RANGES(code, unseen))
-            snprintf(shown, sizeof shown, "<U+%04X>", (unsigned)code);
-        else snprintf(shown, sizeof shown, "%.*s", length, text);
-        if (used + strlen(shown) + sizeof "…" > size) {
-            if (used + sizeof "…" <= size) strcpy(label + used, "…");
-            return 0;
-        }
-        strcpy(label + used, shown);
-        used += strlen(shown);
-    }
-    return 1;
-}
-
-/* A token as people can read it: its spaces as dots, and a dot as something else. */
-static const char *token_label(const MiTokenizer *words, int token, char *label, size_t size)
-{
-    int         n, length, fits = 1;
-    const char *bytes = mi_token_bytes(words, token, &n);
-    *label = 0;
-    if (n == 0) snprintf(label, size, "<%d>", token);
-    for (int i = 0; i < n && fits; i += length) {
-        int32_t code = utf8_decode((const uint8_t *)bytes + i, n - i, &length);
-        const char *as = code == ' ' ? "·" : code == 0xB7 ? "<U+00B7>" : NULL;
-        fits = label_append(label, size, as ? as : bytes + i, as ? strlen(as) : (size_t)length);
-    }
-    return label;
-}
-
 /* The bytes at the start of a text that fit into some columns. */
 static int bytes_of(const char *text, int columns)
 {
@@ -5235,7 +5375,7 @@ static const char *cell_text(const Table *table, const MiTokenizer *words, int i
     char   digits[8];
     *text = 0;
     if (!exists(table, i)) return text;
-    if (table->token) return token_label(words, table->token[i], text, sizeof(Label));
+    if (table->token) return mi_token_label(words, table->token[i], text, sizeof(Label));
     if (isnan(value)) return "nan";
     if (value == 0) return "0";
     if (a < 0.005) return "·";
@@ -5647,7 +5787,7 @@ static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, i
         tsv_number(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i], prompt >= 0);
         if (prompt < 0 && table->error) tsv_number(out, table->error[i], 0);
         else fputc('\t', out);
-        if (table->token) token_label(words, table->token[i], label, sizeof label);
+        if (table->token) mi_token_label(words, table->token[i], label, sizeof label);
         tsv_text(out, label);
         tsv_text(out, table->address ? table->address[i] : "");
         fputc('\n', out);
@@ -5818,7 +5958,7 @@ static void svg_hint(Figure *f, const Table *table, int i)
 {
     Label token = "";
     char  hint[320], number[32] = "nan";                /* or printf would write -nan */
-    if (table->token) token_label(f->words, table->token[i], token, sizeof token);
+    if (table->token) mi_token_label(f->words, table->token[i], token, sizeof token);
     if (!isnan(table->value[i])) snprintf(number, sizeof number, "%.6g", table->value[i]);
     snprintf(hint, sizeof hint, "%s | %s : %s", table->row[i / table->n_cols],
              table->col[i % table->n_cols], number);
@@ -6655,8 +6795,7 @@ struct Case {
     Prompt         prompt, donor;
     Question       question;
     Step          *step;                /* [requests] */
-    Tables         form;                /* of the sweep: a table without numbers */
-    int           *first_cell;          /* [cells + 1] cell i has the edits first_cell[i] .. */
+    MiCells        cells;               /* of the sweep; their edits are those of its step */
     MiEdit       **edit;                /* [n_edits] of all steps: first n_held that hold in all */
     int            n_edits, n_held;     /* cells, in order, then those of the cells of a sweep */
     MiEdit        *held;                /* [samples, n_held] */
@@ -6716,7 +6855,7 @@ static void list_tokens(const Case *c, const Prompt *prompt, char *out, size_t s
     out[0] = 0;
     for (int t = 0; t < prompt->n && strlen(out) + sizeof label + 4 < size; t++)
         append(out, size, "%s%s", t ? "|" : "",
-               token_label(c->study->words, prompt->tokens[t], label, sizeof label));
+               mi_token_label(c->study->words, prompt->tokens[t], label, sizeof label));
 }
 
 /* An empty prompt with room for n tokens; --bos puts <|endoftext|> first. */
@@ -6761,7 +6900,8 @@ static Parser parser_of(Case *c, const char *flag, const char *text)
     return (Parser){ .model = c->study->model, .tokenizer = c->study->words,
                      .tokens = c->prompt.tokens, .n = c->prompt.n, .flag = flag, .argument = text,
                      .at = text, .end = text + strlen(text), .columns = c->columns,
-                     .n_columns = c->n_columns, .deviation = &c->study->deviation };
+                     .n_columns = c->n_columns, .deviation = &c->study->deviation,
+                     .uneven = is_study(c) && !c->study->aligned };
 }
 
 /* "464 3290" -> tokens */
@@ -6888,7 +7028,7 @@ static void add_answer(Case *c, const char *flag, const char *text, size_t n, in
     int   token = parse_answer(c, flag, text, n, spaced, set);
     if (!is_in(set, token)) set->tokens[set->n++] = token;
     if (*set->label) label_append(set->label, sizeof set->label, "|", 1);
-    token_label(c->study->words, token, label, sizeof label);
+    mi_token_label(c->study->words, token, label, sizeof label);
     label_append(set->label, sizeof set->label, label, strlen(label));
 }
 
@@ -6997,154 +7137,6 @@ static void choose_metric(Case *c)
     if (c->row == 0) c->study->metric = q->metric;
 }
 
-/* ---- The cells of a sweep ---- */
-
-/* "3 ·John", or where the rows of --data differ in length "-1", from the end. */
-static void position_label(const Case *c, int t, int at_end, Label label)
-{
-    Label token;
-    if (is_study(c) && !c->study->aligned)
-        snprintf(label, sizeof(Label), "%d", at_end ? t - c->prompt.n : t);
-    else {
-        snprintf(label, sizeof(Label), "%d ", t);
-        token_label(c->study->words, c->prompt.tokens[t], token, 40);
-        strcat(label, token);
-    }
-}
-
-/* How the cells of one address lie in the table: an axis for each part that was written with
- * several values. The last of them becomes the columns, all others the rows; in a list, and where
- * neurons are the only axis, all become rows. */
-typedef struct {
-    Range axis[4];                      /* layer, unit, position, key */
-    int   n[4], column, n_rows, n_cols; /* column: which axis; -1: none */
-} Layout;
-
-static Layout lay_out(const Address *a, int list)
-{
-    Layout layout = { .axis = { a->layer, a->index, a->pos, a->key } };
-    int    last = 0, total = 1;
-    for (int i = 0; i < 4; i++) {
-        Range *axis = &layout.axis[i];
-        axis->many &= (i != 1 || a->unit != WHOLE_ROW) && (i != 3 || a->has_key);
-        layout.n[i] = axis->many ? axis->hi - axis->lo + 1 : 1;
-        if (axis->many) last = i;
-        if ((int64_t)total * layout.n[i] > INT_MAX / 4) total = INT_MAX / 4, layout.n[i] = 1;
-        total *= layout.n[i];
-    }
-    int tall = list || last == 0 || (last == 1 && a->unit == NEURON && total == layout.n[1]);
-    layout.column = tall ? -1 : last;
-    layout.n_cols = tall ? 1 : layout.n[last];
-    layout.n_rows = total / layout.n_cols;
-    return layout;
-}
-
-/* The name of a cell without its position, as it is typed: "L5H3", "L0.mlp_out", "embed". */
-static void name_unit(const Address *a, const Range now[4], Label label)
-{
-    static const MiSite usual[] = { MI_N_SITES, MI_z, MI_mlp_post };
-    int in_block = SITES[a->site].place == MI_BLOCK;
-    *label = 0;
-    if (in_block) append(label, sizeof(Label), "L%d", now[0].lo);
-    if (a->unit != WHOLE_ROW)
-        append(label, sizeof(Label), "%c%d", a->unit == HEAD ? 'H' : 'N', now[1].lo);
-    if (a->site != usual[a->unit] && !(a->site == MI_scores && a->has_key))
-        append(label, sizeof(Label), "%s%s", in_block ? "." : "", SITES[a->site].name);
-}
-
-/* "@S2:3" to the end of a label: positions and keys as they were typed, but where there are many
- * the cell's own number, or with 0 nothing. */
-static void add_places(const Case *c, const Address *a, const Range now[4], int numbers,
-                       Label label)
-{
-    int from_end = is_study(c) && !c->study->aligned && a->pos.at_end ? c->prompt.n : 0;
-    if (a->has_pos && !a->pos.many)
-        label_append(label, sizeof(Label), a->pos_text, a->key_text - a->pos_text);
-    else if (a->has_pos && numbers) append(label, sizeof(Label), "@%d", now[2].lo - from_end);
-    if (a->has_key && !a->key.many)
-        label_append(label, sizeof(Label), a->key_text, a->end - a->key_text);
-    else if (a->has_key && numbers) append(label, sizeof(Label), ":%d", now[3].lo);
-}
-
-/* The labels of a cell's row and column: "L5" and "H3", "L5H3" and "12 ·John". Elements of a list
- * have their full names in the row. */
-static void name_cell(const Case *c, const Address *a, const Range now[4], int list, int column,
-                      Label row, Label col)
-{
-    *row = *col = 0;
-    if (list) name_unit(a, now, row), add_places(c, a, now, 0, row);
-    for (int axis = list ? 2 : 0; axis < 4; axis++) {
-        char *label = axis == column ? col : row;
-        Label text;
-        if (!now[axis].many) continue;
-        if (axis >= 2) position_label(c, now[axis].lo, a->pos.at_end, text);
-        else snprintf(text, sizeof text, "%c%d", axis == 0 ? 'L' : a->unit == NEURON ? 'N' : 'H',
-                      now[axis].lo);
-        append(label, sizeof(Label), "%s%.40s", *label && axis != 1 ? " " : "", text);
-    }
-}
-
-/* One address -> its cells, each with its edits, from row `first` of the table on. */
-static void add_cells(Case *c, const Parser *p, const Address *a, const MiEdit *edit, int first)
-{
-    Layout  layout = lay_out(a, p->n_found > 1);
-    Table  *form = &c->form.at[0];
-    Step   *step = &c->step[c->command->swept];
-    int     n_layer = p->model->shape.n_layer, window = step->typed->window;
-    int     cell = first * form->n_cols;
-    for (int i = 0; i < layout.n_rows * layout.n_cols; i++, cell++) {
-        Range now[4];
-        Label ignored;
-        for (int axis = 3, rest = i; axis >= 0; rest /= layout.n[axis--]) {
-            now[axis] = layout.axis[axis];
-            if (now[axis].many) now[axis].lo = now[axis].hi = now[axis].lo + rest % layout.n[axis];
-        }
-        int column = i % layout.n_cols;
-        name_cell(c, a, now, p->n_found > 1, layout.column, form->row[cell / form->n_cols],
-                  first ? ignored : form->col[column]);
-        Address one = *a;
-        int     l = now[0].lo;
-        one.layer = now[0], one.index = now[1], one.pos = now[2], one.key = now[3];
-        if (window)
-            one.layer = (Range){ max_int(0, l - window / 2),
-                                 min_int(n_layer, l + (window + 1) / 2) - 1, 0, 0 };
-        if (one.key.lo <= one.pos.hi) {
-            resolving(c, expand(&step->edits, p, &one, *edit));
-            name_unit(a, now, form->address[cell]);
-            add_places(c, a, now, 1, form->address[cell]);
-        }
-        c->first_cell[cell + 1] = step->edits.n;
-    }
-}
-
-/* --each: the addresses of one request -> its table of cells. Their edits take the place that the
- * command gave the swept intervention. */
-static void read_sweep_cells(Case *c, const Parser *p, const MiEdit *edit)
-{
-    static const char *const axes[] = { "layer", "head", "position", "key" };
-    int64_t n_rows = 0;
-    int     n_cols = 1, column = -1, cells = 0;
-    for (int i = 0; i < p->n_found; i++) {
-        Layout layout = lay_out(&p->found[i], p->n_found > 1);
-        n_rows += layout.n_rows, n_cols = layout.n_cols, column = layout.column;
-    }
-    if (n_rows * n_cols > 1 << 26)
-        resolving(c, fail_at(p, p->argument, "--each has more than %d cells here", 1 << 26));
-    Table *form = add_table(&c->form, "change", HEAT, (int)n_rows, n_cols);
-    c->first_cell = room(c, (size_t)n_rows * n_cols, sizeof *c->first_cell);
-    form->address = must(calloc(n_rows * n_cols + 1, sizeof *form->address));
-    if (column >= 0) snprintf(form->col_axis, sizeof(Label), "%s", axes[column]);
-    if (p->found->layer.many && n_rows > 1) strcpy(form->row_axis, "layer");
-    for (int i = 0, row = 0; i < p->n_found; i++) {
-        add_cells(c, p, &p->found[i], edit, row);
-        row += lay_out(&p->found[i], p->n_found > 1).n_rows;
-    }
-    for (int i = 0; i < n_rows * n_cols; i++) cells += c->first_cell[i + 1] > c->first_cell[i];
-    if (cells < 2)
-        resolving(c, fail_at(p, p->argument, "--each sweeps what is written with several values: "
-                             "L*H*, L5H3@*, a list"));
-}
-
 /* ---- Interventions and addresses ---- */
 
 /* Addresses that are read, not changed: one edit that is never applied for each row. */
@@ -7230,8 +7222,11 @@ static void read_step(Case *c, int which)
         resolving(c, mi_fail("--each: a --set is not swept"));
     if (request->what->value == KIND && edit.from == MI_FROM_CALLER && !is_study(c))
         resolving(c, mi_fail("--ablate =resample takes another row's value: it needs --data"));
-    if (which == command->swept) read_sweep_cells(c, &p, &edit);
-    else
+    if (which == command->swept) {
+        resolving(c, lay_out_cells(&p, &edit, request->window, &c->cells));
+        step->edits = c->cells.edits;
+        c->cells.edits = (MiEdits){ 0 };
+    } else
         for (int i = 0; i < p.n_found; i++)
             resolving(c, expand(&step->edits, &p, &p.found[i], edit));
     if (needs_direction(request)) read_direction(c, step);
@@ -7348,7 +7343,7 @@ static void close_case(Case *c)
     free_runs(c);
     for (int i = 0; i < c->command->n_requests; i++) mi_edits_free(&c->step[i].edits);
     for (int i = 0; i < c->n_asked; i++) mi_edits_free(&c->asked[i].rows);
-    free_tables(&c->form);
+    mi_cells_free(&c->cells);
     for (int i = 0; i < c->n_owned; i++) free(c->owned[i]);
     free(c->owned);
     free(c);
@@ -7849,7 +7844,7 @@ static void run_sweep(Case *c, double *metric, int n_cells)
         context.sample = s;
         for (int i = 0; i < cells->n; i++)
             cells->at[i].sample = (uint64_t)c->row << 32 | (uint32_t)s;
-        MiSweep plan = { trunk, cells->at, c->first_cell, n_cells,
+        MiSweep plan = { trunk, cells->at, c->cells.first, n_cells,
                          c->question.metric == LOSS ? 0 : c->question.at + 1, measure_lane,
                          show_progress, &context };
         running(c, mi_sweep(&plan, values));
@@ -7859,15 +7854,15 @@ static void run_sweep(Case *c, double *metric, int n_cells)
     free(values);
 }
 
-/* A table with the rows, columns and addresses of the sweep's form. */
+/* A table with a cell for each of the sweep's. */
 static Table *add_cells_table(const Case *c, Tables *out, const char *name, Look look)
 {
-    const Table *form = &c->form.at[0];
-    Table *table = add_table(out, name, look, form->n_rows, form->n_cols);
-    memcpy(table->row, form->row, form->n_rows * sizeof(Label));
-    memcpy(table->col, form->col, form->n_cols * sizeof(Label));
-    table->address = must(malloc((cells_of(form) + 1) * sizeof(Label)));
-    memcpy(table->address, form->address, cells_of(form) * sizeof(Label));
+    const MiCells *cells = &c->cells;
+    Table *table = add_table(out, name, look, cells->n_rows, cells->n_cols);
+    memcpy(table->row, cells->row, cells->n_rows * sizeof(Label));
+    memcpy(table->col, cells->col, cells->n_cols * sizeof(Label));
+    table->address = must(malloc((cells_of(table) + 1) * sizeof(Label)));
+    memcpy(table->address, cells->address, cells_of(table) * sizeof(Label));
     return table;
 }
 
@@ -7881,15 +7876,15 @@ static void read_sweep(Case *c, const Asked *asked, Tables *out)
     if (c->command->swept < 0) return;
     const Request *request = &c->command->request[c->command->swept];
     const Asked   *top = find_asked(c->command, "top");
-    const Table   *form = &c->form.at[0];
-    int    n = cells_of(form), patch = request->what->needs & NEEDS_SOURCE;
+    const MiCells *form = &c->cells;
+    int    n = form->n_rows * form->n_cols, patch = request->what->needs & NEEDS_SOURCE;
     Table *cells = titled(add_cells_table(c, out, "cells", SILENT), metric, form->row_axis,
                           form->col_axis, "--%s, one run per cell: %s", request->what->name, metric);
     double *value = cells->value;
     memset(value, 0, n * sizeof *value);
     run_sweep(c, value, n);
     for (int i = 0; i < n; i++)
-        if (c->first_cell[i] == c->first_cell[i + 1]) value[i] = NAN;
+        if (c->cells.first[i] == c->cells.first[i + 1]) value[i] = NAN;
     Label quantity;
     snprintf(quantity, sizeof quantity, patch ? "share of %s restored" : "change of %s", metric);
     Table *table = add_cells_table(c, out, "change", form->n_cols == 1 ? BARS : HEAT);
@@ -7975,9 +7970,15 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
 
 /* ---- The logit lens ---- */
 
-static void position_labels(const Case *c, Label *label, int from, int to)
+static void name_position(Case *c, int t, int at_end, Label label)
 {
-    for (int t = from; t < to; t++) position_label(c, t, 1, label[t - from]);
+    Parser p = parser_of(c, "", "");
+    position_label(&p, t, at_end, label);
+}
+
+static void position_labels(Case *c, Label *label, int from, int to)
+{
+    for (int t = from; t < to; t++) name_position(c, t, 1, label[t - from]);
 }
 
 /* The points of the lens: resid_pre and resid_mid of each layer, then the end. */
@@ -7999,7 +8000,7 @@ static Table *lens_table(Case *c, Tables *out, const char *name, Look look, int 
         MiSite site = lens_site(c, i, &layer);
         snprintf(table->row[i], sizeof(Label), "L%d.%s", layer, SITES[site].name);
     }
-    if (n_cols == 1) position_label(c, c->question.at, 1, table->col[0]);
+    if (n_cols == 1) name_position(c, c->question.at, 1, table->col[0]);
     else position_labels(c, table->col, 0, n_cols);
     return table;
 }
@@ -8340,6 +8341,38 @@ static void add_prompt(const Case *c, Tables *report, Tables *one, int r, int n)
     free_tables(one);
 }
 
+/* A row with a number [n,width] that is not finite leaves every mean: its group becomes -1. NAN in
+ * all rows says that there is no such cell. Returns how many rows leave. */
+static int drop_rows(const double *number, size_t width, int n, int *group)
+{
+    char *exists = must(calloc(width + 1, 1));
+    int   dropped = 0;
+    for (int i = 0; i < n; i++)
+        for (size_t c = 0; c < width; c++) exists[c] |= !isnan(number[i * width + c]);
+    for (int i = 0; i < n; i++) {
+        int finite = 1;
+        for (size_t c = 0; c < width; c++) finite &= !exists[c] || isfinite(number[i * width + c]);
+        dropped += !finite && group[i] >= 0;
+        if (!finite) group[i] = -1;
+    }
+    free(exists);
+    return dropped;
+}
+
+static MiEstimate ratio_over(const double *a, size_t a_stride, const double *b, size_t b_stride,
+                             const int *group, int n)
+{
+    MiEstimate e;
+    check(mi_ratio(a, a_stride, b, b_stride, group, n, &e), FAULT_OF_RUN);
+    return e;
+}
+
+static MiEstimate mean_over(const double *v, size_t stride, const int *group, int n)
+{
+    static const double one = 1;
+    return ratio_over(v, stride, &one, 0, group, n);
+}
+
 /* Means over the rows, with their standard errors; a share is a ratio of means, and of one prompt
  * too. A row with a number that is not finite leaves them all: *n_dropped, *n_groups. */
 static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_groups)
@@ -8355,7 +8388,7 @@ static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_
         for (int r = 0; r < n; r++) whole += group[r] >= 0 ? t->wholes[r] / n : 0;
         if (several) t->error = must(calloc(cells + 1, sizeof *t->error));
         for (size_t i = 0; i < cells; i++) {
-            Estimate e = t->is_share ? ratio_over(t->all + i, cells, t->wholes, 1, group, n)
+            MiEstimate e = t->is_share ? ratio_over(t->all + i, cells, t->wholes, 1, group, n)
                                      : mean_over(t->all + i, cells, group, n);
             if (t->is_share && !(fabs(whole) >= 1e-6)) e.mean = e.error = NAN;
             t->value[i] = e.mean == 0 ? 0 : e.mean;     /* 0, not -0 */
@@ -8632,7 +8665,7 @@ static void print_verdict(const Report *report, FILE *out)
                 q->versus.label, q->answer.label);
         if (best >= 0 && !is_in(&q->versus, best))
             fprintf(out, "\n  The likeliest token is %s.",
-                    token_label(c->study->words, best, label, sizeof label));
+                    mi_token_label(c->study->words, best, label, sizeof label));
         fputc('\n', out);
     } else if (fabs(lost) < 0.5)
         fprintf(out, "  The edit hardly changes the preference for %s.\n", q->answer.label);
@@ -8687,14 +8720,14 @@ static void note_share(const Report *report, const Screen *screen, const Table *
     }
     if (source < 0 || !change->is_share) return;
     double a = metric->value[held], b = metric->value[source], largest = 0;
-    Estimate e = mean_over(change->wholes, 1, report->first->study->group, report->n);
+    MiEstimate e = mean_over(change->wholes, 1, report->first->study->group, report->n);
     if (!isfinite(a) || !isfinite(b)) return;
     for (int i = 0; i < cells_of(change); i++)
         if (isfinite(change->value[i])) largest = fmax(largest, fabs(change->value[i]));
     if (fabs(b - a) < 1e-6)
         fprintf(screen->out, "  The source's metric is that of the run it is patched into: nothing "
                 "to restore.\n\n");
-    else if (report->n > 1 && may_be_zero(e))
+    else if (fabs(e.mean) <= e.critical * e.error)      /* unknown with one group */
         print_note(screen, "source and %s differ by %.3g ± %.2g, which may be 0: shares of it "
                    "mean little\n", metric->row[held], e.mean, e.error);
     else if (fabs(b - a) < 0.1 * fmax(fabs(a), fabs(b)) || largest > 5)
@@ -8877,7 +8910,7 @@ static void read_plan(Case *c, Tables *out)
     tokens->limit = INFINITY;
     strcpy(tokens->col[0], "id");
     for (int t = 0; t < T; t++) {
-        position_label(c, t, 0, tokens->row[t]);
+        name_position(c, t, 0, tokens->row[t]);
         tokens->token[t] = c->prompt.tokens[t];
         tokens->value[t] = mi_id_of_row(c->study->words, c->prompt.tokens[t]);
     }
@@ -8918,9 +8951,9 @@ static void print_cost(const Case *c, FILE *out)
     const MiEdit *edits = c->step[c->command->swept].edits.at;
     int    end = c->question.metric == LOSS ? T : c->question.at + 1;
     double rows = 0;
-    for (; cells < cells_of(&c->form.at[0]); cells++) {
+    for (; cells < c->cells.n_rows * c->cells.n_cols; cells++) {
         int first = end;
-        for (int j = c->first_cell[cells]; j < c->first_cell[cells + 1]; j++)
+        for (int j = c->cells.first[cells]; j < c->cells.first[cells + 1]; j++)
             first = min_int(first, edits[j].pos);
         rows += end - first;
     }
@@ -9178,7 +9211,7 @@ static void number_rows(Study *study, int from, int to)
     const char **name = must(calloc(to - from + 1, sizeof *name));
     for (int r = from; r < to && study->rows.n_rows; r++) name[r - from] = cell(&study->rows, r,
                                                                                 "group");
-    study->group = number_groups(name, to - from, &study->n_groups);
+    study->group = must(mi_groups(name, to - from, &study->n_groups));
     free(name);
 }
 

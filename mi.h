@@ -150,6 +150,9 @@ int          mi_has_text(const MiTokenizer *tokenizer);
 int64_t      mi_encode(const MiTokenizer *tokenizer, const char *text, size_t n, int *tokens,
                        int64_t cap);
 const char  *mi_token_bytes(const MiTokenizer *tokenizer, int token, int *n);
+/* A token as people can read it, "·Mary": its space is a dot, what nobody could see is spelt out.
+ * Returns label. */
+const char  *mi_token_label(const MiTokenizer *tokenizer, int token, char *label, size_t size);
 int          mi_row_of_id(const MiTokenizer *tokenizer, int gpt2_id);     /* -1: not in the model */
 int          mi_id_of_row(const MiTokenizer *tokenizer, int token);
 
@@ -289,6 +292,39 @@ typedef struct {
 } MiSweep;
 
 int mi_sweep(const MiSweep *sweep, double *values /* [n_cells] */);
+
+/* The cells that "--OP ARGUMENT --each" of the command line sweeps, e.g. ("ablate", "heads"), as a
+ * table: a list is one column, else the last part that was written with several values is the
+ * columns. Their values are still open: mi_edits_bind(&cells.edits, base, source). */
+typedef char MiLabel[64];
+typedef struct {
+    MiEdits  edits;             /* cell i's: first[i] .. first[i + 1] - 1; none: there is no cell */
+    int     *first;             /* [n_rows n_cols + 1] */
+    int      n_rows, n_cols;
+    MiLabel *row, *col;         /* "L5", "H3", "12 ·John" */
+    MiLabel *address;           /* [n_rows,n_cols] what to type to get at a cell: "L5H3@12" */
+    MiLabel  row_axis, col_axis;
+} MiCells;
+
+int  mi_cells_parse(MiCells *cells, const MiModel *model, const MiTokenizer *tokenizer,
+                    const int *tokens, int n, const char *op, const char *argument);
+void mi_cells_free(MiCells *cells);
+
+/* ---- Means over many prompts ----
+ *
+ * Prompts of one group (made from one template, say) are not independent: errors are those of sums
+ * over groups. group [n] has each row's, 0 1 2 ..., -1: the row is left out. */
+
+typedef struct {
+    double mean, error;         /* error: its standard error; NAN with less than 2 groups */
+    int    n, n_groups;         /* rows, and groups of them, that it is taken over */
+    double critical;            /* mean +- critical error holds the truth 95 times in 100 (Student) */
+} MiEstimate;
+
+int *mi_groups(const char *const *name, int n, int *n_groups);      /* equal names; to be freed */
+int  mi_mean(const double *v, size_t stride, const int *group, int n, MiEstimate *mean);
+int  mi_ratio(const double *a, size_t a_stride, const double *b, size_t b_stride, const int *group,
+              int n, MiEstimate *ratio);                            /* sum of a / sum of b */
 
 /* ---- Numbers about logits ---- */
 

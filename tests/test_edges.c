@@ -468,6 +468,39 @@ static void rows_computed_again_stay_alone(void)
           mi_forward(again, 2, 1) == -1, "rows that are not there are computed");
 }
 
+/* Columns, layers, heads and rows of an edit are those that exist. */
+static void edits_end_with_the_row(void)
+{
+    for (int site = 0; site < MI_N_SITES; site++) {
+        int keys = is_keys(site), width = keys ? w.s.n_ctx : width_of(&w, site);
+        int layers = layers_of(&w, site), head = keys ? w.s.n_head - 1 : -1;
+        struct { int layer, head, first, count, pos, end, good; } cases[] = {
+            {layers - 1, head, 0, width, 0, 1, 1}, {0, head, width - 1, 1, w.T - 1, w.T, 1},
+            {layers, head, 0, 1, 0, 1, 0}, {-1, head, 0, 1, 0, 1, 0},
+            {0, head, 0, width + 1, 0, 1, 0}, {0, head, width, 1, 0, 1, 0},
+            {0, head, 1, width, 0, 1, 0}, {0, head, -1, 1, 0, 1, 0}, {0, head, 0, 0, 0, 1, 0},
+            {0, head, 1, INT_MAX, 0, 1, 0}, {0, head, 0, 1, -1, 1, 0}, {0, head, 0, 1, 1, 1, 0},
+            {0, keys ? w.s.n_head : -1, 0, 1, 0, 1, !keys}, {0, -1, 0, 1, 0, 1, !keys},
+        };
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            MiEdit edit = {.op = MI_SCALE, .site = (MiSite)site, .layer = cases[i].layer,
+                           .head = cases[i].head, .first = cases[i].first, .amount = 1,
+                           .count = cases[i].count, .pos = cases[i].pos, .pos_end = cases[i].end};
+            MiEdits list = {.at = &edit, .n = 1};
+            MiLane  lane = {w.base, &edit, 1, -1, 0};
+            MiOptions options = {.threads = 1};
+            MiRun  *pass = mi_run(w.model, w.tokens, w.T, &list, &options);
+            MiRun  *fork = mi_fork(&lane, 1, -1, MI_KEEP_NONE);
+            CHECK(!pass == !cases[i].good && !fork == !cases[i].good, "an edit of %s, layer %d, "
+                  "head %d, columns %d + %d, rows %d to %d %s", mi_site_info(site)->name,
+                  edit.layer, edit.head, edit.first, edit.count, edit.pos, edit.pos_end - 1,
+                  cases[i].good ? mi_error() : "is accepted");
+            mi_free(pass);
+            mi_free(fork);
+        }
+    }
+}
+
 static double all_bits(void *context, const MiRun *run, int lane)
 {
     static float logits[4096];
@@ -609,6 +642,7 @@ static int body(void)
         {"the highest logits", top_and_its_ties},
         {"log sum exp", log_sum_exp_at_the_ends},
         {"rows computed again", rows_computed_again_stay_alone},
+        {"the end of a row", edits_end_with_the_row},
         {"cells by operation", cells_by_operation},
         {"cells of a trunk that kept little", cells_of_a_trunk_that_kept_little},
         {"noise", noise_is_normal},

@@ -166,6 +166,8 @@ int fuzz_execv(const char *path, char *const *argv) { return (void)path, (void)a
 
 /* ---- One run ---- */
 
+void __sanitizer_set_report_fd(void *descriptor);
+
 static int streams[3] = {-1, -1, -1}, own_streams[3];   /* the program's, and the fuzzer's */
 
 static void clear_sandbox(int all)
@@ -202,6 +204,7 @@ static void make_sandbox(void)
         own_streams[i] = fcntl(i, F_DUPFD_CLOEXEC, 100);
         if (own_streams[i] < 0) own_streams[i] = open("/dev/null", O_RDWR);
     }
+    __sanitizer_set_report_fd((void *)(intptr_t)own_streams[2]);   /* not into the program's own */
     setenv("NO_COLOR", "1", 1), unsetenv("MI_MODEL"), unsetenv("COLUMNS");
     signal(SIGPIPE, SIG_IGN), signal(SIGXFSZ, SIG_IGN);
 }

@@ -4,9 +4,9 @@
  *
  * exit() jumps back here, and what the program had open or allocated is taken back. It runs in a
  * folder of its own with tokenizer.bin, the golden model odd7 as tiny.safetensors (its tokens are
- * the characters ! to U), and the files that put_file() wrote; it cannot write elsewhere. Every run has to keep what DESIGN says of
- * failures: status 0, 1 or 2; nothing on stdout unless 0; else one line on stderr, and two or three
- * that show the argument; no control character in them; no file left half-written. */
+ * the characters ! to U), and the files that put_file() wrote; it cannot write elsewhere. Every run
+ * has to end as it should: status 0, 1 or 2; nothing on stdout unless 0; else one line on stderr,
+ * and up to three that show the argument; no control character in them; no file left behind. */
 #ifndef FUZZ_PROGRAM_H
 #define FUZZ_PROGRAM_H
 #include "fuzz.h"
