@@ -5269,7 +5269,7 @@ typedef struct {
     double *value;              /* [n_rows, n_cols]; NAN: see exists() */
     double *error;              /* standard errors over --data, or NULL */
     double *all;                /* [n_prompts, n_rows, n_cols], or NULL */
-    int     n_prompts;
+    int     n_prompts;          /* 0: there is only one, and nothing to average */
     double  critical;           /* Student's t beyond which a cell is told from 0 */
     int    *token;              /* of TOKENS and TOP: the model's token in each cell, -1: none */
     Label  *address;            /* [n_rows, n_cols] what to type to get at the cell, or NULL */
@@ -5859,13 +5859,13 @@ static void json_labels(FILE *out, const char *name, const Label *label, int n)
     json(out, "]");
 }
 
-/* [n_rows, n_cols] as a list of rows */
+/* [n_rows, n_cols] as a list of rows; NULL: of nulls */
 static void json_numbers(FILE *out, const Table *table, const double *value, int exact)
 {
     json(out, "[");
     for (int i = 0; i < cells_of(table); i++) {
         fputs(i % table->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
-        if (isfinite(value[i])) print_digits(out, value[i], exact);
+        if (value && isfinite(value[i])) print_digits(out, value[i], exact);
         else fputs("null", out);
     }
     json(out, cells_of(table) ? "]]" : "]");
@@ -5877,7 +5877,7 @@ static void json_table(FILE *out, const Table *table, const MiTokenizer *words)
     json_labels(out, "rows", table->row, table->n_rows);
     json_labels(out, "cols", table->col, table->n_cols);
     json(out, ",\n  'values':"), json_numbers(out, table, table->value, 0);
-    if (table->error) json(out, ",\n  'se':"), json_numbers(out, table, table->error, 0);
+    if (table->n_prompts) json(out, ",\n  'se':"), json_numbers(out, table, table->error, 0);
     for (int prompt = 0; prompt < table->n_prompts; prompt++) {
         json(out, prompt ? "," : ",\n  'each':[");
         json_numbers(out, table, table->all + (size_t)prompt * cells_of(table), 1);
@@ -8678,7 +8678,7 @@ static void print_verdict(const Report *report, FILE *out)
 static void print_findings(const Report *report, FILE *out)
 {
     const Table *metric = find_table(report, "metric"), *left = find_table(report, "left");
-    if (!left || !is_sure(metric, 0) || metric->value[0] < 0) return;
+    if (!left || !left->error || !is_sure(metric, 0) || metric->value[0] < 0) return;
     int change = metric->n_rows - 1;
     if (!is_sure(metric, change))
         fprintf(out, "  What the edit changes cannot be told from 0.\n");
@@ -9274,6 +9274,8 @@ static void run_study(Study *study, Report *report)
                     r + n < to ? "" : "\r\033[K");
     }
     summarize(&report->tables, study->group, report->n, &report->n_dropped, &report->n_groups);
+    for (int i = 0; i < report->tables.n && !study->rows.n_rows; i++)
+        report->tables.at[i].n_prompts = 0;
 }
 
 /* ---- The end ---- */

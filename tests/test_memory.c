@@ -40,7 +40,6 @@ static void dead(void *at)      /* (what libc allocated by itself is not counted
 
 static void *test_malloc(size_t n) { return fails() ? NULL : born(malloc(n)); }
 static void *test_calloc(size_t n, size_t size) { return fails() ? NULL : born(calloc(n, size)); }
-static char *test_strdup(const char *text) { return born(strdup(text)); }
 static void  test_free(void *at) { dead(at), free(at); }
 static int   test_munmap(void *at, size_t n) { return dead(at), munmap(at, n); }
 
@@ -59,7 +58,6 @@ static void *test_mmap(void *at, size_t n, int protection, int flags, int file, 
 #define malloc  test_malloc
 #define calloc  test_calloc
 #define realloc test_realloc
-#define strdup  test_strdup
 #define free    test_free
 #define mmap    test_mmap
 #define munmap  test_munmap
