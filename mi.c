@@ -2073,11 +2073,12 @@ static void finish(float *y, int out, const float *sum, size_t stride, int rows,
         for (int c = 0; c < columns; c++) y[(size_t)r * out + c] = sum[r * stride + c] + b[c];
 }
 
-/* Whole panels of columns, as many as a block is wide, or as the sums of few rows allow. */
+/* Whole panels of columns, as many as a block is wide, or as the sums of few rows allow. pack
+ * [DEPTH * WIDTH]: room for a block, if there are more than a few rows. */
 static void panels(float *y, const float *x, int rows, int in, int out, const weight *W,
-                   size_t stride, const weight *b, int columns)
+                   size_t stride, const weight *b, int columns, float *pack)
 {
-    float  sum[SUMS + MOST * 2 * LINE], pack[DEPTH * WIDTH] __attribute__((aligned(64)));
+    float  sum[SUMS + MOST * 2 * LINE] __attribute__((aligned(64)));
     int    few = rows <= MOST ? rows : FEW + (rows - FEW) % TILE_ROWS, many = rows > few;
     int    step = many ? DEPTH : in;
     size_t sum_stride = (round_up(columns, LINE) / LINE | 1) * LINE;    /* no power of two */
@@ -2112,25 +2113,42 @@ static void edge(float *y, const float *x, int rows, int in, int out, const weig
     }
 }
 
+/* One thread's columns. */
+static void all_panels(float *y, const float *x, int rows, int in, int out, const weight *W,
+                       size_t stride, const weight *b, int columns, float *pack)
+{
+    int width = rows > MOST ? WIDTH : SUMS / rows / PANEL * PANEL;
+    for (int c = 0, n; c < columns; c += n) {
+        n = min_int(width, columns - c);
+        if (n < PANEL) {
+            edge(y + c, x, rows, in, out, W + c, stride, b + c, n);
+        } else {
+            n -= n % PANEL;
+            panels(y + c, x, rows, in, out, W + c, stride, b + c, n, pack);
+        }
+    }
+}
+
 /* Threads share out the columns, never the sum over inputs. Of many rows only so many at a time
- * that they stay in the cache with a block of W. */
+ * that they stay in the cache with a block of W. Where memory ends, a few at a time. */
 static void fast_linear(float *y, const float *x, int rows, int in, int out,
                         const weight *W, size_t stride, const weight *b, int threads)
 {
-    enum { ROWS = 256 };
-    int share = round_up((out + threads - 1) / threads, max_int(PANEL, LINE));
+    enum { ROWS = 256, BLOCK = DEPTH * WIDTH };
+    int    share = round_up((out + threads - 1) / threads, max_int(PANEL, LINE));
+    float *packs = NULL;
+    if (rows > MOST) packs = aligned_alloc(64, (size_t)threads * BLOCK * sizeof *packs);
     for (int n; rows > 0; rows -= n, y += (size_t)n * out, x += (size_t)n * in) {
         n = rows / ((rows + ROWS - 1) / ROWS);
-        int width = n > MOST ? WIDTH : SUMS / n / PANEL * PANEL;
+        if (!packs) n = min_int(n, MOST);
         #pragma omp parallel for schedule(static) num_threads(threads)
         for (int t = 0; t < threads; t++)
-            for (int c = t * share, end = min_int(out, c + share), columns; c < end; c += columns) {
-                columns = min_int(width, end - c);
-                if (columns >= PANEL) columns -= columns % PANEL;
-                (columns < PANEL ? edge : panels)(y + c, x, n, in, out, W + c, stride, b + c,
-                                                  columns);
-            }
+            if (t * share < out)
+                all_panels(y + t * share, x, n, in, out, W + t * share, stride, b + t * share,
+                           min_int(share, out - t * share),
+                           packs ? packs + (size_t)t * BLOCK : NULL);
     }
+    free(packs);
 }
 
 /* ---- Unembedding ---- */
@@ -2212,7 +2230,8 @@ static void fast_unembed(float *logits, const float *x, int rows, const weight *
     for (int n; rows > 0; rows -= n, x += (size_t)n * D, logits += (size_t)n * V) {
         n = min_int(rows, ROWS);
         int    many = D % 16 ? 0 : n % PANEL < PANEL * 5 / 8 ? n / PANEL * PANEL : n;
-        float *turned = many ? malloc((size_t)round_up(many, PANEL) * D * sizeof *turned) : NULL;
+        size_t size = (size_t)round_up(many, PANEL) * D * sizeof(float);
+        float *turned = many ? aligned_alloc(64, size) : NULL;
         if (!turned) many = 0;
         turn(turned, x, many, D);
         #pragma omp parallel for schedule(static) num_threads(threads)

@@ -21,12 +21,14 @@ temporary directory. It prints a Markdown table. How the times are taken:
                transformers, torch's hooks.
   sweeps       of the others run an evenly spread sample of the cells (--cells), and are scaled up.
 Each number is a median of --repeats, after a run that does not count. That all three compute the
-same numbers is checked.
+same numbers is checked. --clock cpu counts processor time, not wall clock: what one thread would
+take on a machine that is not shared, measured on one that is.
 """
 import argparse
 import json
 import os
 import random
+import resource
 import struct
 import subprocess
 import sys
@@ -77,13 +79,19 @@ def write_model(folder, L, H, D):
                    "n_head": H, "n_embd": D, "vocab_size": V, "n_positions": N_CTX}, file)
 
 
-def timed(function, repeats):
+def processor_time():           # of this process and of those that it has waited for
+    return sum(sum(resource.getrusage(who)[:2])
+               for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def timed(function, repeats, clock="wall"):
+    now = time.perf_counter if clock == "wall" else processor_time
     function()
     seconds = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = now()
         function()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(now() - start)
     return median(seconds)
 
 
@@ -257,7 +265,7 @@ def child(args):
     times = {}
     measured, times["checked"] = functions(model, *asked, args.cells)
     for name, (function, scale) in measured.items():
-        times[name] = timed(function, args.repeats) * scale
+        times[name] = timed(function, args.repeats, args.clock) * scale
     times["decode"] = (times["decode"] - times["prefill"]) / NEW
     times["isa"] = torch.backends.cpu.get_cpu_capability()
     print(json.dumps(times))
@@ -273,7 +281,7 @@ def of_mi(args, folder, threads, tokens, source, answers):
 
     def wall(*arguments):
         run = lambda: subprocess.run([*base, *arguments], check=True, stdout=subprocess.DEVNULL)
-        return timed(run, args.repeats)
+        return timed(run, args.repeats, args.clock)
 
     def rows(text, n):          # the same prompt in n rows
         path = os.path.join(folder, f"rows{n}.tsv")
@@ -311,7 +319,7 @@ def of_mi(args, folder, threads, tokens, source, answers):
 def of_peer(args, name, folder, threads, asked):
     command = [sys.executable, os.path.abspath(__file__), "--child", name, "--folder", folder,
                "--threads", str(threads), "--asked", json.dumps(asked),
-               "--repeats", str(args.repeats), "--cells", str(args.cells)]
+               "--repeats", str(args.repeats), "--cells", str(args.cells), "--clock", args.clock]
     env = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1",
            "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
            "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
@@ -321,7 +329,7 @@ def of_peer(args, name, folder, threads, asked):
     run = lambda *more: subprocess.run([*command, *more], env=env, check=True, text=True,
                                        stdout=subprocess.PIPE).stdout
     times = json.loads(run().splitlines()[-1])
-    times["first"] = timed(lambda: run("--first"), max(1, args.repeats - 1))
+    times["first"] = timed(lambda: run("--first"), max(1, args.repeats - 1), args.clock)
     return times
 
 
@@ -368,6 +376,7 @@ def main():
     parser.add_argument("--threads", default="2,1")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--cells", type=int, default=24, help="of each sweep, for the others")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--isa", choices=("native", "avx2"), default="native")
     parser.add_argument("--mi", default=os.path.join(ROOT, "mi"))
     for hidden in "--child", "--folder", "--asked":
