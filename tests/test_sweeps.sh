@@ -384,7 +384,7 @@ for file in two.tsv three.tsv four.tsv alone.tsv; do
     data $file --ablate L1H0
     for which in base edited; do
         rows $file ".tables.metric.values[$which][0]" --ablate L1H0
-        near "--data $file: $which" "$(ask ".tables.metric.values[$which][0] .tables.metric.se[$which][0]")" \
+        near "--data $file: $which" "$(ask ".tables.metric.values[$which][0] .tables.metric.se[$which][0]" | sed 's/ -$/ null/')" \
             "$(statistics < "$dir/values")"
     done
 done
