@@ -3145,6 +3145,7 @@ static int not_safetensors(const char *bytes, size_t size, uint64_t header_size)
     if (header_size <= size - 8)
         return mi_fail("not a safetensors file: a header of %llu bytes; at most 100 MB can be read",
                        (unsigned long long)header_size);
+    if (header_size > (uint64_t)1 << 32) return mi_fail("not a safetensors file");
     return mi_fail("not a safetensors file, or truncated: its header should have %llu bytes",
                    (unsigned long long)header_size);
 }
@@ -3839,7 +3840,9 @@ static const char *suggest_site(const Parser *p, int in_block, char text[64])
     *text = 0;
     for (int site = 0; site < MI_N_SITES && n > 0 && n < 40; site++) {
         if ((SITES[site].place == MI_BLOCK) != in_block) continue;
-        int d = distance(SITES[site].name, p->at, n);
+        int hook = n > 5 && !strncmp(p->at, "hook_", 5) ? 5 : 0;
+        int d = distance(SITES[site].name, p->at + hook, n - hook);
+        if (n > 2 && !strncmp(SITES[site].name, p->at, n)) d = 1;
         if (d < least) least = d, snprintf(text, 64, "; did you mean %s?", SITES[site].name);
     }
     static const char *const groups[] = { "heads", "mlps", "attns", "resid" };
@@ -3872,7 +3875,7 @@ static int parse_layered(Parser *p, Address *address)
     if (address->unit == HEAD && width != MI_HEADS && width != MI_KEYS)
         return fail_at(p, p->at, "a head has the sites z, q, k, v, scores and pattern");
     char meant[64];
-    if (site < 0 && word_length(p) == 11 && !strncmp(p->at, "hook_result", 11))
+    if (site < 0 && (!strncmp(p->at, "hook_result", 11) || !strncmp(p->at, "result", 6)))
         return fail_at(p, p->at, "a head's result is its z times W_O; edit or read z");
     if (site < 0 || SITES[site].place != MI_BLOCK)
         return fail_at(p, p->at, "no such site in a layer%s mi --sites lists them",
@@ -3973,14 +3976,18 @@ static int find_text(const Parser *p, const char *where, const char *text, size_
             if (++found == max_int(number, 1)) *pos = (Range){ first, last, 0, 0 };
             if (found <= 8) append(list, sizeof list, " #%d at %d", found, first);
         }
+    char names[256] = "";
+    for (int i = 0; i < p->n_columns && !exact; i++)
+        append(names, sizeof names, "%s%.40s", i ? ", " : "; the columns are ", p->columns[i].name);
     if (found == 0)
-        return fail_at(p, where, "%s; mi PROMPT --explain shows the tokens", exact
+        return fail_at(p, where, "%s%s; mi PROMPT --explain shows the tokens", exact
                        ? "no run of whole tokens of the prompt spells this text"
-                       : "this is not a position, and no token of the prompt");
+                       : "this is not a position, and no token of the prompt", names);
     if (number == 0 && found > 1)
         return fail_at(p, where, "this text stands %d times in the prompt:%s", found, list);
     if (number > found)
-        return fail_at(p, which, "this text stands only %d times in the prompt", found);
+        return fail_at(p, which, found == 1 ? "this text stands only once in the prompt"
+                       : "this text stands only %d times in the prompt", found);
     return 0;
 }
 
@@ -4122,7 +4129,8 @@ static int parse_address(Parser *p)
     const char *key = p->at;
     if (a.has_key && parse_position(p, &a.key) < 0) return -1;
     a.end = p->at;
-    if (a.has_key && SITES[a.site].width != MI_KEYS && strcmp(p->flag, "--knockout"))
+    if (a.has_key && SITES[a.site].width != MI_KEYS && strcmp(p->flag, "--knockout") &&
+        strcmp(p->flag, "--attn"))
         return fail_at(p, key, "only scores and pattern have keys (@query:key); %s has one value "
                        "a position", SITES[a.site].name);
     if (a.key.lo > a.pos.hi)
@@ -4625,8 +4633,8 @@ static int lay_out_cells(const Parser *p, const MiEdit *edit, int window, MiCell
     }
     for (int i = 0; i < n_rows * n_cols; i++) n += cells->first[i + 1] > cells->first[i];
     if (n >= 2) return 0;
-    return fail_at(p, p->argument, "--each sweeps what is written with several values: L*H*, L5H3@*, "
-                   "a list");
+    return fail_at(p, p->argument, "--each sweeps what is written with several values: L*H*, "
+                   "L5H3@*, a list");
 }
 
 int mi_cells_parse(MiCells *cells, const MiModel *model, const MiTokenizer *tokenizer,
@@ -4719,7 +4727,7 @@ static double t_quantile(int freedom)
 }
 
 /* sum of a over sum of b, over the rows whose group is not -1; a lies a_stride apart. A mean is such
- * a ratio, with b = 1. What R leaves of row i is e_i = a_i - R b_i, and the error the delta method's:
+ * a ratio, with b = 1. What R leaves of row i is e_i = a_i - R b_i; the error, the delta method's, is
  * sqrt(G/(G-1) sum over the G groups of (sum over the group's rows of e_i)^2) / |sum of b|. */
 int mi_ratio(const double *a, size_t a_stride, const double *b, size_t b_stride, const int *group,
              int n, MiEstimate *e)
@@ -4742,7 +4750,8 @@ int mi_ratio(const double *a, size_t a_stride, const double *b, size_t b_stride,
     free(inside);
     free(any);
     int G = e->n_groups;
-    if (G > 1) e->error = sqrt(squares * G / (G - 1)) / fabs(sum_b), e->critical = t_quantile(G - 1);
+    if (G > 1) e->error = sqrt(squares * G / (G - 1)) / fabs(sum_b);
+    if (G > 1) e->critical = t_quantile(G - 1);
     return 0;
 }
 
@@ -6277,7 +6286,6 @@ struct Readout {
     uint64_t    keep;                   /* the sites that it reads, beside those it is given */
     void      (*resolve)(Case *c, Asked *asked);    /* its argument, for a prompt; or NULL */
     void      (*read)(Case *c, const Asked *asked, Tables *out);
-    const char *conflict;               /* why --data has no use for it, or NULL */
 };
 static const Readout *readout_at(int i);    /* row i of READOUTS (below its functions), or NULL */
 
@@ -6632,7 +6640,11 @@ static int check_command(Command *c, const Menu *menu)
     int pictures = c->swept >= 0;
     for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++) {
         pictures |= a->what->takes != ADDRESS_AND_FILE && strcmp(a->what->name, "top");
-        if (c->data && a->what->conflict) return mi_fail("--data: %s", a->what->conflict);
+    }
+    int means = 0;
+    for (const Request *r = c->request; r < c->request + c->n_requests; r++) {
+        const char *value = find_value(r->argument, 0);
+        means |= r->what->value == KIND && value && !strcmp(value, "=mean");
     }
     const struct { int wrong; const char *why; } rules[] = {
         { from_stdin, "--source: the prompt is read from standard input already" },
@@ -6642,7 +6654,10 @@ static int check_command(Command *c, const Menu *menu)
         { c->data && c->generate, "--data: --generate is for one prompt" },
         { find_asked(c, "heads") && (c->prompt || c->tokens || c->data || c->bos),
           "--heads: its prompt is random tokens; leave out yours (and --bos)" },
+        { c->data && find_asked(c, "top") && c->swept < 0,
+          "--top is for one prompt: the tokens of different prompts have no mean" },
         { c->mean_from && !c->data, "--mean-from is for --data" },
+        { c->mean_from && !means, "--mean-from is for --ablate SITES=mean, and there is none" },
         { c->rows && !c->data, "--rows is for --data" },
         { c->per_prompt && !(c->data && c->tsv), "--per-prompt is for --data with --tsv" },
         { c->title && !c->svg, "--title is for --svg" },
@@ -6690,7 +6705,9 @@ static int parse_command(Command *command, int argc, char **argv)
         if (only_prompts || !dash) {
             if (command->prompt)
                 return mi_fail("\"%.100s\": there is a prompt already, \"%.100s\"; a prompt of "
-                               "several words needs quotes", word, command->prompt);
+                               "several words needs quotes%s", word, command->prompt,
+                               strstr(command->prompt, "\xE2\x80\x9C") ?
+                               ", plain ones: \"...\"" : "");
             command->prompt = word;
             continue;
         }
@@ -6721,8 +6738,9 @@ typedef struct { int *tokens, n; } Prompt;
 typedef struct {
     int  *tokens, n;
     Label label;
-    int   spaced;                       /* 1: a space was put before the text to make it one token;
-                                         * -1: it was not, but that would be a token too */
+    int   spaced;                       /* 1: a space was put before the text to make it one token,
+                                         * 2: as before the other set's; -1: it was not, but that
+                                         * would be a token too */
 } TokenSet;
 
 /* The numbers to report. Those up to rank need an answer. */
@@ -7108,6 +7126,14 @@ static void read_answers(Case *c)
     if (in->versus && !in->answer) resolving(c, mi_fail("--versus needs --answer"));
     parse_token_set(c, "--answer", known ? " Mary" : in->answer, c->study->spaced[0], &q->answer);
     parse_token_set(c, "--versus", known ? " John" : in->versus, c->study->spaced[1], &q->versus);
+    if (q->answer.spaced * q->versus.spaced == -1) {    /* one takes a space, one may: both do */
+        int       versus = q->versus.spaced < 0;
+        TokenSet *set = versus ? &q->versus : &q->answer;
+        *set = (TokenSet){ .n = 0 };
+        parse_token_set(c, versus ? "--versus" : "--answer", versus ? in->versus : in->answer, 1,
+                        set);
+        set->spaced = 2;
+    }
     int same = q->answer.n > 0 && q->answer.n == q->versus.n;
     for (int i = 0; i < q->answer.n && same; i++) same = is_in(&q->versus, q->answer.tokens[i]);
     if (same) resolving(c, mi_fail("--versus: %s is the answer itself", q->versus.label));
@@ -7768,6 +7794,7 @@ static const char *edited_or_not(const Case *c) { return c->edited ? ", edited" 
 static void read_top(Case *c, const Asked *asked, Tables *out)
 {
     int    V = n_vocab(c), k = min_int(asked->number, V), n = c->n_outcomes;
+    if (is_study(c)) return;            /* it is how many cells a sweep shows */
     Table *table = titled(add_table(out, "top", TOP, k, n), "probability", "rank", "run",
                           "the likeliest next tokens");
     int   *top = must(malloc((k + 1) * sizeof *top));
@@ -7879,7 +7906,8 @@ static void read_sweep(Case *c, const Asked *asked, Tables *out)
     const MiCells *form = &c->cells;
     int    n = form->n_rows * form->n_cols, patch = request->what->needs & NEEDS_SOURCE;
     Table *cells = titled(add_cells_table(c, out, "cells", SILENT), metric, form->row_axis,
-                          form->col_axis, "--%s, one run per cell: %s", request->what->name, metric);
+                          form->col_axis, "--%s, one run per cell: %s", request->what->name,
+                          metric);
     double *value = cells->value;
     memset(value, 0, n * sizeof *value);
     run_sweep(c, value, n);
@@ -8093,7 +8121,7 @@ static void resolve_attn(Case *c, Asked *asked)
         if (!keys && (a->unit != HEAD || a->site != MI_z))
             resolving(c, fail_at(&p, a->text, "expected heads, as in L5H3, or L5H3.scores"));
         if (a->has_key)
-            resolving(c, fail_at(&p, a->text, "the picture has all keys; leave out the :"));
+            resolving(c, fail_at(&p, a->key_text + 1, "the picture has all keys; leave out the :"));
         if (!keys) a->site = MI_pattern;
         resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
     }
@@ -8243,19 +8271,19 @@ static void read_save(Case *c, const Asked *asked, Tables *out)
 
 static const Readout READOUTS[] = {
     { "top", "K", "show the K most likely next tokens (10)", 'k', A_NUMBER, 0, 1000, 0, NULL,
-      read_top, NULL },
-    { "each", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_sweep, NULL },
-    { "metric", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_metric, NULL },
+      read_top },
+    { "each", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_sweep },
+    { "metric", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_metric },
     { "lens", "[each|final]", "the logit lens; final: with the last LayerNorm", 0, A_WORD, 0, 0,
-      RESID, NULL, read_lens, NULL },
+      RESID, NULL, read_lens },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
-      read_attn, NULL },
+      read_attn },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
-      A_NUMBER, 2, 100000, MI_KEEP(pattern), NULL, read_heads, NULL },
+      A_NUMBER, 2, 100000, MI_KEEP(pattern), NULL, read_heads },
     { "loss", NULL, "how surprising each token of the prompt is", 0, NOTHING, 0, 0, 0, resolve_loss,
-      read_loss, NULL },
+      read_loss },
     { "save", "SITES=FILE.npy", "write values; logits=FILE too", 0, ADDRESS_AND_FILE, 0, 0, 0,
-      resolve_save, read_save, NULL },
+      resolve_save, read_save },
 };
 
 static const Readout *readout_at(int i)
@@ -8390,7 +8418,7 @@ static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_
         for (size_t i = 0; i < cells; i++) {
             MiEstimate e = t->is_share ? ratio_over(t->all + i, cells, t->wholes, 1, group, n)
                                      : mean_over(t->all + i, cells, group, n);
-            if (t->is_share && !(fabs(whole) >= 1e-6)) e.mean = e.error = NAN;
+            if (t->is_share && !(fabs(whole) >= 1e-6)) e.mean = e.error = NAN, t->look = SILENT;
             t->value[i] = e.mean == 0 ? 0 : e.mean;     /* 0, not -0 */
             *n_groups = e.n_groups;
             if (t->error) t->error[i] = e.error, t->critical = e.critical;
@@ -8501,10 +8529,12 @@ static void note_answer(const Case *c, const Screen *screen, int versus)
     char shown[256] = "";
     if (is_study(c) && c->study->spaced[versus])
         print_note(screen, "the words of the column %s were taken with a space before them", flag);
-    if (!set->spaced || !text || is_study(c)) return;
+    const char *flagged = versus ? c->command->versus : c->command->answer;
+    if (!set->spaced || !text || (is_study(c) && !flagged)) return;
     append_visible(shown, sizeof shown, text, strlen(text));
     print_note(screen, set->spaced > 0
-               ? "\"%s\" was taken as \" %s\": only so is it one token"
+               ? set->spaced == 2 ? "\"%s\" was taken as \" %s\", as what it is compared with"
+               : "\"%s\" was taken as \" %s\": only so is it one token"
                : "\"%s\" is the token without a space; after a word it is \" %s\"", shown, shown);
 }
 
@@ -8556,6 +8586,9 @@ static void print_steps(const Report *report, const Screen *screen)
         print_typed(out, flag, request->argument, "");
         if (request->what->value == KIND && value && !strcmp(value, "=mean"))
             fputs(!is_study(c) ? "   (posmean: the mean over all positions, later ones too)"
+                  : command->mean_from && *command->mean_from == 's'
+                  ? c->study->aligned ? "   (mean over the rows' sources, position by position)"
+                  : "   (mean over the rows' sources and their positions)"
                   : c->study->aligned ? "   (mean over the rows, position by position)"
                   : "   (mean over the rows and their positions)", out);
         if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
@@ -8701,7 +8734,8 @@ static void print_conclusions(const Report *report, FILE *out)
     }
     if (restored && isfinite(restored->value[0])) {
         if (ftell(out) > before) fputc('\n', out);
-        fprintf(out, "  normalized %.3f", restored->value[0]);
+        double share = restored->value[0];
+        fprintf(out, "  normalized %.3f", fabs(share) < 0.0005 ? 0 : share);
         if (restored->error && isfinite(restored->error[0]))
             fprintf(out, " ± %.2g", restored->error[0]);
         fprintf(out, ": 0 is as in base, 1 as in the source\n");

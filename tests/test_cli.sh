@@ -1169,9 +1169,9 @@ tidy='NR == 1 { if ($0 != "table\tprompt\trow\tcol\tvalue\tse\ttoken\taddress") 
     END { print why n }'
 run $P --tsv -k 4 --ablate L1H1 $watch
 awk -F'\t' '$1 == "top" && NR <= 9 && ($3 != int(NR / 2) || $4 != (NR % 2 ? "edited" : "base") || $7 == "") { why = "row " $0 }
-    $1 == "metric" { if ($4 != "logit_diff" || $3 !~ /^(base|edited)$/ || $2 !~ /^1?$/) why = "row " $0; n++ }
+    $1 == "metric" { if ($4 != "logit_diff" || $3 !~ /^(base|edited)$/ || $2 != "") why = "row " $0; n++ }
     $1 == "top" { n++ } $6 $8 != "" && NR > 1 { why = "an error or an address in " $0 }'"$tidy" "$dir/out" > "$dir/facts"
-value=$(cat "$dir/facts"); is "--tsv" 12
+value=$(cat "$dir/facts"); is "--tsv" 10
 run $P --tsv --attn L1H1
 awk -F'\t' '$1 == "pattern L1H1" { n++; if ($8 !~ /^L1H1.pattern@[0-5]:[0-5]$/) why = "address " $8 }'"$tidy" \
     "$dir/out" > "$dir/facts"
