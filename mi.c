@@ -2009,6 +2009,7 @@ enum { LINE = 16,                                       /* floats in a line of t
        FEW = 16, MOST = FEW + TILE_ROWS - 1,            /* rows of x that it takes */
        SUMS = 8192,                                     /* of all of them */
        DEPTH = 256, WIDTH = 256,                        /* a block of W that is packed */
+       RESULTS = 32768,                                 /* of many rows, beside such a block */
        CHUNK = 64, CHUNK_STRIDE = CHUNK + LINE };       /* inputs of a row of x, side by side */
 
 /* sum <- sum + x W    x [rows,n], W [n,columns] -> sum [rows,columns], n <= TOGETHER
@@ -2146,7 +2147,8 @@ static void edge(float *y, const float *x, int rows, int in, int out, const weig
 static void all_panels(float *y, const float *x, int rows, int in, int out, const weight *W,
                        size_t stride, const weight *b, int columns, float *pack)
 {
-    int width = rows > MOST ? WIDTH : SUMS / rows / PANEL * PANEL;
+    int width = rows > MOST ? min_int(WIDTH, RESULTS / rows / PANEL * PANEL)
+                            : SUMS / rows / PANEL * PANEL;
     for (int c = 0, n; c < columns; c += n) {
         n = min_int(width, columns - c);
         if (n < PANEL) {
