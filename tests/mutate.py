@@ -32,8 +32,8 @@ SWAPS = [("<=", "<"), (">=", ">"), ("==", "!="), ("!=", "=="), ("&&", "||"), ("|
          ("&", "|"), ("|", "&"), ("^", "&"), ("?", "? 0 :")]
 KINDS = ["early", "drop", "swap", "number", "negate"]
 # quick ones first; white-box tests compile mi.c themselves
-TESTS = ["edges", "files", "golden", "kernels", "tokens", "memory", "gpt2", "promises", "sweeps", "tiny",
-         "sampling"]
+TESTS = ["edges", "files", "golden", "kernels", "tokens", "memory", "gpt2", "promises",
+         "sweeps", "tiny", "sampling"]
 WHITEBOX = {"kernels", "tokens", "memory"}
 SLOW = ["gpt2", "tiny", "sampling"]
 SCRIPTS = ["test_cli.sh", "test_sweeps.sh", "test_files.sh"]
@@ -113,8 +113,9 @@ class Lab:
     def __init__(self, folder, compiler):
         self.folder, self.compiler = folder, compiler
         self.flags = ["-O1", "-march=native", "-std=gnu11", "-w", "-I."]
-        if subprocess.run([compiler, "-fopenmp", "-x", "c", "-", "-o", os.devnull], capture_output=True,
-                          input=b"#include <omp.h>\nint main(void){return 0;}").returncode == 0:
+        if subprocess.run([compiler, "-fopenmp", "-x", "c", "-", "-o", os.devnull],
+                          input=b"#include <omp.h>\nint main(void){return 0;}",
+                          capture_output=True).returncode == 0:
             self.flags.append("-fopenmp")
         os.makedirs(folder + "/tree/tests", exist_ok=True)  # no link: "../mi.c" is to be ours
         for name in ["mi.h", "tokenizer.bin", "tiny.safetensors"] + \
