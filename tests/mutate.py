@@ -32,9 +32,9 @@ SWAPS = [("<=", "<"), (">=", ">"), ("==", "!="), ("!=", "=="), ("&&", "||"), ("|
          ("&", "|"), ("|", "&"), ("^", "&"), ("?", "? 0 :")]
 KINDS = ["early", "drop", "swap", "number", "negate"]
 # quick ones first; white-box tests compile mi.c themselves
-TESTS = ["edges", "files", "golden", "kernels", "tokens", "gpt2", "promises", "sweeps", "tiny",
-         "sampling"]
-WHITEBOX = {"kernels", "tokens"}
+TESTS = ["edges", "files", "golden", "kernels", "tokens", "memory", "gpt2", "promises",
+         "sweeps", "tiny", "sampling"]
+WHITEBOX = {"kernels", "tokens", "memory"}
 SLOW = ["gpt2", "tiny", "sampling"]
 SCRIPTS = ["test_cli.sh", "test_sweeps.sh", "test_files.sh"]
 
@@ -53,9 +53,10 @@ Function = collections.namedtuple("Function", "name head start end section")
 def functions_of(text):
     """Every function: its name, what stands before it, where its body starts and ends."""
     code, found = blank(text), []
-    rulers = [(m.start(), m.group(1)) for m in re.finditer(r"^/\* =+ \*/\n/\* (\S[^*]*?) +\*/", text, re.M)]
-    for m in re.finditer(r"^(?P<head>[A-Za-z_][^;{}=]*?)\b(?P<name>[A-Za-z_]\w*)\((?P<args>[^;{}]*)\)\s*\{",
-                         code, re.M):
+    rulers = [(m.start(), m.group(1))
+              for m in re.finditer(r"^/\* =+ \*/\n/\* (\S[^*]*?) +\*/", text, re.M)]
+    definition = r"^(?P<head>[A-Za-z_][^;{}=]*?)\b(?P<name>[A-Za-z_]\w*)\([^;{}]*\)\s*\{"
+    for m in re.finditer(definition, code, re.M):
         if m.group("name") in ("if", "for", "while", "switch", "defined"):
             continue
         depth, end = 1, m.end()
@@ -112,8 +113,9 @@ class Lab:
     def __init__(self, folder, compiler):
         self.folder, self.compiler = folder, compiler
         self.flags = ["-O1", "-march=native", "-std=gnu11", "-w", "-I."]
-        if subprocess.run([compiler, "-fopenmp", "-x", "c", "-", "-o", os.devnull], capture_output=True,
-                          input=b"#include <omp.h>\nint main(void){return 0;}").returncode == 0:
+        if subprocess.run([compiler, "-fopenmp", "-x", "c", "-", "-o", os.devnull],
+                          input=b"#include <omp.h>\nint main(void){return 0;}",
+                          capture_output=True).returncode == 0:
             self.flags.append("-fopenmp")
         os.makedirs(folder + "/tree/tests", exist_ok=True)  # no link: "../mi.c" is to be ours
         for name in ["mi.h", "tokenizer.bin", "tiny.safetensors"] + \

@@ -62,6 +62,20 @@ static void tokens_outside_the_vocabulary(void)
     }
 }
 
+/* What cannot be read is -1 and a line that cannot move a cursor. */
+static void errors_are_minus_one_and_a_line(void)
+{
+    static float logits[4096];
+    CHECK(mi_logits(w.base, 0, w.T, logits) == -1 && mi_logits(w.base, 0, -1, logits) == -1 &&
+          mi_logits(w.base, 1, 0, logits) == -1, "logits of no position are read");
+    CHECK(mi_lens(w.base, 0, MI_resid_mid, w.s.n_layer, 0, 0, logits) == -1 &&
+          mi_lens(w.base, 0, MI_z, 0, w.T, 0, logits) == -1, "the lens of no value is read");
+    MiModel *none = mi_open("no\x7f\x1b[2J\xc2\x9b\x80\n~\xc2\xa0such");
+    CHECK(!none && !strncmp(mi_error(), "no??[2J???~\xc2\xa0such: ", 19),
+          "a file that is not there: %s", mi_error());
+    mi_close(none);
+}
+
 /* GPT-2's contractions are lower case; elsewhere an apostrophe is a sign before a word. */
 static void contractions_are_lower_case(void)
 {
@@ -634,6 +648,7 @@ static int body(void)
     static const struct { const char *name; void (*test)(void); } tests[] = {
         {"tokens of lanes", tokens_are_those_of_the_trunk},
         {"tokens outside the vocabulary", tokens_outside_the_vocabulary},
+        {"errors", errors_are_minus_one_and_a_line},
         {"contractions", contractions_are_lower_case},
         {"absurd numbers", absurd_numbers_are_refused},
         {"carets", carets_point_at_the_culprit},
