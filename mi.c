@@ -4062,7 +4062,8 @@ static const Column *find_column(Parser *p)
     const Column *best = NULL;
     int           braced = p->at < p->end && *p->at == '{';
     size_t        length = 0, left = p->end - p->at - braced;
-    for (const Column *c = p->columns; c < p->columns + p->n_columns; c++) {
+    for (int i = 0; i < p->n_columns; i++) {
+        const Column *c = &p->columns[i];
         size_t n = strlen(c->name);
         if (n <= length || n > left || strncmp(p->at + braced, c->name, n)) continue;
         const char *after = p->at + braced + n;
@@ -4728,9 +4729,10 @@ static double t_quantile(int freedom)
     return t;
 }
 
-/* sum of a over sum of b, over the rows whose group is not -1; a lies a_stride apart. A mean is such
- * a ratio, with b = 1. What R leaves of row i is e_i = a_i - R b_i; the error, the delta method's, is
- * sqrt(G/(G-1) sum over the G groups of (sum over the group's rows of e_i)^2) / |sum of b|. */
+/* sum of a over sum of b, over the rows whose group is not -1; a lies a_stride apart. A mean is
+ * such a ratio, with b = 1. What R leaves of row i is e_i = a_i - R b_i; the error is the delta
+ * method's: sqrt(G/(G-1) sum over the G groups of (sum over the group's rows of e_i)^2) divided by
+ * |sum of b|. */
 int mi_ratio(const double *a, size_t a_stride, const double *b, size_t b_stride, const int *group,
              int n, MiEstimate *e)
 {
@@ -5257,11 +5259,12 @@ static Array read_npy(const char *path)
 /* Tables: what a readout returns                                                                */
 /* ============================================================================================= */
 
-/* A stream in memory that could not grow would be printed cut short. */
-static void must_close(FILE *memory)
+/* A stream in memory that could not grow would be printed cut short. At the end it is cut to its
+ * size, which may fail too: then there is no text. */
+static void must_close(FILE *memory, char *const *text)
 {
-    int failed = ferror(memory);
-    must(fclose(memory) || failed ? NULL : memory);
+    int failed = fflush(memory) | ferror(memory);
+    must(fclose(memory) || failed ? NULL : *text);
 }
 
 typedef MiLabel Label;
@@ -6230,7 +6233,7 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
         free_tables(&few);
     }
     svg_lines(&f, 12, f.right - 12, GREY, caption);
-    must_close(f.out);
+    must_close(f.out, &body);
     fprintf(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" "
             "viewBox=\"0 0 %.0f %.0f\" font-family=\"Helvetica,Arial,sans-serif\" fill=\"#222\">\n"
             "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n%s</svg>\n",
@@ -6640,12 +6643,14 @@ static int check_command(Command *c, const Menu *menu)
 {
     int from_stdin = c->prompt && c->source && !strcmp(c->prompt, "-") && !strcmp(c->source, "-");
     int pictures = c->swept >= 0;
-    for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++) {
+    for (int i = 0; i < c->n_asked; i++) {
+        const Asked *a = &c->asked[i];
         pictures |= a->what->takes != ADDRESS_AND_FILE && strcmp(a->what->name, "top");
     }
     int means = 0;
-    for (const Request *r = c->request; r < c->request + c->n_requests; r++) {
-        const char *value = find_value(r->argument, 0);
+    for (int i = 0; i < c->n_requests; i++) {
+        const Request *r = &c->request[i];
+        const char    *value = find_value(r->argument, 0);
         means |= r->what->value == KIND && value && !strcmp(value, "=mean");
     }
     const struct { int wrong; const char *why; } rules[] = {
@@ -7035,6 +7040,7 @@ static int parse_answer(Case *c, const char *flag, const char *text, size_t n, i
     char    shown[700];
     int64_t count = mi_encode(words, text, n, tokens, 16);
     if (count < 0) mi_fail_in(flag), resolving(c, -1);
+    if (count == 1) running(c, mi_fail("out of memory"));       /* before, but not now */
     Prompt list = { tokens, (int)(count < 16 ? count : 16) };
     list_tokens(c, &list, shown, sizeof shown);
     resolving(c, mi_fail("%s: \"%.*s\" is more than one token: %s", flag, (int)n, text, shown));
@@ -8258,13 +8264,15 @@ static void read_save(Case *c, const Asked *asked, Tables *out)
     Array array = asked->shape;
     float *x = array.values = must(malloc(array.n * sizeof *x));
     if (!asked->rows.n) running(c, mi_logits_all(run, c->lane, 0, c->prompt.n, x));
-    for (const MiEdit *edit = asked->rows.at; edit < asked->rows.at + asked->rows.n; edit++)
-        for (int t = edit->pos; t < min_int(edit->pos_end, c->prompt.n); t++) {
-            const float *row = row_at(run, c->lane, edit, t);
+    for (int i = 0; i < asked->rows.n; i++)
+        for (int t = asked->rows.at[i].pos; t < min_int(asked->rows.at[i].pos_end, c->prompt.n);
+             t++) {
+            const MiEdit *edit = &asked->rows.at[i];
+            const float  *row = row_at(run, c->lane, edit, t);
             int n = edit->head >= 0 ? c->prompt.n : edit->count, last = edit->head >= 0 ? t : n;
             if (!row) running(c, -1);
-            for (int i = 0; i < n; i++)
-                *x++ = i <= last ? row[i] : edit->site == MI_scores ? -INFINITY : 0;
+            for (int k = 0; k < n; k++)
+                *x++ = k <= last ? row[k] : edit->site == MI_scores ? -INFINITY : 0;
         }
     add_saved(out, find_value(asked->text, 1) + 1, array);
 }
@@ -8462,7 +8470,7 @@ static void print_tokens(const Case *c, const Prompt *prompt, FILE *out, int fro
         if (n == 0) fprintf(memory, "<%d>", prompt->tokens[t]);
         fwrite(bytes, 1, n, memory);
     }
-    must_close(memory);
+    must_close(memory, &text);
     char *shown = must(calloc(4 * size + 16, 1));
     append_visible(shown, 4 * size + 16, text, size);
     fputs(shown, out);
@@ -8799,14 +8807,14 @@ static void print_report(const Report *report, const Screen *screen)
         fprintf(out, "  ~ cannot be told from 0: it is within %.3g standard errors (Student's t, "
                 "%d groups);\n  about 5 %% of the cells that are 0 pass by chance.\n\n",
                 report->tables.at[0].critical, report->n_groups);
-    for (const Saved *s = report->tables.saved; s < report->tables.saved + report->tables.n_saved;
-         s++) {
+    for (int i = 0; i < report->tables.n_saved; i++) {
+        const Saved *s = &report->tables.saved[i];
         char shape[64], path[256] = "";
         print_shape(shape, sizeof shape, &s->array);
         append_visible(path, sizeof path, s->path, strlen(s->path));
         fprintf(out, "  wrote %s: float32 (%s), %s\n%s", path, shape,
                 c->n_held ? "of the edited run" : is_study(c) ? "of the prompts" : "of the prompt",
-                s + 1 < report->tables.saved + report->tables.n_saved ? "" : "\n");
+                i + 1 < report->tables.n_saved ? "" : "\n");
     }
     if (wants_hint(report))
         fprintf(out, "  Try   ./mi --ablate L5H3               what one head does\n"
@@ -9126,7 +9134,7 @@ static void generate_texts(Report *report)
         Stream stream = { .as_is = 1 };
         stream.out = must(open_memstream(&report->text[i], &report->text_size[i]));
         generate(report->first, i, &stream);
-        must_close(stream.out);
+        must_close(stream.out, &report->text[i]);
     }
 }
 
@@ -9257,7 +9265,8 @@ static void check_outputs(const Command *c)
     const char *path[64];
     int         n = 0;
     if (c->svg) path[n++] = c->svg;
-    for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++) {
+    for (int i = 0; i < c->n_asked; i++) {
+        const Asked *a = &c->asked[i];
         if (a->what->takes != ADDRESS_AND_FILE || n == 64) continue;
         const char *equals = find_value(a->text, 1);
         path[n++] = equals ? equals + 1 : "";
@@ -9365,10 +9374,10 @@ static void write_svg(const Report *report, const char *path)
     size_t caption_size, size;
     Screen screen = { must(open_memstream(&caption, &caption_size)), 0, 0, report->study->words };
     print_heading(report, &screen);
-    must_close(screen.out);
+    must_close(screen.out, &caption);
     FILE *out = must(open_memstream(&picture, &size));
     print_svg(out, report->study->command->title, caption, &report->tables, report->study->words);
-    must_close(out);
+    must_close(out, &picture);
     write_whole(path, picture, size);
     free(caption);
     free(picture);
@@ -9394,7 +9403,7 @@ static void print_all(Report *report, int argc, char **argv)
     if (c->json) print_json(report, screen.out, argc, argv);
     else if (c->tsv) print_tsv(report, screen.out);
     else print_report(report, &screen);
-    must_close(screen.out);
+    must_close(screen.out, &text);
     if (c->svg) write_svg(report, c->svg);
     for (int i = 0; i < report->tables.n_saved; i++)
         write_npy(report->tables.saved[i].path, &report->tables.saved[i].array);

@@ -318,7 +318,7 @@ void mi_cells_free(MiCells *cells);
 typedef struct {
     double mean, error;         /* error: its standard error; NAN with less than 2 groups */
     int    n, n_groups;         /* rows, and groups of them, that it is taken over */
-    double critical;            /* mean +- critical error holds the truth 95 times in 100 (Student) */
+    double critical;            /* mean +- critical error is right 95 times in 100 (Student) */
 } MiEstimate;
 
 int *mi_groups(const char *const *name, int n, int *n_groups);      /* equal names; to be freed */

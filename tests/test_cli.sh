@@ -243,7 +243,7 @@ caret 0 "" ABC --attn L0H0.v
 caret 0 "" ABC --attn embed
 caret 0 "" ABC --attn ""
 caret 7 "" ABC --attn L0H0@1:0
-caret 0 "" ABC --attn L0H0.pattern@1:0
+caret 15 "leave out the :" ABC --attn L0H0.pattern@1:0
 for at in 3 -4 99999999999999999999 x "" " 1"; do caret 0 "" ABC --at "$at"; done
 caret 0 "one position" ABC --at 0-1
 caret 0 "one position" ABC --at "*"
