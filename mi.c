@@ -2508,7 +2508,7 @@ static int json_unicode(Json *json, char **out)
     }
     if (c < 0 || (c >= 0xD800 && c < 0xE000)) return -1;
     int tail = c > 0 && c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    *(*out)++ = (char)(tail ? (0xF00 >> tail & 0xFF) | c >> 6 * tail : c);
+    *(*out)++ = (char)(tail ? (0xFF00 >> (tail + 1) & 0xFF) | c >> 6 * tail : c);
     while (tail--)                                      /* 0 takes two bytes: it ends no string */
         *(*out)++ = (char)(0x80 | (c >> 6 * tail & 0x3F));
     return 0;

@@ -289,6 +289,8 @@ static void tensors_that_are_in_no_layer(void)
         {"ab7.x", 0}, {"h.x", 0}, {"h.7", 0}, {"h.7x", 0}, {"h.-7.x", 0}, {"transformer.7.x", 0},
         {"h7.x", 0}, {"mask", 0}, {"h.0.attn.masked_bias", 0}, {"h.7.x", 1},
         {"transformer.h.7.x", 1}, {"\\u0041" AND "A", 1},
+        {"\\u00e9" AND "\xc3\xa9", 1}, {"\\u20ac" AND "\xe2\x82\xac", 1},
+        {"\\ud83d\\ude00" AND "\xf0\x9f\x98\x80", 1},
         {"\xc3\xa9" AND "\xc3\xa8", 0},
     };
 #undef AND
