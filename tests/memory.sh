@@ -11,6 +11,7 @@ trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
 if [ "$(uname)" != Linux ] || grep -q __asan_init "$mi"; then
     echo "memory: not tried (needs Linux, and a build without sanitizers)"
+    echo "== all"
     echo "1 passed, 0 failed"
     exit
 fi
@@ -20,4 +21,5 @@ LC_ALL=C
 export MI_MODEL LC_ALL
 $cc -O1 -w -shared -fPIC -DPRELOAD "$tests/memory.c" -o "$dir/fail.so" -ldl &&
 $cc -O1 -w "$tests/memory.c" -o "$dir/memory" || { echo "0 passed, 1 failed"; exit 1; }
+echo "== all"
 cd "$dir" && ./memory "$mi" "$dir/fail.so"
