@@ -8974,7 +8974,7 @@ static void print_verdict(const Report *report, FILE *out)
     double base = metric->value[0], edited = metric->value[1], lost = 100 * (1 - edited / base);
     Label  label;
     if (q->metric != LOGIT_DIFF || base < 0.05 || !isfinite(edited)) return;
-    int best = top ? top->token[1] : -1;
+    int best = top && top->n_rows ? top->token[1] : -1;
     if (fabs(edited) < 0.05)
         fprintf(out, "  The edit leaves no preference.\n");
     else if (edited < 0) {

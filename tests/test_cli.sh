@@ -1161,6 +1161,8 @@ done
 NO_COLOR=1 COLORTERM=truecolor "$mi" $P $pictures --color always > "$dir/out" 2> "$dir/err"
 text_has "--color always with NO_COLOR" ";48;2;"
 run $P --ablate L1H1=mean; text_has "--ablate =mean" posmean
+run $P --answer A --versus B --ablate L1H1 -k 0
+if grep -q 'likeliest' "$dir/out"; then bad "-k 0" "names the likeliest token: $(cat "$dir/out")"; else ok; fi
 run $P --noise embed=1; text_has "--noise" "10 samples, seed 0"
 run $P $watch --patch L1H1 --source $S; text_has "--patch" normalized
 text_has "--patch" source

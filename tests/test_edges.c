@@ -438,7 +438,7 @@ static void top_and_its_ties(void)
     enum { N = sizeof order / sizeof *order };
     for (int n = 0; n <= N; n++)
         for (int k = 0; k <= N + 2; k++) {
-            int top[N + 3], want[N], m = 0, found, same = 1;
+            int top[N + 3], want[N + 3] = {0}, m = 0, found, same = 1;
             for (int i = 0; i < N; i++)
                 if (order[i] < n) want[m++] = order[i];
             for (int i = 0; i < N + 3; i++) top[i] = -7;
