@@ -8299,9 +8299,10 @@ static double said(const Case *c, const Attribution *a)
            (q->versus.n ? c->logits[q->versus.tokens[0]] : mean);
 }
 
-/* One run -> its columns of "dla": of each part c . g / sigma with the run's sigma, which add up to
+/* One run, a share of those of a column -> its columns of "dla": of each part c . g / sigma with the run's sigma, which add up to
  * what the model says (checked), and exactly what is lost without the part. */
-static void attribute_run(Case *c, const Attribution *a, const Parts *p, Table *table, int column)
+static void attribute_run(Case *c, const Attribution *a, const Parts *p, double share, Table *table,
+                          int column)
 {
     int     D = c->study->model->shape.d_model, rows = p->n + p->n_edits, cols = table->n_cols;
     double *part = must(malloc(D * sizeof *part)), sum = a->bias;
@@ -8311,12 +8312,12 @@ static void attribute_run(Case *c, const Attribution *a, const Parts *p, Table *
         double frozen = 0;
         read_part(c, a, p, r, part, table->row[r]);
         for (int i = 0; i < D; i++) frozen += part[i] * a->g[i] / a->sigma;
-        table->value[r * cols + column] = frozen;
-        table->value[r * cols + column + 1] = whole - without_part(c, a, part);
+        table->value[r * cols + column] += share * frozen;
+        table->value[r * cols + column + 1] += share * (whole - without_part(c, a, part));
         sum += frozen;
     }
     strcpy(table->row[rows], "ln_f biases");
-    table->value[rows * cols + column] = table->value[rows * cols + column + 1] = a->bias;
+    for (int k = 0; k < 2; k++) table->value[rows * cols + column + k] += share * a->bias;
     free(part);
     if (!(fabs(sum - wanted) <= 1e-4 * fmax(1, fabs(wanted))))
         running(c, mi_fail("--dla: the parts add up to %.6f, but the model says %.6f", sum, wanted));
@@ -8375,14 +8376,18 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
                           "sigma of the final LayerNorm, which all parts are divided by");
     table = sigma - 1;
     strcpy(sigma->col[0], "sigma");
+    for (int i = 0; i < cells_of(table); i++) table->value[i] = 0;
     for (int i = 0; i < runs; i++) {
         const Outcome *o = &c->outcome[i];
-        Attribution    a = attribution_of(c, o->run, o->lane);
         snprintf(table->col[2 * i], sizeof(Label), "%s", o->name);
         snprintf(table->col[2 * i + 1], sizeof(Label), "%s exact", o->name);
-        attribute_run(c, &a, &p, table, 2 * i);
         strcpy(sigma->row[i], o->name);
-        sigma->value[i] = a.sigma;
+        sigma->value[i] = 0;
+        for (int s = 0; s < o->n_lanes; s++) {
+            Attribution a = attribution_of(c, o->run, o->lane + s);
+            attribute_run(c, &a, &p, 1.0 / o->n_lanes, table, 2 * i);
+            sigma->value[i] += a.sigma / o->n_lanes;
+        }
     }
     add_summaries(c, out, all, &p);
 }
