@@ -1283,6 +1283,102 @@ double mi_log_sum_exp(const float *logits, int n)
     return max + log(sum);
 }
 
+/* ---- Writers: who adds to the residual stream ---- */
+
+/* x += sign * site    x [D], at one position */
+static int add_site(const MiRun *run, int lane, MiSite site, int layer, int pos, double sign,
+                    double *x)
+{
+    const float *row = mi_site(run, lane, site, layer, pos);
+    if (!row) return -1;
+    for (int i = 0; i < run->model->shape.d_model; i++) x[i] += sign * row[i];
+    return 0;
+}
+
+/* x += sign sum_k (z_k - b'_k) W_O[k] of one head, or with head -1 all that does not depend on what
+ * heads look at: b_O + sum_k b'_k W_O[k].    b' = b_V + beta W_V: what a head writes if its pattern
+ * adds up to 1, whatever it looks at. */
+static int add_head(const MiRun *run, int lane, int l, int head, int pos, double sign, double *x)
+{
+    const Block *w = &run->model->block[l];
+    int D = run->model->shape.d_model, d = run->model->shape.d_head;
+    int first = head < 0 ? 0 : head * d, last = head < 0 ? D : first + d;
+    const float *z = mi_site(run, lane, MI_z, l, pos);
+    if (!z) return -1;
+    for (int k = first; k < last; k++) {
+        double b = w->b_QKV[2 * D + k];
+        for (int j = 0; j < D; j++)
+            b += (double)w->ln1_beta[j] * w->W_QKV[(size_t)j * 3 * D + 2 * D + k];
+        for (int i = 0; i < D; i++)
+            x[i] += sign * (head < 0 ? b : z[k] - b) * w->W_O[(size_t)k * D + i];
+    }
+    for (int i = 0; i < D && head < 0; i++) x[i] += sign * w->b_O[i];
+    return 0;
+}
+
+/* Number n of the lane's edits of a sum of the stream, each sum once; NULL: there are no more. */
+static const MiEdit *edited_sum(const MiRun *run, int lane, int n)
+{
+    const Lane *l = &run->lanes[lane];
+    for (int i = 0; i < l->n_edits; i++) {
+        MiSite site = l->edits[i]->site;
+        int    seen = site != MI_resid_pre && site != MI_attn_out && site != MI_resid_mid &&
+                      site != MI_resid_post;
+        for (int j = 0; j < i; j++)
+            seen |= l->edits[j]->site == site && l->edits[j]->layer == l->edits[i]->layer;
+        if (!seen && n-- == 0) return l->edits[i];
+    }
+    return NULL;
+}
+
+int mi_n_writers(const MiRun *run, int lane)
+{
+    int n = 0;
+    if (mi_n_tokens(run, lane) < 0) return -1;
+    while (edited_sum(run, lane, n)) n++;
+    return 2 + run->model->shape.n_layer * (run->model->shape.n_head + 2) + n;
+}
+
+/* x += what an edit left at a sum of the stream, less what the sum would have been. */
+static int add_edited(const MiRun *run, int lane, MiSite site, int l, int pos, double *x)
+{
+    int status = add_site(run, lane, site, l, pos, 1, x);
+    if (site == MI_attn_out) {
+        for (int h = -1; h < run->model->shape.n_head; h++)
+            status |= add_head(run, lane, l, h, pos, -1, x);
+        return status;
+    }
+    if (site == MI_resid_pre && l > 0)
+        return status | add_site(run, lane, MI_resid_post, l - 1, pos, -1, x);
+    MiSite a = site == MI_resid_pre ? MI_embed : site == MI_resid_mid ? MI_resid_pre : MI_resid_mid;
+    MiSite b = site == MI_resid_pre ? MI_pos_embed : site == MI_resid_mid ? MI_attn_out
+             : MI_mlp_out;
+    return status | add_site(run, lane, a, l, pos, -1, x) |
+           add_site(run, lane, b, l, pos, -1, x);
+}
+
+int mi_writer(const MiRun *run, int lane, int writer, int pos, double *x, MiLabel name)
+{
+    int H = run->model->shape.n_head, l = (writer - 2) / (H + 2), h = (writer - 2) % (H + 2);
+    int n = 2 + run->model->shape.n_layer * (H + 2);
+    if (writer < 0 || writer >= mi_n_writers(run, lane)) return mi_fail("no writer %d", writer);
+    memset(x, 0, run->model->shape.d_model * sizeof *x);
+    if (writer >= n) {
+        const MiEdit *edit = edited_sum(run, lane, writer - n);
+        snprintf(name, sizeof(MiLabel), "edit of L%d.%s", edit->layer, SITES[edit->site].name);
+        return add_edited(run, lane, edit->site, edit->layer, pos, x);
+    }
+    if (writer < 2) {
+        MiSite site = writer ? MI_pos_embed : MI_embed;
+        snprintf(name, sizeof(MiLabel), "%s", SITES[site].name);
+        return add_site(run, lane, site, 0, pos, 1, x);
+    }
+    if (h < H) snprintf(name, sizeof(MiLabel), "L%dH%d", l, h);
+    else snprintf(name, sizeof(MiLabel), h == H ? "L%d biases" : "L%d.mlp_out", l);
+    if (h > H) return add_site(run, lane, MI_mlp_out, l, pos, 1, x);
+    return add_head(run, lane, l, h < H ? h : -1, pos, 1, x);
+}
+
 /* ============================================================================================= */
 /* Making runs: trunks and forks                                                                 */
 /*                                                                                               */
@@ -8117,14 +8213,6 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
 
 /* ---- Direct logit attribution ---- */
 
-/* What the logits read: u = W_U[answer] - W_U[versus], or without versus minus the mean of all rows,
- * g = gamma * u less its mean, so that LayerNorm's centring is in it; and sigma.   u, g [D] */
-typedef struct {
-    const MiRun *run;
-    int          lane, pos;
-    double      *u, *g, *resid, sigma, bias;            /* resid [D]: the end; bias = beta . u */
-} Attribution;
-
 static void resolve_dla(Case *c, Asked *asked)
 {
     const Question *q = &c->question;
@@ -8134,262 +8222,136 @@ static void resolve_dla(Case *c, Asked *asked)
                              "--versus with one or none"));
 }
 
-static const float *site_at(const Case *c, const Attribution *a, MiSite site, int layer)
+/* What reads the end x of the stream: (x - mean) / sigma . g + beta . u, u = W_U[answer] -
+ * W_U[versus], or without versus less the mean of all rows, g = gamma * u.   g [D] -> beta . u */
+static double answer_direction(const Case *c, double *g)
 {
-    const float *row = mi_site(a->run, a->lane, site, layer, a->pos);
-    if (!row) running(c, -1);
-    return row;
-}
-
-static Attribution attribution_of(Case *c, const MiRun *run, int lane)
-{
-    const MiModel *model = c->study->model;
+    const MiModel  *model = c->study->model;
     const Question *q = &c->question;
-    int         D = model->shape.d_model, V = model->shape.n_vocab, L = model->shape.n_layer;
-    Attribution a = { .run = run, .lane = lane, .pos = q->at, .u = room(c, D, sizeof *a.u),
-                      .g = room(c, D, sizeof *a.g), .resid = room(c, D, sizeof *a.resid) };
-    const float *end = site_at(c, &a, MI_resid_post, L - 1);
-    double       mean = 0;
+    int    D = model->shape.d_model, V = model->shape.n_vocab;
+    double bias = 0;
+    memset(g, 0, D * sizeof *g);
     for (int v = 0; v < V && !q->versus.n; v++)
-        for (int i = 0; i < D; i++) a.u[i] -= model->W_U[(size_t)v * D + i] / (double)V;
+        for (int i = 0; i < D; i++) g[i] -= model->W_U[(size_t)v * D + i] / (double)V;
     for (int i = 0; i < D; i++) {
-        a.u[i] += model->W_U[(size_t)q->answer.tokens[0] * D + i];
-        if (q->versus.n) a.u[i] -= model->W_U[(size_t)q->versus.tokens[0] * D + i];
-        a.g[i] = model->ln_f_gamma[i] * a.u[i];
-        a.bias += model->ln_f_beta[i] * a.u[i];
-        a.resid[i] = end[i];
-        mean += a.g[i] / D;
+        g[i] += model->W_U[(size_t)q->answer.tokens[0] * D + i];
+        if (q->versus.n) g[i] -= model->W_U[(size_t)q->versus.tokens[0] * D + i];
+        bias += model->ln_f_beta[i] * g[i];
+        g[i] *= model->ln_f_gamma[i];
     }
-    for (int i = 0; i < D; i++) a.g[i] -= mean;
-    a.sigma = *site_at(c, &a, MI_ln_f_scale, 0);
-    return a;
+    return bias;
 }
 
-/* The logit difference without a part of the end, sigma computed anew. */
-static double without_part(const Case *c, const Attribution *a, const double *part)
+/* (x - mean) / sigma . g    x [D]; sigma 0: x's own */
+static double read_end(const Case *c, const double *x, const double *g, double sigma)
 {
     int    D = c->study->model->shape.d_model;
     double mean = 0, squares = 0, sum = 0;
-    for (int i = 0; i < D; i++) mean += (a->resid[i] - part[i]) / D;
+    for (int i = 0; i < D; i++) mean += x[i] / D;
     for (int i = 0; i < D; i++) {
-        double x = a->resid[i] - part[i] - mean;
-        squares += x * x;
-        sum += x * a->g[i];
+        squares += (x[i] - mean) * (x[i] - mean);
+        sum += (x[i] - mean) * g[i];
     }
-    return sum / sqrt(squares / D + c->study->model->shape.epsilon) + a->bias;
+    return sum / (sigma ? sigma : sqrt(squares / D + c->study->model->shape.epsilon));
 }
 
-/* The parts of the end: embed, pos_embed; of each layer its heads, z_h W_O less the constant
- * b' = b_V + beta W_V of its values, the biases b_O + b' W_O, and the MLP; then for each sum of the
- * stream that was edited what is there less what would have been. */
-typedef struct {
-    int     n_heads, n_layers, n;       /* n: writers, 2 + L (H + 2) */
-    double *constant;                   /* [L,D] b' */
-    const MiEdit **edits;               /* [n_edits] one for each sum that was edited */
-    int     n_edits;
-} Parts;
-
-static int is_sum(MiSite site)
-{
-    return site == MI_resid_pre || site == MI_resid_mid || site == MI_resid_post ||
-           site == MI_attn_out;
-}
-
-static Parts parts_of(Case *c)
-{
-    const MiShape *s = &c->study->model->shape;
-    int   D = s->d_model, L = s->n_layer;
-    Parts p = { s->n_head, L, 2 + L * (s->n_head + 2), room(c, L * D, sizeof *p.constant),
-                room(c, c->n_held, sizeof *p.edits), 0 };
-    for (int l = 0; l < L; l++) {
-        const Block *w = &c->study->model->block[l];
-        double      *b = p.constant + l * D;
-        for (int k = 0; k < D; k++) b[k] = w->b_QKV[2 * D + k];
-        for (int j = 0; j < D; j++)
-            for (int k = 0; k < D; k++)
-                b[k] += (double)w->ln1_beta[j] * w->W_QKV[(size_t)j * 3 * D + 2 * D + k];
-    }
-    for (int i = 0; i < c->n_held; i++) {
-        int known = !is_sum(c->edit[i]->site);
-        for (int j = 0; j < p.n_edits; j++)
-            known |= p.edits[j]->site == c->edit[i]->site && p.edits[j]->layer == c->edit[i]->layer;
-        if (!known) p.edits[p.n_edits++] = c->edit[i];
-    }
-    return p;
-}
-
-/* part += sum over k of (z_k - b'_k) W_O[k], or of b'_k W_O[k] for the biases   k of a head, or all */
-static void add_written(const Case *c, const Attribution *a, const Parts *p, int l, int head,
-                        double *part)
-{
-    const Block *w = &c->study->model->block[l];
-    int D = c->study->model->shape.d_model, d = D / p->n_heads;
-    int first = head < 0 ? 0 : head * d, last = head < 0 ? D : first + d;
-    const float  *z = site_at(c, a, MI_z, l);
-    const double *b = p->constant + l * D;
-    for (int k = first; k < last; k++)
-        for (int i = 0; i < D; i++)
-            part[i] += (head < 0 ? b[k] : z[k] - b[k]) * w->W_O[(size_t)k * D + i];
-    for (int i = 0; i < D && head < 0; i++) part[i] += w->b_O[i];
-}
-
-/* part += sign * site */
-static void add_site(const Case *c, const Attribution *a, MiSite site, int layer, double sign,
-                     double *part)
-{
-    const float *row = site_at(c, a, site, layer);
-    for (int i = 0; i < c->study->model->shape.d_model; i++) part[i] += sign * row[i];
-}
-
-/* What an edit of a sum of the stream wrote, less what the forward pass had put there. */
-static void add_edit_part(const Case *c, const Attribution *a, const Parts *p, const MiEdit *edit,
-                          double *part)
-{
-    int l = edit->layer;
-    add_site(c, a, edit->site, l, 1, part);
-    if (edit->site == MI_resid_pre && l == 0) {
-        add_site(c, a, MI_embed, 0, -1, part);
-        add_site(c, a, MI_pos_embed, 0, -1, part);
-    } else if (edit->site == MI_resid_pre) {
-        add_site(c, a, MI_resid_post, l - 1, -1, part);
-    } else if (edit->site == MI_attn_out) {
-        double *written = must(calloc(c->study->model->shape.d_model, sizeof *written));
-        for (int h = -1; h < p->n_heads; h++) add_written(c, a, p, l, h, written);
-        for (int i = 0; i < c->study->model->shape.d_model; i++) part[i] -= written[i];
-        free(written);
-    } else {
-        int mid = edit->site == MI_resid_mid;
-        add_site(c, a, mid ? MI_resid_pre : MI_resid_mid, l, -1, part);
-        add_site(c, a, mid ? MI_attn_out : MI_mlp_out, l, -1, part);
-    }
-}
-
-/* Part `which` -> part [D], and its name. */
-static void read_part(const Case *c, const Attribution *a, const Parts *p, int which, double *part,
-                      Label name)
-{
-    int l = (which - 2) / (p->n_heads + 2), h = (which - 2) % (p->n_heads + 2);
-    memset(part, 0, c->study->model->shape.d_model * sizeof *part);
-    if (which >= p->n) {
-        char site[64];
-        add_edit_part(c, a, p, p->edits[which - p->n], part);
-        site_name(p->edits[which - p->n]->site, p->edits[which - p->n]->layer, site);
-        snprintf(name, sizeof(Label), "edit of %.50s", site);
-    } else if (which < 2) {
-        add_site(c, a, which ? MI_pos_embed : MI_embed, 0, 1, part);
-        strcpy(name, which ? "pos_embed" : "embed");
-    } else if (h == p->n_heads + 1) {
-        add_site(c, a, MI_mlp_out, l, 1, part);
-        snprintf(name, sizeof(Label), "L%d.mlp_out", l);
-    } else {
-        add_written(c, a, p, l, h < p->n_heads ? h : -1, part);
-        if (h < p->n_heads) snprintf(name, sizeof(Label), "L%dH%d", l, h);
-        else snprintf(name, sizeof(Label), "L%d biases", l);
-    }
-}
-
-/* What the model says: the logit difference, or the answer's logit less the mean of all. */
-static double said(const Case *c, const Attribution *a)
+/* A share of one lane -> two columns of "dla": of each writer x the part x . g / sigma, with the
+ * run's sigma: these add up to what the model says; and exactly what it says less without x. */
+static void attribute_lane(Case *c, const MiRun *run, int lane, double share, Table *table,
+                           int column, double *sigma)
 {
     const Question *q = &c->question;
-    double mean = 0;
-    running(c, mi_logits(a->run, a->lane, a->pos, c->logits));
-    for (int v = 0; v < n_vocab(c); v++) mean += c->logits[v] / (double)n_vocab(c);
-    return c->logits[q->answer.tokens[0]] -
-           (q->versus.n ? c->logits[q->versus.tokens[0]] : mean);
-}
-
-/* One run, a share of those of a column -> its columns of "dla": of each part c . g / sigma with the run's sigma, which add up to
- * what the model says (checked), and exactly what is lost without the part. */
-static void attribute_run(Case *c, const Attribution *a, const Parts *p, double share, Table *table,
-                          int column)
-{
-    int     D = c->study->model->shape.d_model, rows = p->n + p->n_edits, cols = table->n_cols;
-    double *part = must(malloc(D * sizeof *part)), sum = a->bias;
-    memset(part, 0, D * sizeof *part);
-    double whole = without_part(c, a, part), wanted = said(c, a);
-    for (int r = 0; r < rows; r++) {
-        double frozen = 0;
-        read_part(c, a, p, r, part, table->row[r]);
-        for (int i = 0; i < D; i++) frozen += part[i] * a->g[i] / a->sigma;
-        table->value[r * cols + column] += share * frozen;
-        table->value[r * cols + column + 1] += share * (whole - without_part(c, a, part));
-        sum += frozen;
+    int     D = c->study->model->shape.d_model, n = mi_n_writers(run, lane), cols = table->n_cols;
+    double *x = must(malloc(3 * D * sizeof *x)), *end = x + D, *g = end + D, mean = 0;
+    double  sum = answer_direction(c, g), *value = table->value + column, bias = sum;
+    const float *row = mi_site(run, lane, MI_resid_post, c->study->model->shape.n_layer - 1, q->at);
+    const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, q->at);
+    if (!row || !scale) running(c, -1);
+    for (int i = 0; i < D; i++) end[i] = row[i];
+    double whole = read_end(c, end, g, 0);
+    for (int r = 0; r < n; r++, value += cols) {
+        running(c, mi_writer(run, lane, r, q->at, x, table->row[r]));
+        double part = read_end(c, x, g, *scale);
+        for (int i = 0; i < D; i++) x[i] = end[i] - x[i];
+        value[0] += share * part;
+        value[1] += share * (whole - read_end(c, x, g, 0));
+        sum += part;
     }
-    strcpy(table->row[rows], "ln_f biases");
-    for (int k = 0; k < 2; k++) table->value[rows * cols + column + k] += share * a->bias;
-    free(part);
-    if (!(fabs(sum - wanted) <= 1e-4 * fmax(1, fabs(wanted))))
-        running(c, mi_fail("--dla: the parts add up to %.6f, but the model says %.6f", sum, wanted));
+    value = table->value + (table->n_rows - 1) * cols + column;
+    value[0] += share * bias, value[1] += share * bias;
+    *sigma += share * *scale;
+    free(x);
+    running(c, mi_logits(run, lane, q->at, c->logits));
+    for (int v = 0; v < n_vocab(c) && !q->versus.n; v++) mean += c->logits[v] / (double)n_vocab(c);
+    double said = c->logits[q->answer.tokens[0]] -
+                  (q->versus.n ? c->logits[q->versus.tokens[0]] : mean);
+    if (!(fabs(sum - said) <= 1e-4 * fmax(1, fabs(said))))
+        running(c, mi_fail("--dla: the parts add up to %.6f, the model says %.6f", sum, said));
 }
 
-/* The parts for people: a map of the heads of the shown run, and bars of everything by layers, with
- * their sum. */
-static void add_summaries(const Case *c, Tables *out, int all, const Parts *p)
+/* For people: a map of the heads of the shown run, and bars of all parts, a layer's heads together,
+ * with their sum. */
+static void add_dla_summaries(const Case *c, Tables *out, int all)
 {
-    int    H = p->n_heads, L = p->n_layers, runs = out->at[all].n_cols / 2;
-    int    rows = 2 + 3 * L + 1 + p->n_edits + 1;
-    Table *heads = titled(add_table(out, "dla heads", HEAT, L, H), "direct logit attribution",
-                          "layer", "head", "direct logit attribution of each head%s: %s%s%s",
-                          edited_or_not(c), answer_label(c, 0), c->question.versus.n ? " − " : "",
-                          c->question.versus.n ? answer_label(c, 1) : "");
-    Table *sums = titled(add_table(out, "dla parts", BARS, rows, runs), "direct logit attribution",
-                         "part", "run", "the same by parts, with their sum");
-    Table *from = &out->at[all];
-    heads = sums - 1;
-    heads->is_signed = sums->is_signed = 1;
+    int H = c->study->model->shape.n_head, L = c->study->model->shape.n_layer, W = 2 + L * (H + 2);
+    int runs = out->at[all].n_cols / 2, rows = out->at[all].n_rows - L * (H - 1) + 1;
+    titled(add_table(out, "dla heads", HEAT, L, H), "direct logit attribution", "layer", "head",
+           "direct logit attribution of each head%s: %s%s%s", edited_or_not(c), answer_label(c, 0),
+           c->question.versus.n ? " − " : "", c->question.versus.n ? answer_label(c, 1) : "");
+    titled(add_table(out, "dla parts", BARS, rows, runs), "direct logit attribution", "part", "run",
+           "the same by parts, with their sum");
+    const Table *from = &out->at[all];
+    Table *heads = &out->at[out->n - 2], *parts = &out->at[out->n - 1];
+    heads->is_signed = parts->is_signed = 1;
     heads->address = must(calloc(L * H, sizeof(Label)));
-    for (int i = 0; i < rows * runs; i++) sums->value[i] = 0;
+    for (int i = 0; i < rows * runs; i++) parts->value[i] = 0;
     for (int r = 0; r < from->n_rows; r++) {
-        int l = (r - 2) / (H + 2), h = (r - 2) % (H + 2), row = r;
-        if (r >= 2 && r < p->n) row = 2 + 3 * l + (h < H ? 0 : h - H + 1);
-        else if (r >= p->n) row = r - p->n + 2 + 3 * L;
-        if (r >= 2 && r < p->n && h < H) {
-            heads->value[l * H + h] = from->value[r * from->n_cols + 2 * (runs - 1)];
+        int in_layer = r >= 2 && r < W, l = (r - 2) / (H + 2), h = (r - 2) % (H + 2);
+        int row = r < 2 ? r : in_layer ? 2 + 3 * l + max_int(h - H + 1, 0) : r - L * (H - 1);
+        const double *value = from->value + r * from->n_cols;
+        strcpy(parts->row[row], from->row[r]);
+        if (in_layer && h < H) {
+            heads->value[l * H + h] = value[2 * (runs - 1)];
             strcpy(heads->address[l * H + h], from->row[r]);
             snprintf(heads->row[l], sizeof(Label), "L%d", l);
             snprintf(heads->col[h], sizeof(Label), "H%d", h);
-            snprintf(sums->row[row], sizeof(Label), "L%d heads", l);
-        } else strcpy(sums->row[row], from->row[r]);
+            snprintf(parts->row[row], sizeof(Label), "L%d heads", l);
+        }
         for (int i = 0; i < runs; i++) {
-            double value = from->value[r * from->n_cols + 2 * i];
-            sums->value[row * runs + i] += value;
-            sums->value[(rows - 1) * runs + i] += value;
+            parts->value[row * runs + i] += value[2 * i];
+            parts->value[(rows - 1) * runs + i] += value[2 * i];
         }
     }
-    strcpy(sums->row[rows - 1], "sum");
-    for (int i = 0; i < runs; i++) strcpy(sums->col[i], c->outcome[i].name);
+    strcpy(parts->row[rows - 1], "sum");
+    for (int i = 0; i < runs; i++) strcpy(parts->col[i], c->outcome[i].name);
 }
 
-/* --dla: how much each part of the end adds to the answer's logit by itself (Elhage et al. 2021). The
- * column with the run's own sigma adds up; `exact` computes sigma without the part. A larger sigma
- * under an edit makes all that is left smaller, and the reverse is one kind of self-repair. */
+/* --dla: what each writer adds to the answer's logit by itself (Elhage et al. 2021). A larger sigma
+ * under an edit makes all that is left smaller; the reverse is one kind of self-repair. */
 static void read_dla(Case *c, const Asked *asked, Tables *out)
 {
-    Parts  p = parts_of(c);
-    int    runs = 1 + (c->edited != NULL), all = out->n;
+    int all = out->n, runs = 1 + (c->edited != NULL);
+    int n = mi_n_writers(shown_run(c), c->lane) + 1;
     (void)asked;
-    Table *table = titled(add_table(out, "dla", SILENT, p.n + p.n_edits + 1, 2 * runs),
-                          "direct logit attribution", "part", "run",
-                          "direct logit attribution: with the run's sigma, and exact");
-    Table *sigma = titled(add_table(out, "dla sigma", BARS, runs, 1), "sigma", "run", "",
-                          "sigma of the final LayerNorm, which all parts are divided by");
-    table = sigma - 1;
+    titled(add_table(out, "dla", SILENT, n, 2 * runs), "direct logit attribution", "part", "run",
+           "direct logit attribution: with the run's sigma, and exact");
+    titled(add_table(out, "dla sigma", BARS, runs, 1), "sigma", "run", "",
+           "sigma of the final LayerNorm, which all parts are divided by");
+    Table *table = &out->at[all], *sigma = &out->at[all + 1];
     strcpy(sigma->col[0], "sigma");
     for (int i = 0; i < cells_of(table); i++) table->value[i] = 0;
     for (int i = 0; i < runs; i++) {
         const Outcome *o = &c->outcome[i];
+        strcpy(sigma->row[i], o->name);
         snprintf(table->col[2 * i], sizeof(Label), "%s", o->name);
         snprintf(table->col[2 * i + 1], sizeof(Label), "%s exact", o->name);
-        strcpy(sigma->row[i], o->name);
         sigma->value[i] = 0;
-        for (int s = 0; s < o->n_lanes; s++) {
-            Attribution a = attribution_of(c, o->run, o->lane + s);
-            attribute_run(c, &a, &p, 1.0 / o->n_lanes, table, 2 * i);
-            sigma->value[i] += a.sigma / o->n_lanes;
-        }
+        for (int s = 0; s < o->n_lanes; s++)
+            attribute_lane(c, o->run, o->lane + s, 1.0 / o->n_lanes, table, 2 * i,
+                           &sigma->value[i]);
     }
-    add_summaries(c, out, all, &p);
+    strcpy(table->row[n - 1], "ln_f biases");
+    add_dla_summaries(c, out, all);
 }
 
 /* ---- Attention ---- */
