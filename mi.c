@@ -68,6 +68,7 @@
  *     Reading                                 sites, logits, the logit lens
  *     Making runs: trunks and forks
  *     Sweeps: one experiment per cell
+ *     The backward pass                       the forward pass mirrored: gradients of all sites
  *     The kernels to run                      the same sums, fast
  *     The model on disk
  *     Tokens
@@ -679,6 +680,7 @@ struct MiRun {
     unsigned char *edited;                              /* [site][layer]: does any lane edit it? */
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
     NoNumber      *no_number;                           /* where to note the first one, or NULL */
+    int            is_gradient;                         /* of values: made by mi_gradient() */
 };
 
 /* Where a row of a site lies in this run: width_of(site) floats. */
@@ -1054,11 +1056,18 @@ static void mlp(MiRun *run, int l, int from, int to)
 /* Below so many multiply-adds in one product, waking other threads costs more than it saves. */
 #define MIN_WORK 500000
 
+/* A run of gradients has the sites of one of values, and nothing follows from them. */
+static int check_values(const MiRun *run)
+{
+    return run->is_gradient ? mi_fail("this run holds gradients: only their sites can be read") : 0;
+}
+
 /* tokens [rows] -> every site of every layer from the run's first half-layer up. For a trunk that
  * is the whole model; for a fork, its cones. */
 int mi_forward(MiRun *run, int from, int to)
 {
     const MiModel *model = run->model;
+    if (check_values(run) < 0) return -1;
     if (from < 0 || from > to || to > run->n_rows)
         return mi_fail("this run has no rows %d to %d", from, to - 1);
     int threads = run->threads, D = model->shape.d_model;
@@ -1163,7 +1172,7 @@ static void unembed(const MiRun *run, const float *x, int rows, float *logits)
 int mi_logits(const MiRun *run, int lane, int pos, float *logits)
 {
     const float *x = mi_site(run, lane, MI_ln_f, 0, pos);
-    if (!x) return -1;
+    if (!x || check_values(run) < 0) return -1;
     unembed(run, x, 1, logits);
     return 0;
 }
@@ -1173,7 +1182,7 @@ int mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens, int n, 
     const MiModel *model = run->model;
     int D = model->shape.d_model;
     const float *x = mi_site(run, lane, MI_ln_f, 0, pos);
-    if (!x || check_tokens(model, tokens, n) < 0) return -1;
+    if (!x || check_values(run) < 0 || check_tokens(model, tokens, n) < 0) return -1;
     for (int i = 0; i < n; i++)
         logits[i] = run->kernel->dot(x, model->W_U + (size_t)tokens[i] * D, D);
     return 0;
@@ -1207,7 +1216,7 @@ static int logits_of_rows(const MiRun *run, int lane, MiSite site, int layer, in
                           int how, float *logits)
 {
     size_t D = (size_t)run->model->shape.d_model;
-    int    status = 0;
+    int    status = check_values(run);
     float *rows = malloc(n * D * sizeof *rows);
     if (!rows) return mi_fail("out of memory");
     for (int i = 0; i < n && status == 0; i++) {
@@ -1334,7 +1343,7 @@ static const MiEdit *edited_sum(const MiRun *run, int lane, int n)
 int mi_n_writers(const MiRun *run, int lane)
 {
     int n = 0;
-    if (mi_n_tokens(run, lane) < 0) return -1;
+    if (mi_n_tokens(run, lane) < 0 || check_values(run) < 0) return -1;
     while (edited_sum(run, lane, n)) n++;
     return 2 + run->model->shape.n_layer * (run->model->shape.n_head + 2) + n;
 }
@@ -1582,7 +1591,7 @@ MiRun *mi_run(const MiModel *model, const int *tokens, int n, const MiEdits *edi
 int mi_first_nonfinite(const MiRun *run, int lane, MiSite *site, int *layer, int *pos)
 {
     int n = mi_n_tokens(run, lane), status = -1;
-    if (n < 0) return -1;
+    if (n < 0 || check_values(run) < 0) return -1;
     const Lane *of = &run->lanes[lane];
     NoNumber    first = { 0 };
     int        *tokens = malloc((size_t)n * sizeof *tokens);
@@ -1666,6 +1675,7 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
         int edit_half, edit_t0;
         if (lane->trunk->model != model) return mi_fail("lanes of a fork share one model");
         if (lane->trunk->lanes[0].trunk) return mi_fail("a fork cannot be a trunk");
+        if (check_values(lane->trunk) < 0) return -1;
         if (ALWAYS_KEPT & ~lane->trunk->keep)
             return mi_fail("a run with MI_KEEP_CACHE cannot be a trunk");
         if (lane->read < 0 || lane->read > lane->trunk->n_rows || !lane->read != !lanes[0].read)
@@ -1807,6 +1817,7 @@ static int by_half(const void *a, const void *b)
 static int plan_sweep(const MiSweep *sweep, Job *jobs)
 {
     int n = 0;
+    if (check_values(sweep->trunk) < 0) return -1;
     for (int cell = 0; cell < sweep->n_cells; cell++) {
         int     first = sweep->first[cell], t0, half;
         MiLane  lane = { sweep->trunk, sweep->edits + first, sweep->first[cell + 1] - first, -1,
@@ -1870,6 +1881,346 @@ int mi_sweep(const MiSweep *sweep, double *values)
     free(jobs);
     free(lanes);
     return status;
+}
+
+/* ============================================================================================= */
+/* The backward pass                                                                             */
+/*                                                                                               */
+/* What would a metric gain if a site changed a little? Its gradient answers for every number of */
+/* every site, from one walk down the model. Each part of the forward pass has a twin here: it   */
+/* takes the gradient of what the part made, dy, and leaves that of what it read, dx. A site with */
+/* several readers gets the sum. Gradients lie in a run of their own, under the sites' names.    */
+/* ============================================================================================= */
+
+typedef struct {
+    const MiRun *of;            /* the values, those of its lane: see value() */
+    int          lane, n;       /* positions 0 .. n-1: later ones cannot change the metric */
+    MiRun       *run;           /* the gradients: row t is position t */
+    float       *before;        /* [n,widest] room for unhook() */
+    float       *side;          /* [n,3D] room for q, k and v side by side */
+} Backward;
+
+static const float *value(const Backward *b, MiSite site, int layer, int t)
+{
+    return mi_site(b->of, b->lane, site, layer, t);
+}
+
+/* g [n] <- the gradient before an edit, from that after it: what is set has no past, what is added
+ * changes nothing, and a projection is its own transpose. Twin of apply_edit(). */
+static void unapply_edit(const MiRun *run, const MiEdit *edit, float *g, const float *v, int n)
+{
+    float amount = edit->op == MI_MIX ? 1 - edit->amount : edit->amount;
+    switch (edit->op) {
+    case MI_SET:
+        for (int i = 0; i < n; i++) g[i] = 0;
+        break;
+    case MI_MIX:
+    case MI_SCALE:
+        for (int i = 0; i < n; i++) g[i] *= amount;
+        break;
+    case MI_PROJECT: {
+        float along = run->kernel->dot(g, v, n);
+        for (int i = 0; i < n; i++) g[i] -= along * v[i];
+        break;
+    }
+    case MI_ADD:
+    case MI_NOISE:
+        break;
+    }
+}
+
+/* The gradient of a site before its edits, [n,width], of which rows from <= t < n are there. What
+ * readers of the site left in its buffer is the gradient of what they read, the edited value.
+ * Called by each twin on what it takes, as each part calls hook() on what it made. */
+static const float *unhook(const Backward *b, MiSite site, int layer, int from)
+{
+    const MiRun *run = b->run;
+    const Lane  *lane = &b->of->lanes[b->lane];
+    size_t       width = (size_t)width_of(run->model, site, run->key_stride);
+    if (!b->of->edited[site * run->model->shape.n_layer + layer]) return at(run, site, layer, 0);
+    memcpy(b->before + from * width, at(run, site, layer, from),
+           (b->n - from) * width * sizeof(float));
+    for (int i = lane->n_edits - 1; i >= 0; i--) {
+        const MiEdit *edit = lane->edits[i];
+        if (edit->site != site || edit->layer != layer) continue;
+        for (int t = max_int(edit->pos, from); t < min_int(edit->pos_end, b->n); t++) {
+            int    keys = SITES[site].width == MI_KEYS;
+            int    count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
+            float *g = b->before + t * width + edit->first;
+            if (keys) g += (size_t)edit->head * run->key_stride;
+            const float *v = edit->value;
+            if (v) v += (t - edit->pos) * edit->value_stride;
+            unapply_edit(run, edit, g, v, count);
+        }
+    }
+    return b->before;
+}
+
+/* y = a + c:  da = dy, dc = dy    c = NONE: y = a */
+static void add_back(const Backward *b, MiSite y, int layer, MiSite a, int layer_a, int c, int from)
+{
+    size_t       D = (size_t)b->run->model->shape.d_model, size = (b->n - from) * D * sizeof(float);
+    const float *dy = unhook(b, y, layer, from) + from * D;
+    memcpy(at(b->run, a, layer_a, from), dy, size);
+    if (c != NONE) memcpy(at(b->run, c, layer_a, from), dy, size);
+}
+
+/* y_i = (x_i - mean) / sigma * gamma_i + beta_i.  With g_i = dy_i gamma_i:
+ *     dsigma = - sum_i g_i (x_i - mean) / sigma^2
+ *     dx_i  += (g_i - mean(g)) / sigma + dsigma (x_i - mean) / (D sigma)
+ * The first term is how x reaches y, less what all lose by the mean. The last is how it reaches
+ * sigma: there, before sigma's own edits, of which none may be left after a freeze. What moves x
+ * along x - mean alone is lost: LayerNorm does not see the length of its input. In double: the sums
+ * cancel. */
+static void layernorm_back(const Backward *b, MiSite x, MiSite scale, MiSite y, int layer,
+                           const weight *gamma, int from)
+{
+    const MiRun *run = b->run;
+    int D = run->model->shape.d_model;
+    int x_layer = SITES[x].place == SITES[y].place ? layer : run->model->shape.n_layer - 1;
+    const float *dy = unhook(b, y, layer, from);
+    #pragma omp parallel for num_threads(run->threads) if (b->n - from > 16)
+    for (int t = from; t < b->n; t++) {
+        const float *in = value(b, x, x_layer, t), *g = dy + (size_t)t * D;
+        float mean = run->kernel->sum(in, D) / D, sigma = *value(b, scale, layer, t);
+        float *dx = at(run, x, x_layer, t);
+        double sum = 0, along = 0;
+        for (int i = 0; i < D; i++) {
+            double gi = (double)g[i] * gamma[i];
+            sum += gi;
+            along += gi * (in[i] - mean);
+        }
+        *at(run, scale, layer, t) = (float)(-along / ((double)sigma * sigma));
+        for (int i = 0; i < D; i++) dx[i] += (float)(((double)g[i] * gamma[i] - sum / D) / sigma);
+    }
+    const float *dsigma = unhook(b, scale, layer, from);
+    #pragma omp parallel for num_threads(run->threads) if (b->n - from > 16)
+    for (int t = from; t < b->n; t++) {
+        const float *in = value(b, x, x_layer, t);
+        float mean = run->kernel->sum(in, D) / D, sigma = sigma_of(b->of, in, mean);
+        float *dx = at(run, x, x_layer, t);
+        for (int i = 0; i < D; i++) dx[i] += dsigma[t] * (in[i] - mean) / (D * sigma);
+    }
+}
+
+/* dx = dy W^T    dy [rows,out], W [in,out] -> dx [rows,in]
+ * dx_i is the dot product of dy with row i of W: an unembedding, with W for W_U. */
+static void times_transposed(const Backward *b, float *dx, const float *dy, int rows,
+                             const weight *W, int in, int out)
+{
+    b->run->kernel->unembed(dx, dy, rows, W, in, out, b->run->threads);
+}
+
+/* y = x W + b:  dx = dy W^T    site y [rows,out], W [in,out] -> site x [rows,in] */
+static void linear_back(const Backward *b, MiSite x, MiSite y, int layer, const weight *W, int from)
+{
+    int in = width_of(b->run->model, x, 0), out = width_of(b->run->model, y, 0);
+    const float *dy = unhook(b, y, layer, from) + (size_t)from * out;
+    times_transposed(b, at(b->run, x, layer, from), dy, b->n - from, W, in, out);
+}
+
+/* GELU'(x) = s + 2 x s (1 - s) u',  s = 1 / (1 + e^(-2u)),  u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2)
+ * (u as in naive_gelu.) Far from 0 it is 0 or 1, where x^2 may be infinite and s (1 - s) is 0. */
+static float gelu_slope(float x)
+{
+    float u = 0.7978845608f * (x + 0.044715f * (x * x * x)), s = 1 / (1 + naive_exp(-2 * u));
+    float bend = 2 * s * (1 - s);
+    if (bend == 0) return s;
+    return s + x * bend * (0.7978845608f * (1 + 3 * 0.044715f * (x * x)));
+}
+
+/* mlp_post = GELU(mlp_pre):  dx = dy GELU'(x)    [n,F] -> [n,F] */
+static void activate_back(const Backward *b, int l, int from)
+{
+    int          F = b->run->model->shape.d_mlp;
+    const float *dy = unhook(b, MI_mlp_post, l, from);
+    #pragma omp parallel for num_threads(b->run->threads) if (b->n - from > 1)
+    for (int t = from; t < b->n; t++) {
+        const float *x = value(b, MI_mlp_pre, l, t);
+        float       *dx = at(b->run, MI_mlp_pre, l, t);
+        for (int i = 0; i < F; i++) dx[i] = dy[(size_t)t * F + i] * gelu_slope(x[i]);
+    }
+}
+
+/* The rows of k or v of a layer side by side, as kernels read them    -> side [n,D] */
+static Keys gather(const Backward *b, MiSite site, int l)
+{
+    int D = b->run->model->shape.d_model;
+    for (int t = 0; t < b->n; t++)
+        memcpy(b->side + (size_t)t * D, value(b, site, l, t), D * sizeof(float));
+    return (Keys){ .below = b->side, .own = b->side, .last = b->side, .t0 = b->n, .n = b->n,
+                   .stride = D, .scale = 1 };
+}
+
+/* y_j += a_j x    a [n], x [d] -> y [n,d], rows D apart: what one query sends to the keys it saw */
+static void spread(float *y, const float *a, const float *x, int n, int d, int D)
+{
+    for (int j = 0; j < n; j++)
+        for (int c = 0; c < d; c++) y[(size_t)j * D + c] = fma1(a[j], x[c], y[(size_t)j * D + c]);
+}
+
+/* z_t = sum_j pattern_tj v_j:  dpattern_tj = dz_t . v_j, which is a score with v for k, and
+ * dv_j = sum_t pattern_tj dz_t    dz [n,H,d] -> [n,H,keys], [n,H,d] */
+static void z_back(const Backward *b, int l, int from)
+{
+    const MiRun *run = b->run;
+    int    H = run->model->shape.n_head, d = run->model->shape.d_head, D = H * d;
+    size_t stride = (size_t)H * run->key_stride;
+    Keys   values = gather(b, MI_v, l);
+    float *dv = at(run, MI_v, l, 0);
+    const float *dz = unhook(b, MI_z, l, from);
+    memset(dv, 0, (size_t)b->n * D * sizeof *dv);
+    #pragma omp parallel for num_threads(run->threads)
+    for (int h = 0; h < H; h++) {
+        run->kernel->scores(at(run, MI_pattern, l, from) + (size_t)h * run->key_stride, stride,
+                            dz + (size_t)from * D + h * d, b->n - from, &values, h * d, from + 1,
+                            d);
+        for (int t = from; t < b->n; t++)
+            spread(dv + h * d, mi_head(b->of, b->lane, MI_pattern, l, h, t),
+                   dz + (size_t)t * D + h * d, t + 1, d, D);
+    }
+}
+
+/* a = softmax(s):  ds_j = a_j (da_j - sum_i a_i da_i)    [n,H,keys] -> [n,H,keys]
+ * What one key gains, all others lose; where nothing is left to look at, a is 0 and so is ds. The
+ * pattern is computed again: edits may have changed the one that was kept. */
+static void softmax_back(const Backward *b, int l, int from)
+{
+    const MiRun *run = b->run;
+    int H = run->model->shape.n_head;
+    const float *da = unhook(b, MI_pattern, l, from);
+    #pragma omp parallel for num_threads(run->threads) if (b->n - from > 4)
+    for (int i = from * H; i < b->n * H; i++) {
+        int    h = i % H, t = i / H, n = t + 1;
+        size_t head = (size_t)i * run->key_stride;
+        float *a = at(run, MI_scores, l, 0) + head;
+        memcpy(a, mi_head(b->of, b->lane, MI_scores, l, h, t), n * sizeof *a);
+        run->kernel->softmax(a, n);
+        float sum = run->kernel->dot(a, da + head, n);
+        for (int j = 0; j < n; j++) a[j] *= da[head + j] - sum;
+    }
+}
+
+/* s_tj = q_t . k_j scale:  dq_t = scale sum_j ds_tj k_j, which is a mix with k for v, and
+ * dk_j = scale sum_t ds_tj q_t    ds [n,H,keys] -> [n,H,d], [n,H,d] */
+static void scores_back(const Backward *b, int l, int from)
+{
+    const MiRun *run = b->run;
+    int    H = run->model->shape.n_head, d = run->model->shape.d_head, D = H * d;
+    size_t stride = (size_t)H * run->key_stride;
+    Keys   keys = gather(b, MI_k, l);
+    float *dq = at(run, MI_q, l, 0), *dk = at(run, MI_k, l, 0);
+    float  scale = run->model->block[l].score_scale;
+    const float *ds = unhook(b, MI_scores, l, from);
+    memset(dk, 0, (size_t)b->n * D * sizeof *dk);
+    #pragma omp parallel for num_threads(run->threads)
+    for (int h = 0; h < H; h++) {
+        const float *of_head = ds + (size_t)h * run->key_stride;
+        run->kernel->mix(dq + (size_t)from * D + h * d, of_head + from * stride, stride,
+                         b->n - from, &keys, h * d, from + 1, d);
+        for (int t = from; t < b->n; t++)
+            spread(dk + h * d, of_head + t * stride, value(b, MI_q, l, t) + h * d, t + 1, d, D);
+    }
+    for (size_t i = (size_t)from * D; i < (size_t)b->n * D; i++) dq[i] *= scale;
+    for (size_t i = 0; i < (size_t)b->n * D; i++) dk[i] *= scale;
+}
+
+/* q, k, v = ln1 W_Q + b_Q, ...:  dln1 = dq W_Q^T + dk W_K^T + dv W_V^T, which is one product of
+ * [dq dk dv] [n,3D] with W_QKV [D,3D]. */
+static void qkv_back(const Backward *b, int l)
+{
+    int D = b->run->model->shape.d_model;
+    for (int i = 0; i < 3; i++) {
+        const float *dy = unhook(b, MI_q + i, l, 0);
+        for (int t = 0; t < b->n; t++)
+            memcpy(b->side + ((size_t)t * 3 + i) * D, dy + (size_t)t * D, D * sizeof(float));
+    }
+    times_transposed(b, at(b->run, MI_ln1, l, 0), b->side, b->n, b->run->model->block[l].W_QKV, D,
+                     3 * D);
+}
+
+/* Half-layer 2l+1, down from resid_post; rows below `from` have no part in the metric. */
+static void mlp_back(const Backward *b, int l, int from)
+{
+    const Block *w = &b->run->model->block[l];
+    add_back(b, MI_resid_post, l, MI_resid_mid, l, MI_mlp_out, from);
+    linear_back(b, MI_mlp_post, MI_mlp_out, l, w->W_out, from);
+    activate_back(b, l, from);
+    linear_back(b, MI_ln2, MI_mlp_pre, l, w->W_in, from);
+    layernorm_back(b, MI_resid_mid, MI_ln2_scale, MI_ln2, l, w->ln2_gamma, from);
+}
+
+/* Half-layer 2l, down from resid_mid. Its keys and values are where other positions come in. */
+static void attention_back(const Backward *b, int l, int from)
+{
+    const Block *w = &b->run->model->block[l];
+    add_back(b, MI_resid_mid, l, MI_resid_pre, l, MI_attn_out, from);
+    linear_back(b, MI_z, MI_attn_out, l, w->W_O, from);
+    z_back(b, l, from);
+    softmax_back(b, l, from);
+    scores_back(b, l, from);
+    qkv_back(b, l);
+    layernorm_back(b, MI_resid_pre, MI_ln1_scale, MI_ln1, l, w->ln1_gamma, 0);
+    if (l == 0) add_back(b, MI_resid_pre, 0, MI_embed, 0, MI_pos_embed, 0);
+    else add_back(b, MI_resid_pre, l, MI_resid_post, l - 1, NONE, 0);
+}
+
+/* logits = ln_f W_U^T:  dln_f = dlogits W_U. Then everything below, of the last position that the
+ * metric looks at: in the last layer only keys and values of other positions have reached it. */
+static void backward(const Backward *b, const float *dlogits)
+{
+    const MiModel *model = b->run->model;
+    int L = model->shape.n_layer, D = model->shape.d_model, last = b->n - 1;
+    memset(b->side, 0, D * sizeof *b->side);                    /* no bias */
+    b->run->kernel->linear(at(b->run, MI_ln_f, 0, last), dlogits, 1, model->shape.n_vocab, D,
+                           model->W_U, D, b->side, b->run->threads);
+    layernorm_back(b, MI_resid_post, MI_ln_f_scale, MI_ln_f, 0, model->ln_f_gamma, last);
+    for (int l = L - 1; l >= 0; l--) {
+        int from = l + 1 == L ? last : 0;
+        mlp_back(b, l, from);
+        attention_back(b, l, from);
+    }
+}
+
+/* Are all values there that the twins read? */
+static int check_backward(const Backward *b)
+{
+    static const MiSite reads[] = { MI_resid_pre, MI_ln1_scale, MI_q, MI_k, MI_v, MI_scores,
+                                    MI_pattern, MI_resid_mid, MI_ln2_scale, MI_mlp_pre };
+    int L = b->of->model->shape.n_layer;
+    for (size_t i = 0; i < sizeof reads / sizeof *reads; i++)
+        for (int l = 0; l < L; l++)
+            for (int t = 0; t < b->n; t++)
+                if (!value(b, reads[i], l, t)) return -1;
+    return value(b, MI_resid_post, L - 1, b->n - 1) && value(b, MI_ln_f_scale, 0, b->n - 1) ? 0 : -1;
+}
+
+MiRun *mi_gradient(const MiRun *run, int lane, int pos, const float *dlogits, uint64_t keep)
+{
+    const MiShape *shape = &run->model->shape;
+    Backward b = { .of = run, .lane = lane, .n = pos + 1 };
+    int      n = mi_n_tokens(run, lane);
+    if (n < 0 || check_values(run) < 0 || mi_token(run, lane, pos) < 0 || check_backward(&b) < 0)
+        return NULL;
+    MiRun *gradient = b.run = new_run(run->model, 1, n, n, keep ? keep : MI_KEEP_ALL, 0);
+    if (!gradient) return NULL;
+    gradient->is_gradient = 1;
+    gradient->kernel = run->kernel;
+    gradient->threads = (double)b.n * shape->d_model * shape->d_model < MIN_WORK ? 1 : run->threads;
+    gradient->n_rows = gradient->lanes[0].n_pos = n;
+    gradient->lanes[0].last_row = n - 1;
+    for (int t = 0; t < n; t++)
+        gradient->row_pos[t] = t, gradient->row_token[t] = mi_token(run, lane, t);
+    size_t widest = max_int(shape->d_mlp, shape->n_head * gradient->key_stride);
+    b.before = malloc(b.n * max_int(widest, shape->d_model) * sizeof(float));
+    b.side = malloc((size_t)b.n * 3 * shape->d_model * sizeof(float));
+    int status = b.before && b.side ? allocate_sites(gradient, NULL) : mi_fail("out of memory");
+    if (status == 0) backward(&b, dlogits);
+    free(b.before);
+    free(b.side);
+    if (status == 0) return gradient;
+    mi_free(gradient);
+    return NULL;
 }
 
 /* ============================================================================================= */

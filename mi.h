@@ -288,6 +288,26 @@ int          mi_n_writers(const MiRun *run, int lane);
 int          mi_writer(const MiRun *run, int lane, int writer, int pos, double *x /* [D] */,
                        MiLabel name);
 
+/* ---- Gradients ----
+ *
+ * The gradient of a metric, a number that the logits of position pos of a lane give, at every
+ * number of every site: d metric / d x, in a run of its own with one lane, 0, to be read with
+ * mi_site() and mi_head() under the same names, in the same shapes; it has no logits, lens or
+ * writers, and does not fork or grow. dlogits [V]: the metric's gradient at the logits; for
+ * logit a - logit b it is 1 at a, -1 at b, else 0. keep as in mi_fork().
+ *
+ * x is what the readers of the site read, so its value after the lane's edits; all its readers
+ * count, all later sites follow. Edits are constants: what one sets has no gradient below it. At
+ * ln1_scale and the like it is that of sigma as the divisor; at resid_pre and the like it includes
+ * the way through mean and sigma. Positions after pos have gradient 0. Where values are not numbers
+ * gradients are not either.
+ *
+ * NULL if the lane has no such position, or if the run did not keep what is read again: resid_pre,
+ * ln1_scale, q, k, v, scores, pattern, resid_mid, ln2_scale and mlp_pre, at all positions up to pos
+ * (mi_error() names the first that is missing). run and edits need not outlive the gradient. */
+MiRun *mi_gradient(const MiRun *run, int lane, int pos, const float *dlogits /* [V] */,
+                   uint64_t keep);
+
 /* ---- Sweeps: one run per cell, all cells of a fork together ---- */
 
 typedef struct {
