@@ -1283,6 +1283,102 @@ double mi_log_sum_exp(const float *logits, int n)
     return max + log(sum);
 }
 
+/* ---- Writers: who adds to the residual stream ---- */
+
+/* x += sign * site    x [D], at one position */
+static int add_site(const MiRun *run, int lane, MiSite site, int layer, int pos, double sign,
+                    double *x)
+{
+    const float *row = mi_site(run, lane, site, layer, pos);
+    if (!row) return -1;
+    for (int i = 0; i < run->model->shape.d_model; i++) x[i] += sign * row[i];
+    return 0;
+}
+
+/* x += sign sum_k (z_k - b'_k) W_O[k] of one head, or with head -1 all that does not depend on what
+ * heads look at: b_O + sum_k b'_k W_O[k].    b' = b_V + beta W_V: what a head writes if its pattern
+ * adds up to 1, whatever it looks at. */
+static int add_head(const MiRun *run, int lane, int l, int head, int pos, double sign, double *x)
+{
+    const Block *w = &run->model->block[l];
+    int D = run->model->shape.d_model, d = run->model->shape.d_head;
+    int first = head < 0 ? 0 : head * d, last = head < 0 ? D : first + d;
+    const float *z = mi_site(run, lane, MI_z, l, pos);
+    if (!z) return -1;
+    for (int k = first; k < last; k++) {
+        double b = w->b_QKV[2 * D + k];
+        for (int j = 0; j < D; j++)
+            b += (double)w->ln1_beta[j] * w->W_QKV[(size_t)j * 3 * D + 2 * D + k];
+        for (int i = 0; i < D; i++)
+            x[i] += sign * (head < 0 ? b : z[k] - b) * w->W_O[(size_t)k * D + i];
+    }
+    for (int i = 0; i < D && head < 0; i++) x[i] += sign * w->b_O[i];
+    return 0;
+}
+
+/* Number n of the lane's edits of a sum of the stream, each sum once; NULL: there are no more. */
+static const MiEdit *edited_sum(const MiRun *run, int lane, int n)
+{
+    const Lane *l = &run->lanes[lane];
+    for (int i = 0; i < l->n_edits; i++) {
+        MiSite site = l->edits[i]->site;
+        int    seen = site != MI_resid_pre && site != MI_attn_out && site != MI_resid_mid &&
+                      site != MI_resid_post;
+        for (int j = 0; j < i; j++)
+            seen |= l->edits[j]->site == site && l->edits[j]->layer == l->edits[i]->layer;
+        if (!seen && n-- == 0) return l->edits[i];
+    }
+    return NULL;
+}
+
+int mi_n_writers(const MiRun *run, int lane)
+{
+    int n = 0;
+    if (mi_n_tokens(run, lane) < 0) return -1;
+    while (edited_sum(run, lane, n)) n++;
+    return 2 + run->model->shape.n_layer * (run->model->shape.n_head + 2) + n;
+}
+
+/* x += what an edit left at a sum of the stream, less what the sum would have been. */
+static int add_edited(const MiRun *run, int lane, MiSite site, int l, int pos, double *x)
+{
+    int status = add_site(run, lane, site, l, pos, 1, x);
+    if (site == MI_attn_out) {
+        for (int h = -1; h < run->model->shape.n_head; h++)
+            status |= add_head(run, lane, l, h, pos, -1, x);
+        return status;
+    }
+    if (site == MI_resid_pre && l > 0)
+        return status | add_site(run, lane, MI_resid_post, l - 1, pos, -1, x);
+    MiSite a = site == MI_resid_pre ? MI_embed : site == MI_resid_mid ? MI_resid_pre : MI_resid_mid;
+    MiSite b = site == MI_resid_pre ? MI_pos_embed : site == MI_resid_mid ? MI_attn_out
+             : MI_mlp_out;
+    return status | add_site(run, lane, a, l, pos, -1, x) |
+           add_site(run, lane, b, l, pos, -1, x);
+}
+
+int mi_writer(const MiRun *run, int lane, int writer, int pos, double *x, MiLabel name)
+{
+    int H = run->model->shape.n_head, l = (writer - 2) / (H + 2), h = (writer - 2) % (H + 2);
+    int n = 2 + run->model->shape.n_layer * (H + 2);
+    if (writer < 0 || writer >= mi_n_writers(run, lane)) return mi_fail("no writer %d", writer);
+    memset(x, 0, run->model->shape.d_model * sizeof *x);
+    if (writer >= n) {
+        const MiEdit *edit = edited_sum(run, lane, writer - n);
+        snprintf(name, sizeof(MiLabel), "edit of L%d.%s", edit->layer, SITES[edit->site].name);
+        return add_edited(run, lane, edit->site, edit->layer, pos, x);
+    }
+    if (writer < 2) {
+        MiSite site = writer ? MI_pos_embed : MI_embed;
+        snprintf(name, sizeof(MiLabel), "%s", SITES[site].name);
+        return add_site(run, lane, site, 0, pos, 1, x);
+    }
+    if (h < H) snprintf(name, sizeof(MiLabel), "L%dH%d", l, h);
+    else snprintf(name, sizeof(MiLabel), h == H ? "L%d biases" : "L%d.mlp_out", l);
+    if (h > H) return add_site(run, lane, MI_mlp_out, l, pos, 1, x);
+    return add_head(run, lane, l, h < H ? h : -1, pos, 1, x);
+}
+
 /* ============================================================================================= */
 /* Making runs: trunks and forks                                                                 */
 /*                                                                                               */
@@ -8115,6 +8211,149 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
     free(logits);
 }
 
+/* ---- Direct logit attribution ---- */
+
+static void resolve_dla(Case *c, Asked *asked)
+{
+    const Question *q = &c->question;
+    (void)asked;
+    if (q->answer.n != 1 || q->versus.n > 1)
+        resolving(c, mi_fail("--dla attributes a logit: it needs --answer with one token, and "
+                             "--versus with one or none"));
+}
+
+/* What reads the end x of the stream: (x - mean) / sigma . g + beta . u, u = W_U[answer] -
+ * W_U[versus], or without versus less the mean of all rows, g = gamma * u.   g [D] -> beta . u */
+static double answer_direction(const Case *c, double *g)
+{
+    const MiModel  *model = c->study->model;
+    const Question *q = &c->question;
+    int    D = model->shape.d_model, V = model->shape.n_vocab;
+    double bias = 0;
+    memset(g, 0, D * sizeof *g);
+    for (int v = 0; v < V && !q->versus.n; v++)
+        for (int i = 0; i < D; i++) g[i] -= model->W_U[(size_t)v * D + i] / (double)V;
+    for (int i = 0; i < D; i++) {
+        g[i] += model->W_U[(size_t)q->answer.tokens[0] * D + i];
+        if (q->versus.n) g[i] -= model->W_U[(size_t)q->versus.tokens[0] * D + i];
+        bias += model->ln_f_beta[i] * g[i];
+        g[i] *= model->ln_f_gamma[i];
+    }
+    return bias;
+}
+
+/* (x - mean) / sigma . g    x [D]; sigma 0: x's own */
+static double read_end(const Case *c, const double *x, const double *g, double sigma)
+{
+    int    D = c->study->model->shape.d_model;
+    double mean = 0, squares = 0, sum = 0;
+    for (int i = 0; i < D; i++) mean += x[i] / D;
+    for (int i = 0; i < D; i++) {
+        squares += (x[i] - mean) * (x[i] - mean);
+        sum += (x[i] - mean) * g[i];
+    }
+    return sum / (sigma ? sigma : sqrt(squares / D + c->study->model->shape.epsilon));
+}
+
+/* A share of one lane -> two columns of "dla": of each writer x the part x . g / sigma, with the
+ * run's sigma: these add up to what the model says; and exactly what it says less without x. */
+static void attribute_lane(Case *c, const MiRun *run, int lane, double share, Table *table,
+                           int column, double *sigma)
+{
+    const Question *q = &c->question;
+    int     D = c->study->model->shape.d_model, n = mi_n_writers(run, lane), cols = table->n_cols;
+    double *x = must(malloc(3 * D * sizeof *x)), *end = x + D, *g = end + D, mean = 0;
+    double  sum = answer_direction(c, g), *value = table->value + column, bias = sum;
+    const float *row = mi_site(run, lane, MI_resid_post, c->study->model->shape.n_layer - 1, q->at);
+    const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, q->at);
+    if (!row || !scale) running(c, -1);
+    for (int i = 0; i < D; i++) end[i] = row[i];
+    double whole = read_end(c, end, g, 0);
+    for (int r = 0; r < n; r++, value += cols) {
+        running(c, mi_writer(run, lane, r, q->at, x, table->row[r]));
+        double part = read_end(c, x, g, *scale);
+        for (int i = 0; i < D; i++) x[i] = end[i] - x[i];
+        value[0] += share * part;
+        value[1] += share * (whole - read_end(c, x, g, 0));
+        sum += part;
+    }
+    value = table->value + (table->n_rows - 1) * cols + column;
+    value[0] += share * bias, value[1] += share * bias;
+    *sigma += share * *scale;
+    free(x);
+    running(c, mi_logits(run, lane, q->at, c->logits));
+    for (int v = 0; v < n_vocab(c) && !q->versus.n; v++) mean += c->logits[v] / (double)n_vocab(c);
+    double said = c->logits[q->answer.tokens[0]] -
+                  (q->versus.n ? c->logits[q->versus.tokens[0]] : mean);
+    if (!(fabs(sum - said) <= 1e-4 * fmax(1, fabs(said))))
+        running(c, mi_fail("--dla: the parts add up to %.6f, the model says %.6f", sum, said));
+}
+
+/* For people: a map of the heads of the shown run, and bars of all parts, a layer's heads together,
+ * with their sum. */
+static void add_dla_summaries(const Case *c, Tables *out, int all)
+{
+    int H = c->study->model->shape.n_head, L = c->study->model->shape.n_layer, W = 2 + L * (H + 2);
+    int runs = out->at[all].n_cols / 2, rows = out->at[all].n_rows - L * (H - 1) + 1;
+    titled(add_table(out, "dla heads", HEAT, L, H), "direct logit attribution", "layer", "head",
+           "direct logit attribution of each head%s: %s%s%s", edited_or_not(c), answer_label(c, 0),
+           c->question.versus.n ? " − " : "", c->question.versus.n ? answer_label(c, 1) : "");
+    titled(add_table(out, "dla parts", BARS, rows, runs), "direct logit attribution", "part", "run",
+           "the same by parts, which add up");
+    const Table *from = &out->at[all];
+    Table *heads = &out->at[out->n - 2], *parts = &out->at[out->n - 1];
+    heads->is_signed = parts->is_signed = 1;
+    heads->address = must(calloc(L * H, sizeof(Label)));
+    for (int i = 0; i < rows * runs; i++) parts->value[i] = 0;
+    for (int r = 0; r < from->n_rows; r++) {
+        int in_layer = r >= 2 && r < W, l = (r - 2) / (H + 2), h = (r - 2) % (H + 2);
+        int row = r < 2 ? r : in_layer ? 2 + 3 * l + max_int(h - H + 1, 0) : r - L * (H - 1);
+        const double *value = from->value + r * from->n_cols;
+        strcpy(parts->row[row], from->row[r]);
+        if (in_layer && h < H) {
+            heads->value[l * H + h] = value[2 * (runs - 1)];
+            strcpy(heads->address[l * H + h], from->row[r]);
+            snprintf(heads->row[l], sizeof(Label), "L%d", l);
+            snprintf(heads->col[h], sizeof(Label), "H%d", h);
+            snprintf(parts->row[row], sizeof(Label), "L%d heads", l);
+        }
+        for (int i = 0; i < runs; i++) {
+            parts->value[row * runs + i] += value[2 * i];
+            parts->value[(rows - 1) * runs + i] += value[2 * i];
+        }
+    }
+    strcpy(parts->row[rows - 1], "sum");
+    for (int i = 0; i < runs; i++) strcpy(parts->col[i], c->outcome[i].name);
+}
+
+/* --dla: what each writer adds to the answer's logit by itself (Elhage et al. 2021). A larger sigma
+ * under an edit makes all that is left smaller; the reverse is one kind of self-repair. */
+static void read_dla(Case *c, const Asked *asked, Tables *out)
+{
+    int all = out->n, runs = 1 + (c->edited != NULL);
+    int n = mi_n_writers(shown_run(c), c->lane) + 1;
+    (void)asked;
+    titled(add_table(out, "dla", SILENT, n, 2 * runs), "direct logit attribution", "part", "run",
+           "direct logit attribution: with the run's sigma, and exact");
+    titled(add_table(out, "dla sigma", BARS, runs, 1), "sigma", "run", "",
+           "sigma of the final LayerNorm, which all parts are divided by");
+    Table *table = &out->at[all], *sigma = &out->at[all + 1];
+    strcpy(sigma->col[0], "sigma");
+    for (int i = 0; i < cells_of(table); i++) table->value[i] = 0;
+    for (int i = 0; i < runs; i++) {
+        const Outcome *o = &c->outcome[i];
+        strcpy(sigma->row[i], o->name);
+        snprintf(table->col[2 * i], sizeof(Label), "%s", o->name);
+        snprintf(table->col[2 * i + 1], sizeof(Label), "%s exact", o->name);
+        sigma->value[i] = 0;
+        for (int s = 0; s < o->n_lanes; s++)
+            attribute_lane(c, o->run, o->lane + s, 1.0 / o->n_lanes, table, 2 * i,
+                           &sigma->value[i]);
+    }
+    strcpy(table->row[n - 1], "ln_f biases");
+    add_dla_summaries(c, out, all);
+}
+
 /* ---- Attention ---- */
 
 /* Heads, or all heads of a layer's scores or pattern */
@@ -8286,6 +8525,8 @@ static const Readout READOUTS[] = {
     { "metric", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_metric },
     { "lens", "[each|final]", "the logit lens; final: with the last LayerNorm", 0, A_WORD, 0, 0,
       RESID, NULL, read_lens },
+    { "dla", NULL, "direct logit attribution: what each part adds to the answer", 0, NOTHING, 0, 0,
+      RESID | MI_KEEP(z) | MI_KEEP(attn_out) | MI_KEEP(mlp_out), resolve_dla, read_dla },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,

@@ -91,6 +91,8 @@ typedef struct {
 
 const MiSiteInfo *mi_site_info(int site);
 
+typedef char MiLabel[64];           /* a name in a table */
+
 /* ---- The model: weights, read-only, shared by any number of runs ---- */
 
 typedef struct MiModel MiModel;
@@ -276,6 +278,16 @@ int          mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos
 int          mi_lens_all(const MiRun *run, int lane, MiSite site, int layer, int from, int to,
                          int final, float *logits /* [to-from,V] */);
 
+/* Writers: the residual stream at its end, resid_post of the last layer, is the sum of what each
+ * writer added, x [D]. In this order: embed, pos_embed; of each layer its H heads, the biases, the
+ * MLP; then for each sum of the stream (resid_pre, attn_out, resid_mid, resid_post) that an edit of
+ * the lane changes, what it left there less what would have been. A head's part is z_h W_O without
+ * the constant (b_V + beta W_V) W_O, which joins b_O in the biases, as in TransformerLens. -1 if a
+ * site was not kept: z, mlp_out, and of edited sums their parts. */
+int          mi_n_writers(const MiRun *run, int lane);
+int          mi_writer(const MiRun *run, int lane, int writer, int pos, double *x /* [D] */,
+                       MiLabel name);
+
 /* ---- Sweeps: one run per cell, all cells of a fork together ---- */
 
 typedef struct {
@@ -296,7 +308,6 @@ int mi_sweep(const MiSweep *sweep, double *values /* [n_cells] */);
 /* The cells that "--OP ARGUMENT --each" of the command line sweeps, e.g. ("ablate", "heads"), as a
  * table: a list is one column, else the last part that was written with several values is the
  * columns. Their values are still open: mi_edits_bind(&cells.edits, base, source). */
-typedef char MiLabel[64];
 typedef struct {
     MiEdits  edits;             /* cell i's: first[i] .. first[i + 1] - 1; none: there is no cell */
     int     *first;             /* [n_rows n_cols + 1] */

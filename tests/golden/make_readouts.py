@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Makes readouts.golden: what --dla has to say, from Hugging Face's GPT-2 in float64.
+
+    pip install torch numpy safetensors transformers
+    python3 tests/golden/make_readouts.py
+
+The parts of the final residual stream are read by hooks of torch, not of mi; the constant of the
+values is folded as TransformerLens does. A line: MODEL TOKENS ANSWER VERSUS PART FROZEN EXACT
+(ids of GPT-2, versus - for none), compared by tests/test_readouts.sh.
+"""
+import os
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from safetensors import safe_open
+from transformers import GPT2Config, GPT2LMHeadModel
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+CASES = [
+    ("odd7", None, [32, 33, 34, 32, 33, 35, 40], 36, 37),
+    ("odd7", None, [10, 20, 30], 5, None),
+    ("tiny", "../../tiny.safetensors",
+     [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284], 5335, 1757),
+    ("tiny", "../../tiny.safetensors", [464, 412, 733, 417, 8765, 318, 287, 262, 1748, 286], 6342, None),
+]
+
+
+def load(path):
+    tensors = {k.removeprefix("transformer."): v for k, v in load_file(path).items()}
+    with safe_open(path, "pt") as f:
+        heads = int(f.metadata()["n_head"])
+    ids = tensors.pop("vocab_ids", None)
+    V, D = tensors["wte.weight"].shape
+    L = 1 + max(int(k.split(".")[1]) for k in tensors if k.startswith("h."))
+    config = GPT2Config(vocab_size=V, n_embd=D, n_layer=L, n_head=heads,
+                        n_positions=tensors["wpe.weight"].shape[0], bos_token_id=None,
+                        eos_token_id=None)
+    model = GPT2LMHeadModel(config).double().eval()
+    head = tensors.pop("lm_head.weight", tensors["wte.weight"])
+    tensors = {k: v.double() for k, v in tensors.items() if not k.endswith((".attn.bias", "masked_bias"))}
+    missing = model.transformer.load_state_dict(tensors, strict=False)
+    assert not missing.unexpected_keys, missing
+    model.lm_head.weight = torch.nn.Parameter(head.double())
+    return model, heads, ids
+
+
+def parts_of(model, heads, rows):
+    """{part: vector at the last position}, and the end of the stream"""
+    kept = {}
+    hooks = []
+    for l, block in enumerate(model.transformer.h):
+        hooks.append(block.attn.c_proj.register_forward_pre_hook(
+            lambda m, x, l=l: kept.__setitem__(("z", l), x[0][0, -1].detach())))
+        hooks.append(block.mlp.register_forward_hook(
+            lambda m, x, y, l=l: kept.__setitem__(("mlp", l), y[0, -1].detach())))
+    hooks.append(model.transformer.ln_f.register_forward_pre_hook(
+        lambda m, x: kept.__setitem__("end", x[0][0, -1].detach())))
+    with torch.no_grad():
+        logits = model(torch.tensor([rows])).logits[0, -1]
+    for hook in hooks:
+        hook.remove()
+    t = model.transformer
+    parts = {"embed": t.wte.weight[rows[-1]], "pos_embed": t.wpe.weight[len(rows) - 1]}
+    for l, block in enumerate(t.h):
+        D = block.attn.c_proj.weight.shape[0]
+        d = D // heads
+        W_V, b_V = block.attn.c_attn.weight[:, 2 * D:], block.attn.c_attn.bias[2 * D:]
+        constant = b_V + block.ln_1.bias @ W_V
+        W_O = block.attn.c_proj.weight
+        z = kept["z", l] - constant
+        for h in range(heads):
+            parts[f"L{l}H{h}"] = z[h * d:(h + 1) * d] @ W_O[h * d:(h + 1) * d]
+        parts[f"L{l} biases"] = block.attn.c_proj.bias + constant @ W_O
+        parts[f"L{l}.mlp_out"] = kept["mlp", l]
+    return {k: v.detach() for k, v in parts.items()}, kept["end"], logits
+
+
+def main():
+    lines = []
+    for name, path, ids, answer, versus in CASES:
+        model, heads, vocab = load(os.path.join(HERE, path or f"{name}.safetensors"))
+        row = (lambda i: i) if vocab is None else (lambda i: vocab.tolist().index(i))
+        parts, end, logits = parts_of(model, heads, [row(i) for i in ids])
+        W_U = model.lm_head.weight.detach()
+        other = W_U.mean(0) if versus is None else W_U[row(versus)]
+        u = W_U[row(answer)] - other
+        ln = model.transformer.ln_f
+
+        def said(x):
+            return (ln(x) @ u).item()
+
+        sigma = torch.sqrt(((end - end.mean()) ** 2).mean() + ln.eps)
+        total = (ln.bias @ u).item()
+        for part, c in parts.items():
+            frozen = ((c - c.mean()) / sigma * ln.weight @ u).item()
+            total += frozen
+            exact = said(end) - said(end - c)
+            lines.append("\t".join([name, " ".join(map(str, ids)), str(answer), str(versus or "-"),
+                                    part, f"{frozen:.7g}", f"{exact:.7g}"]))
+        assert abs(total - said(end)) < 1e-9
+        want = logits[row(answer)] - (logits.mean() if versus is None else logits[row(versus)])
+        assert abs(said(end) - want.item()) < 1e-9
+    with open(os.path.join(HERE, "readouts.golden"), "w") as f:
+        f.write("\n".join(lines) + "\n")
+    print(len(lines), "lines")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+#!/bin/sh
+# test_readouts.sh - readouts of $MI against tests/golden/readouts.golden, and identities that need
+# no reference. Run it from the repository root.
+mi=${MI:-./mi}
+golden=tests/golden
+passed=0 failed=0
+dir=$(mktemp -d) || exit 1
+trap 'rm -rf "$dir"' EXIT
+unset NO_COLOR MI_MODEL
+LC_ALL=C
+export LC_ALL
+ok() { passed=$((passed + 1)); }
+bad() { failed=$((failed + 1)); printf 'FAIL %s: %s\n' "$1" "$2" | cut -c1-400; }
+
+# --dla: each part of each case, with the run's sigma and exact
+cut -f 1-4 $golden/readouts.golden | sort -u > "$dir/cases"
+while IFS='	' read -r model tokens answer versus; do
+    file=$golden/$model.safetensors
+    [ "$model" != tiny ] || file=tiny.safetensors
+    set -- -m "$file" --tokens "$tokens" --answer "#$answer" --dla
+    [ "$versus" = - ] || set -- "$@" --versus "#$versus"
+    "$mi" "$@" --tsv > "$dir/out" 2> "$dir/err" || { bad "--dla $model" "$(cat "$dir/err")"; continue; }
+    why=$(awk -F'\t' -v model="$model" -v tokens="$tokens" -v answer="$answer" -v versus="$versus" '
+        function near(a, b) { return (a - b) ^ 2 <= 1e-8 * (1 + b * b) }
+        FNR == NR { if ($1 == model && $2 == tokens && $3 == answer && $4 == versus) {
+            want[$5, "base"] = $6; want[$5, "base exact"] = $7; n += 2 } next }
+        $1 == "dla" && ($3, $4) in want { n--
+            if (!near($5, want[$3, $4])) why = why " " $3 " " $4 " is " $5 ", not " want[$3, $4] }
+        END { if (n) why = why " " n " parts are missing"; print substr(why, 1, 200) }' \
+        $golden/readouts.golden "$dir/out")
+    if [ -z "$why" ]; then ok; else bad "--dla $model $answer $versus" "$why"; fi
+done < "$dir/cases"
+
+# The books balance, also under edits of the sums themselves: the command would fail otherwise
+for edit in "--ablate L5H3" "--scale L3.resid_pre=1.3" "--scale L0.resid_pre=0.7" "--ablate L4.attn_out@-1" \
+            "--noise L2.resid_mid=0.5" "--scale L5.resid_post@-1=1.5" "--ablate L4.mlp_out=mean" \
+            "--scale embed@-1=2" "--scale ln_f_scale=1.1" "--freeze L5.ln1_scale --scale L4H3=2"; do
+    if "$mi" --dla $edit --tsv > "$dir/out" 2> "$dir/err" &&
+       why=$(awk -F'\t' '$1 == "metric" { said[$3] = $5 } $1 == "dla parts" && $3 == "sum" { sum[$4] = $5 }
+           END { for (r in said) if ((said[r] - sum[r]) ^ 2 > 1e-7) print r, said[r], sum[r] }' "$dir/out") &&
+       [ -z "$why" ]; then ok; else bad "--dla $edit" "$why $(cat "$dir/err")"; fi
+done
+# An edit of a sum of the stream is a part of its own: scaled by 1.3, it is 0.3 of what was there
+"$mi" --dla --scale L3.resid_pre=1.3 --tsv | awk -F'\t' '
+    $1 == "dla" && $4 == "edited" { if ($3 == "edit of L3.resid_pre") edit = $5
+        else if ($3 ~ /^(embed|pos_embed|L[0-2])/) below += $5 }
+    END { if ((edit - 0.3 * below) ^ 2 > 1e-6) print edit, 0.3 * below }' > "$dir/why"
+if [ -s "$dir/why" ]; then bad "the part of an edit" "$(cat "$dir/why")"; else ok; fi
+for wrong in "--answer Mary|John" "--answer Mary --versus 10-20" "Hello"; do
+    if "$mi" $wrong --dla > "$dir/out" 2> "$dir/err" || [ -s "$dir/out" ] || ! grep -q -e '--dla attributes' "$dir/err"
+    then bad "--dla $wrong" "$(head -n 1 "$dir/out" "$dir/err")"; else ok; fi
+done
+if "$mi" --data tests/data/ioi.tsv --rows 1-8 --dla --tsv > "$dir/out" 2> "$dir/err" &&
+   grep -q '^dla heads		L5	H3	' "$dir/out"; then ok; else bad "--dla --data" "$(cat "$dir/err")"; fi
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
