@@ -22,6 +22,7 @@ FLAGS    = $(CFLAGS) $(ARCH) $(OPENMP) -Wall -Wextra -std=gnu11 $(if $(OPENMP),,
 FIRST    = $(BUILD)/test_kernels $(BUILD)/test_tokens
 TESTS    = $(FIRST) $(filter-out $(FIRST),$(patsubst tests/%.c,$(BUILD)/%,\
              $(wildcard tests/test_*.c)))
+SCRIPTS ?= $(wildcard tests/test_*.sh)
 WHITEBOX = $(shell grep -l 'include "../mi.c"' tests/test_*.c)
 
 mi: mi.c mi.h
@@ -40,7 +41,7 @@ $(BUILD)/test_%: tests/test_%.c $(wildcard tests/*.h) mi.c mi.h $(BUILD)/mi.o
 	$(CC) $(FLAGS) -DMI_NO_MAIN -I. $< $(if $(filter $<,$(WHITEBOX)),,$(BUILD)/mi.o) -o $@ -lm
 
 test: $(BUILD)/mi $(TESTS)
-	@MI=$(BUILD)/mi CC='$(CC)' sh tests/run.sh $(TESTS) $(wildcard tests/test_*.sh)
+	@MI=$(BUILD)/mi CC='$(CC)' sh tests/run.sh $(TESTS) $(SCRIPTS)
 
 test-arm:
 	@CC='$(CC)' sh tests/test_builds.sh arm

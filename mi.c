@@ -8650,7 +8650,7 @@ static void add_dla_summaries(const Case *c, Tables *out, int all)
            "direct logit attribution of each head%s: %s%s%s", edited_or_not(c), answer_label(c, 0),
            c->question.versus.n ? " − " : "", c->question.versus.n ? answer_label(c, 1) : "");
     titled(add_table(out, "dla parts", BARS, rows, runs), "direct logit attribution", "part", "run",
-           "the same by parts, with their sum");
+           "the same by parts, which add up");
     const Table *from = &out->at[all];
     Table *heads = &out->at[out->n - 2], *parts = &out->at[out->n - 1];
     heads->is_signed = parts->is_signed = 1;

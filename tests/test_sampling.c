@@ -25,7 +25,7 @@ static void logits_after(const int *tokens, int n, float *logits)
 {
     int all[N_PROMPT + MOST] = {44, 34, 35};
     MiOptions options = {.threads = 1};
-    memcpy(all + N_PROMPT, tokens, (size_t)n * sizeof *tokens);
+    for (int i = 0; i < n; i++) all[N_PROMPT + i] = tokens[i];
     MiRun *run = mi_run(model, all, N_PROMPT + n, NULL, &options);
     if (!run || mi_logits(run, 0, N_PROMPT + n - 1, logits) < 0) {
         printf("FAIL sampling: %s\n", mi_error());

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Makes the golden files: what two other implementations of GPT-2 compute, for mi to agree with.
 
-    pip install torch numpy safetensors regex transformers
-    pip install --no-deps transformer-lens==2.18.0 better-abc fancy_einsum jaxtyping beartype
+    pip install -r train/requirements.txt                  transformer_lens 4.3.0
     python3 tests/golden/make_golden.py                    everything
     python3 tests/golden/make_golden.py --only tiny        one model; NAME of MODELS below, or tiny
     options: --tiny FILE  --tokenizer FILE                 default: the two beside the Makefile
-    other versions: transformer_lens must still have HookedTransformer (before 4.0)
+    another reference: pip install torch==2.13.0 transformer-lens==2.18.0 "pyarrow<21" in an
+    environment of its own; this script then takes its HookedTransformer, which 4.0 removed
 
 It writes the random models of MODELS into this directory, and for each model NAME.golden, which
 tests/test_golden.c replays through mi.h; for tiny and those in SWEPT also NAME.sweeps, which
@@ -15,9 +15,20 @@ run this again with --only tiny.
 
 References, all in float64 from the weights as the file rounds them, stored as float32:
   transformers             GPT2LMHeadModel: logits, mean loss, greedy generation
-  transformer_lens         HookedTransformer without weight processing: every site, interventions
+  transformer_lens         TransformerBridge without weight processing: every site, interventions
   transformer_lens folded  the same with its default processing (fold_ln, center_writing_weights,
                            center_unembed, fold_value_biases): what "=tlzero" means
+What TransformerBridge 4.3 does otherwise than HookedTransformer did, and what is done about it:
+  resid_mid                its hook is at the input of ln2, which is not all that reads resid_mid:
+                           a value that a hook returns there would miss the residual stream. An
+                           edit of it is written into the tensor itself (put()), which both read,
+                           as transformer_lens.patching does. check_interventions() holds it
+                           against transformers.
+  ln1, ln2, ln_f           hook_normalized is before gamma and beta there, so hook_out is taken
+  masks                    finite, unless in compatibility mode: a query whose every key is knocked
+                           out would look at later ones, or be NaN. So both models are in that mode.
+  folding                  rounds weights to float32, even those of a model in float64, by calling
+                           Tensor.float(), which is Tensor.double() for that long
 An intervention is written once, as mi's own command line says it. parse() below reads that
 grammar by itself, and hooks_of() turns it into hooks of transformer_lens.
 
@@ -52,16 +63,27 @@ import json
 import os
 import re
 import struct
+import tempfile
 import warnings
+from unittest import mock
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")    # models come from folders only
 
 import numpy as np
 import torch
 from safetensors import safe_open
-from transformer_lens import HookedTransformer, HookedTransformerConfig, patching
-from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+from transformer_lens import patching
 from transformers import GPT2Config, GPT2LMHeadModel, logging
 
+try:
+    from transformer_lens.model_bridge import TransformerBridge
+except ImportError:                     # 2.18
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+    TransformerBridge = None
+
 logging.set_verbosity_error()
+logging.disable_progress_bar()
 warnings.filterwarnings("ignore")
 torch.set_num_threads(1)
 torch.set_grad_enabled(False)
@@ -159,18 +181,19 @@ def write_model(name, spec):
 
 # ---- The references ----
 
+LN_OUT = "hook_out" if TransformerBridge else "hook_normalized"     # gamma and beta included
 SITES = {           # name: (width, hook of transformer_lens)
     "embed": ("D", "hook_embed"), "pos_embed": ("D", "hook_pos_embed"),
     "resid_pre": ("D", "blocks.%d.hook_resid_pre"),
-    "ln1_scale": ("1", "blocks.%d.ln1.hook_scale"), "ln1": ("D", "blocks.%d.ln1.hook_normalized"),
+    "ln1_scale": ("1", "blocks.%d.ln1.hook_scale"), "ln1": ("D", "blocks.%d.ln1." + LN_OUT),
     "q": ("H", "blocks.%d.attn.hook_q"), "k": ("H", "blocks.%d.attn.hook_k"),
     "v": ("H", "blocks.%d.attn.hook_v"), "scores": ("K", "blocks.%d.attn.hook_attn_scores"),
     "pattern": ("K", "blocks.%d.attn.hook_pattern"), "z": ("H", "blocks.%d.attn.hook_z"),
     "attn_out": ("D", "blocks.%d.hook_attn_out"), "resid_mid": ("D", "blocks.%d.hook_resid_mid"),
-    "ln2_scale": ("1", "blocks.%d.ln2.hook_scale"), "ln2": ("D", "blocks.%d.ln2.hook_normalized"),
+    "ln2_scale": ("1", "blocks.%d.ln2.hook_scale"), "ln2": ("D", "blocks.%d.ln2." + LN_OUT),
     "mlp_pre": ("F", "blocks.%d.mlp.hook_pre"), "mlp_post": ("F", "blocks.%d.mlp.hook_post"),
     "mlp_out": ("D", "blocks.%d.hook_mlp_out"), "resid_post": ("D", "blocks.%d.hook_resid_post"),
-    "ln_f_scale": ("1", "ln_final.hook_scale"), "ln_f": ("D", "ln_final.hook_normalized"),
+    "ln_f_scale": ("1", "ln_final.hook_scale"), "ln_f": ("D", "ln_final." + LN_OUT),
 }
 OUTSIDE = ("embed", "pos_embed", "ln_f_scale", "ln_f")      # not in a block: no layer
 NOT_HOOKS = ("ln1", "ln2", "ln_f")      # mi gives these no name of transformer_lens: see check()
@@ -208,8 +231,8 @@ class References:
         self.F = w["h.0.mlp.c_fc.weight"].shape[1]
         assert self.d * self.H == self.D
         self.hf = self._transformers()
-        self.tl = self._transformer_lens(fold=False)
-        self.folded = self._transformer_lens(fold=True)
+        boot = self._bridge if TransformerBridge else self._hooked_transformer
+        self.tl, self.folded = boot(fold=False), boot(fold=True)
         self.caches = {}
 
     def _transformers(self):
@@ -226,7 +249,15 @@ class References:
         assert not unexpected and all("attn.bias" in key or "masked" in key for key in missing)
         return model
 
-    def _transformer_lens(self, fold):
+    def _bridge(self, fold):
+        with tempfile.TemporaryDirectory() as folder:
+            self.hf.save_pretrained(folder)
+            model = TransformerBridge.boot_transformers(folder, device="cpu", dtype=torch.float64)
+        with mock.patch.object(torch.Tensor, "float", torch.Tensor.double):     # see "folding"
+            model.enable_compatibility_mode(disable_warnings=True, no_processing=not fold)
+        return model.eval()
+
+    def _hooked_transformer(self, fold):
         cfg = HookedTransformerConfig(
             n_layers=self.L, d_model=self.D, d_head=self.d, n_heads=self.H, d_mlp=self.F,
             n_ctx=self.n_ctx, d_vocab=self.V, act_fn="gelu_new", eps=1e-5, device="cpu",
@@ -241,12 +272,14 @@ class References:
     def run(self, tokens, hooks=(), folded=False):
         """-> logits [T, V], {hook: value with hooks applied}"""
         model, got = (self.folded if folded else self.tl), {}
-        def keep(x, hook):
-            got[hook.name] = x[0].clone()
+        def keep(name):                 # hook.name may be another name of the same point
+            def hook(x, hook):
+                got[name] = x[0].clone()
+            return name, hook
         names = [hook_name(site, l) for site, l in places(self)]
         # torch calls the hooks of one point in the order they were added: keep is the last
         logits = model.run_with_hooks(torch.tensor([tokens]), return_type="logits",
-                                      fwd_hooks=[*hooks, *((name, keep) for name in names)])
+                                      fwd_hooks=[*hooks, *map(keep, names)])
         return logits[0], got
 
     def base(self, tokens, folded=False):
@@ -262,8 +295,6 @@ class References:
         folded, _ = self.base(tokens, folded=True)
         close(tl, hf, "transformer_lens and transformers")
         close(folded, centred(hf), "folded transformer_lens and transformers")
-        # hook_normalized of an unprocessed HookedTransformer is the whole LayerNorm output. (It is
-        # not in TransformerBridge, which came after it: there gamma and beta come later.)
         for l in range(self.L):
             c_attn = got[hook_name("ln1", l)] @ self.weights[f"h.{l}.attn.c_attn.weight"] \
                 + self.weights[f"h.{l}.attn.c_attn.bias"]
@@ -291,11 +322,17 @@ class References:
         def mean(module, args, output):
             return output.mean(1, keepdim=True).expand_as(output)
 
+        resid_pre = self.base(tokens)[1][hook_name("resid_pre", l)]
+
+        def half_sum(module, args, output):     # attn_out such that resid_mid is halved
+            return (0.5 * (output[0] - resid_pre), *output[1:])
+
         for edit, module, hook in (
                 (("ablate", f"L{l}H1@1-2"), blocks[l].attn.c_proj, without_head),
                 (("scale", "L0.mlp_out=0.5"), blocks[0].mlp, scaled),
                 (("ablate", "L0.mlp_pre=mean"), blocks[0].mlp.c_fc, mean),
                 (("scale", f"L{l}.ln2=0.5"), blocks[l].ln_2, scaled),
+                (("scale", f"L{l}.resid_mid=0.5"), blocks[l].attn, half_sum),
                 (("scale", "pos_embed=0.5"), self.hf.transformer.wpe, scaled)):
             before = hook is without_head
             handle = (module.register_forward_pre_hook(hook) if before
@@ -405,6 +442,12 @@ def mask_of(cell, shape, n, op):
     return mask
 
 
+def put(site, x, new):
+    """What a hook of transformer_lens returns. In TransformerBridge a new tensor at resid_mid would
+    reach ln2 alone: that value is written where the residual stream reads it too."""
+    return x.copy_(new[None]) if site == "resid_mid" else new[None]
+
+
 def grown(value, like):
     """Pads with zeros up to the rows that generation added; they are masked out."""
     out = torch.zeros_like(like)
@@ -454,7 +497,7 @@ def hooks_of(m, edits, tokens, source, texts=(), folded=False):
                         unit = direction.flatten() / direction.norm()
                         along = old.flatten(1) @ unit
                         new = old - (along[:, None] * unit).reshape(old.shape)
-                return torch.where(mask, new, old)[None]
+                return put(cell[0], x, torch.where(mask, new, old))
 
             hooks.append((name, edit))
     return hooks
@@ -588,7 +631,8 @@ class Golden:
                         new = new + c_attn[2 * m.D:].reshape(m.H, m.d)
                     elif site in ("ln1", "ln2", "ln_f"):
                         new = new + w["ln_f.bias" if site == "ln_f" else f"h.{l}.ln_{site[2]}.bias"]
-                    return torch.where(mask_of(cell, x[0].shape, len(tokens), op), new, x[0])[None]
+                    mask = mask_of(cell, x[0].shape, len(tokens), op)
+                    return put(site, x, torch.where(mask, new, x[0]))
 
                 hooks.append((hook_name(site, l), edit))
         raw_logits, _ = m.run(tokens, hooks)
