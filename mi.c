@@ -5083,8 +5083,8 @@ static int lay_out_cells(const Parser *p, const MiEdit *edit, int window, MiCell
     }
     for (int i = 0; i < n_rows * n_cols; i++) n += cells->first[i + 1] > cells->first[i];
     if (n >= 2) return 0;
-    return fail_at(p, p->argument, "--each sweeps what is written with several values: L*H*, "
-                   "L5H3@*, a list");
+    return fail_at(p, p->argument, "a sweep needs something that is written with several values: "
+                   "L*H*, L5H3@*, a list");
 }
 
 int mi_cells_parse(MiCells *cells, const MiModel *model, const MiTokenizer *tokenizer,
@@ -6709,6 +6709,7 @@ typedef struct {
     const char    *text;                /* its argument, or NULL */
     int            number;              /* the same as a number */
     MiEdits        rows;                /* what its addresses name: edits that are never applied */
+    MiCells        cells;               /* or the cells that they sweep */
     Array          shape;               /* of what --save writes */
 } Asked;
 
@@ -7069,6 +7070,12 @@ static int uses(const Command *c, MiOp op, int needs)
     return 0;
 }
 
+/* Is there anything that reads a source? */
+static int needs_source(const Command *c)
+{
+    return uses(c, 0, NEEDS_SOURCE) || find_asked(c, "attribute");
+}
+
 /* A word alone that is no prompt: an address after a space, or an option without its dashes. */
 static int check_prompt_word(const Command *c)
 {
@@ -7426,14 +7433,17 @@ static void read_source(Case *c)
 {
     const Command *command = c->command;
     const Input   *in = &c->input;
-    int            needed = uses(command, 0, NEEDS_SOURCE);
+    int            needed = needs_source(command);
     if (!in->source && !in->source_tokens) {
+        if (needed && find_asked(command, "attribute"))
+            resolving(c, mi_fail("--attribute needs --source PROMPT: what the values go towards"));
         if (needed)
             resolving(c, mi_fail("--patch needs --source PROMPT: where the value comes from"));
         return;
     }
     if (!needed && !command->mean_from) {               /* a column that is not needed */
-        if (!is_study(c)) resolving(c, mi_fail("--source is for --patch, and there is none"));
+        if (!is_study(c))
+            resolving(c, mi_fail("--source is for --patch and --attribute, and there is none"));
         return;
     }
     if (in->source && !strcmp(in->source, "same")) c->donor = c->prompt;
@@ -7823,7 +7833,10 @@ static void close_case(Case *c)
     if (!c) return;
     free_runs(c);
     for (int i = 0; i < c->command->n_requests; i++) mi_edits_free(&c->step[i].edits);
-    for (int i = 0; i < c->n_asked; i++) mi_edits_free(&c->asked[i].rows);
+    for (int i = 0; i < c->n_asked; i++) {
+        mi_edits_free(&c->asked[i].rows);
+        mi_cells_free(&c->asked[i].cells);
+    }
     mi_cells_free(&c->cells);
     for (int i = 0; i < c->n_owned; i++) free(c->owned[i]);
     free(c->owned);
@@ -7862,7 +7875,8 @@ static uint64_t sites_shown(const Case *c)
 {
     uint64_t keep = MI_KEEP_NONE;
     for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
-        keep |= a->what->keep | sites_of(&a->rows, FROM_ANYWHERE);
+        keep |= a->what->keep | sites_of(&a->rows, FROM_ANYWHERE) |
+                sites_of(&a->cells.edits, FROM_ANYWHERE);
     return keep;
 }
 
@@ -8026,11 +8040,13 @@ static void prepare(Case *c)
             c->step[edit->order].typed->what->value == KIND)
             bind_partner(c, edit);
     }
-    if (!command->n_requests) options.keep |= MI_KEEP_CACHE;
+    if (!command->n_requests && !find_asked(command, "attribute")) options.keep |= MI_KEEP_CACHE;
     c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
     if (!c->base) running(c, -1);
     options.keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
-    if (c->donor.n && uses(command, 0, NEEDS_SOURCE) &&
+    for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
+        options.keep |= sites_of(&a->cells.edits, FROM_SOURCE);
+    if (c->donor.n && needs_source(command) &&
         !(c->source = mi_run(model, c->donor.tokens, c->donor.n, NULL, &options)))
         running(c, -1);
     for (Step *step = c->step; step < c->step + command->n_requests; step++) {
@@ -8309,10 +8325,10 @@ static void show_progress(void *context, int done, int n)
     if (share >= 1) fprintf(stderr, "\r%50s\r", "");
 }
 
-/* The metric of all cells, averaged over the samples of noise, each with its own held run. */
-static void run_sweep(Case *c, double *metric, int n_cells)
+/* The metric of all cells, whose edits these are, averaged over the samples of noise, each with its
+ * own held run. */
+static void run_sweep(Case *c, MiEdits *cells, const int *first, double *metric, int n_cells)
 {
-    MiEdits  *cells = &c->step[c->command->swept].edits;
     double   *values = must(malloc((n_cells + 1) * sizeof *values));
     Sweeping  context = { c, 0, seconds_now() };
     for (int s = 0; s < c->samples; s++) {
@@ -8326,7 +8342,7 @@ static void run_sweep(Case *c, double *metric, int n_cells)
         context.sample = s;
         for (int i = 0; i < cells->n; i++)
             cells->at[i].sample = (uint64_t)c->row << 32 | (uint32_t)s;
-        MiSweep plan = { trunk, cells->at, c->cells.first, n_cells,
+        MiSweep plan = { trunk, cells->at, first, n_cells,
                          c->question.metric == LOSS ? 0 : c->question.at + 1, measure_lane,
                          show_progress, &context };
         running(c, mi_sweep(&plan, values));
@@ -8336,10 +8352,9 @@ static void run_sweep(Case *c, double *metric, int n_cells)
     free(values);
 }
 
-/* A table with a cell for each of the sweep's. */
-static Table *add_cells_table(const Case *c, Tables *out, const char *name, Look look)
+/* A table with a cell for each of a sweep's. */
+static Table *add_cells_table(const MiCells *cells, Tables *out, const char *name, Look look)
 {
-    const MiCells *cells = &c->cells;
     Table *table = add_table(out, name, look, cells->n_rows, cells->n_cols);
     memcpy(table->row, cells->row, cells->n_rows * sizeof(Label));
     memcpy(table->col, cells->col, cells->n_cols * sizeof(Label));
@@ -8360,17 +8375,17 @@ static void read_sweep(Case *c, const Asked *asked, Tables *out)
     const Asked   *top = find_asked(c->command, "top");
     const MiCells *form = &c->cells;
     int    n = form->n_rows * form->n_cols, patch = request->what->needs & NEEDS_SOURCE;
-    Table *cells = titled(add_cells_table(c, out, "cells", SILENT), metric, form->row_axis,
+    Table *cells = titled(add_cells_table(form, out, "cells", SILENT), metric, form->row_axis,
                           form->col_axis, "--%s, one run per cell: %s", request->what->name,
                           metric);
     double *value = cells->value;
     memset(value, 0, n * sizeof *value);
-    run_sweep(c, value, n);
+    run_sweep(c, &c->step[c->command->swept].edits, c->cells.first, value, n);
     for (int i = 0; i < n; i++)
         if (c->cells.first[i] == c->cells.first[i + 1]) value[i] = NAN;
     Label quantity;
     snprintf(quantity, sizeof quantity, patch ? "share of %s restored" : "change of %s", metric);
-    Table *table = add_cells_table(c, out, "change", form->n_cols == 1 ? BARS : HEAT);
+    Table *table = add_cells_table(form, out, "change", form->n_cols == 1 ? BARS : HEAT);
     if (patch)
         titled(table, quantity, form->row_axis, form->col_axis,
                "--%s, one run per cell: %s, 0 as in %s, 1 as in source", request->what->name,
@@ -8705,6 +8720,146 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
     add_dla_summaries(c, out, all);
 }
 
+/* ---- Attribution ---- */
+
+static void resolve_attribute(Case *c, Asked *asked)
+{
+    Parser p = parser_of(c, "--attribute", asked->text);
+    MiEdit edit = { .op = MI_SET, .from = MI_FROM_SOURCE, .head = -1 };
+    if (c->question.metric > LOGIT)
+        resolving(c, mi_fail("--attribute: %s has no gradient here; logit_diff, prob, logprob and "
+                             "logit have", METRICS[c->question.metric].name));
+    int status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    resolving(c, lay_out_cells(&p, &edit, 0, &asked->cells));
+}
+
+/* gradient += sign * d log sum_{i in set} e^logit_i / d logits    [V] */
+static void add_set_gradient(const TokenSet *set, const float *logits, double sign, float *gradient)
+{
+    double all = set_logit(set, logits);
+    for (int i = 0; i < set->n; i++)
+        gradient[set->tokens[i]] += (float)(sign * exp(logits[set->tokens[i]] - all));
+}
+
+/* d metric / d logits    [V] -> [V] */
+static void metric_gradient(const Question *q, const float *logits, int V, float *gradient)
+{
+    double all = mi_log_sum_exp(logits, V), p = exp(set_logit(&q->answer, logits) - all);
+    memset(gradient, 0, V * sizeof *gradient);
+    add_set_gradient(&q->answer, logits, 1, gradient);
+    if (q->metric == LOGIT_DIFF) add_set_gradient(&q->versus, logits, -1, gradient);
+    if (q->metric != PROB && q->metric != LOGPROB) return;
+    for (int i = 0; i < V; i++) {
+        gradient[i] -= (float)exp(logits[i] - all);
+        if (q->metric == PROB) gradient[i] *= (float)p;
+    }
+}
+
+/* sum over what an edit covers of d metric / d x (source - x)    x: of one lane of the held run */
+static double attributed(const Case *c, const MiRun *run, int lane, const MiRun *gradient,
+                         const MiEdit *edit)
+{
+    double sum = 0;
+    for (int t = edit->pos; t < min_int(edit->pos_end, c->question.at + 1); t++) {
+        const float *x = row_at(run, lane, edit, t), *towards = row_at(c->source, 0, edit, t);
+        const float *slope = row_at(gradient, 0, edit, t);
+        int n = edit->head >= 0 ? min_int(edit->count, t + 1 - edit->first) : edit->count;
+        if (!x || !towards || !slope) running(c, -1);
+        for (int i = 0; i < n; i++) sum += (double)slope[i] * ((double)towards[i] - x[i]);
+    }
+    return sum;
+}
+
+/* How well one column foretells another: their correlation, and the slope through 0 of the second
+ * on the first. */
+static void add_audit(Tables *out, const double *told, const double *exact, int n)
+{
+    double tt = 0, te = 0, ee = 0, t = 0, e = 0;
+    int    m = 0;
+    for (int i = 0; i < n; i++) {
+        if (!isfinite(told[i]) || !isfinite(exact[i])) continue;
+        t += told[i], e += exact[i], m++;
+        tt += told[i] * told[i], te += told[i] * exact[i], ee += exact[i] * exact[i];
+    }
+    Table *audit = titled(add_table(out, "audit", BARS, 2, 1), "", "", "",
+                          "the audit: how the exact changes follow the attributed ones");
+    audit->limit = INFINITY;
+    strcpy(audit->row[0], "correlation");
+    strcpy(audit->row[1], "slope");
+    strcpy(audit->col[0], "audit");
+    audit->value[0] = (te - t * e / m) / sqrt((tt - t * t / m) * (ee - e * e / m));
+    audit->value[1] = te / tt;
+}
+
+/* The cells of the tables `first` and the next in which they differ most. */
+static void add_worst(Tables *out, int first, int n)
+{
+    enum { SHOWN = 5 };
+    int    top[SHOWN], found;
+    float *off = must(malloc((n + 1) * sizeof *off));
+    for (int i = 0; i < n; i++) {
+        double by = out->at[first].value[i] - out->at[first + 1].value[i];
+        off[i] = isfinite(by) ? (float)fabs(by) : -1;
+    }
+    found = mi_top(off, n, SHOWN, top);
+    Table *worst = titled(add_table(out, "worst", BARS, found, 2), "", "", "",
+                          "where they differ most");
+    worst->is_signed = 1;
+    strcpy(worst->col[0], "attribution"), strcpy(worst->col[1], "exact");
+    for (int i = 0; i < found; i++) {
+        snprintf(worst->row[i], sizeof(Label), "%s", out->at[first].address[top[i]]);
+        for (int k = 0; k < 2; k++) worst->value[2 * i + k] = out->at[first + k].value[top[i]];
+    }
+    free(off);
+}
+
+/* --attribute: what a patch would change if the metric were a straight line from the held run to
+ * the source, d metric / d x . (source - x) (Nanda 2023; with TransformerLens' sign: what patching
+ * the source in adds), beside what it does change: every patch is run. */
+static void read_attribute(Case *c, const Asked *asked, Tables *out)
+{
+    const MiCells *form = &asked->cells;
+    const char *metric = METRICS[c->question.metric].name, *held = held_of(c)->name;
+    int    n = form->n_rows * form->n_cols, V = n_vocab(c), first = out->n;
+    int    n_lanes = c->edited ? c->samples : 1;
+    float *dlogits = must(malloc(V * sizeof *dlogits));
+    MiEdits cells = asked->cells.edits;
+    for (int i = 0; i < 2; i++) {
+        Table *table = titled(add_cells_table(form, out, i ? "attribution exact" : "attribution",
+                                              form->n_cols == 1 ? BARS : HEAT), metric,
+                              form->row_axis, form->col_axis, i
+                              ? "the same patched, one run per cell: change of %s from %s"
+                              : "--attribute, gradient . (source - x): change of %s from %s",
+                              metric, held);
+        table->is_signed = 1;
+        memset(table->value, 0, n * sizeof *table->value);
+    }
+    double *told = out->at[first].value, *exact = out->at[first + 1].value;
+    for (int s = 0; s < n_lanes; s++) {
+        running(c, mi_logits(shown_run(c), c->lane + s, c->question.at, c->logits));
+        metric_gradient(&c->question, c->logits, V, dlogits);
+        MiRun *gradient = mi_gradient(shown_run(c), c->lane + s, c->question.at, dlogits,
+                                      sites_of(&cells, FROM_ANYWHERE));
+        if (!gradient) running(c, -1);
+        for (int i = 0; i < n; i++)
+            for (int j = form->first[i]; j < form->first[i + 1]; j++)
+                told[i] += attributed(c, shown_run(c), c->lane + s, gradient, &cells.at[j]) /
+                           n_lanes;
+        mi_free(gradient);
+    }
+    free(dlogits);
+    running(c, mi_edits_bind(&cells, c->base, c->source));
+    run_sweep(c, &cells, form->first, exact, n);
+    for (int i = 0; i < n; i++) {
+        exact[i] -= held_of(c)->metric;
+        if (form->first[i] == form->first[i + 1]) told[i] = exact[i] = NAN;
+    }
+    add_audit(out, told, exact, n);
+    if (!is_study(c)) add_worst(out, first, n);
+}
+
 /* ---- Attention ---- */
 
 /* Heads, or all heads of a layer's scores or pattern */
@@ -8878,6 +9033,10 @@ static const Readout READOUTS[] = {
       RESID, NULL, read_lens },
     { "dla", NULL, "direct logit attribution: what each part adds to the answer", 0, NOTHING, 0, 0,
       RESID | MI_KEEP(z) | MI_KEEP(attn_out) | MI_KEEP(mlp_out), resolve_dla, read_dla },
+    { "attribute", "SITES", "attribution patching towards the source, beside the exact patches", 0,
+      ADDRESSES, 0, 0, RESID | MI_KEEP(ln1_scale) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) |
+      MI_KEEP(scores) | MI_KEEP(pattern) | MI_KEEP(ln2_scale) | MI_KEEP(mlp_pre),
+      resolve_attribute, read_attribute },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
@@ -9249,7 +9408,7 @@ static void print_heading(const Report *report, const Screen *screen)
         fprintf(out, "  %s", color_of(screen, "bold"));
         print_prompt(c, screen, &c->prompt);
         fputs(color_of(screen, "off"), out);
-        if (uses(c->command, 0, NEEDS_SOURCE) && c->donor.n && !c->command->trace) {
+        if (needs_source(c->command) && c->donor.n && !c->command->trace) {
             fprintf(out, "\n  %ssource%s  ", color_of(screen, "source"), color_of(screen, "off"));
             if (c->donor.tokens == c->prompt.tokens) fputs("the same prompt, unedited", out);
             else print_prompt(c, screen, &c->donor);

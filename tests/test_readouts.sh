@@ -53,5 +53,49 @@ done
 if "$mi" --data tests/data/ioi.tsv --rows 1-8 --dla --tsv > "$dir/out" 2> "$dir/err" &&
    grep -q '^dla heads		L5	H3	' "$dir/out"; then ok; else bad "--dla --data" "$(cat "$dir/err")"; fi
 
+# --attribute: what is linear in the site is foretold exactly; the exact column is --patch --each; and
+# a small step towards the source changes what the gradient says
+S="When Mary and John went to the store, Mary gave a drink to"
+audit() { awk -F'\t' '$1 == "audit" { printf "%.4f ", $5 }' "$dir/out"; }
+run() { "$mi" "$@" --tsv > "$dir/out" 2> "$dir/err" || bad "$*" "$(cat "$dir/err")"; }
+run --source "$S" --attribute 'ln_f@*'
+if [ "$(audit)" = "1.0000 1.0000 " ]; then ok; else bad "--attribute ln_f" "$(audit)"; fi
+run --source "$S" --ablate L4H2 --attribute 'ln_f@*' --metric logit
+if [ "$(audit)" = "1.0000 1.0000 " ]; then ok; else bad "--attribute ln_f under an edit" "$(audit)"; fi
+for sites in heads 'L*.mlp_out@*' 'L2H*.pattern@-1' 'L1.resid_pre@9-13' 'L3H0-3.q@13'; do
+    run --source "$S" --attribute "$sites"
+    cp "$dir/out" "$dir/attributed"
+    run --source "$S" --patch "$sites" --each
+    why=$(awk -F'\t' '$1 == "cells" { cell[$8] = $5 } $1 == "metric" && $3 == "base" { base = $5 }
+        $1 == "attribution exact" { told[$8] = $5 } END {
+            for (a in told) { n++; if ((cell[a] - base - told[a]) ^ 2 > 1e-12) print a, cell[a] - base, told[a] }
+            if (!n) print "nothing" }' "$dir/out" "$dir/attributed")
+    if [ -z "$why" ]; then ok; else bad "--attribute $sites" "$why"; fi
+    run --source "$S" --patch "$sites=0.01" --each
+    cp "$dir/out" "$dir/there"
+    run --source "$S" --patch "$sites=-0.01" --each
+    why=$(awk -F'\t' 'FNR == 1 { file++ } $1 == "cells" { cell[file, $8] = $5 } $1 == "attribution" { told[$8] = $5 }
+        END { for (a in told) { slope = (cell[2, a] - cell[3, a]) / 0.02; n++
+                  if ((slope - told[a]) ^ 2 > (0.02 * told[a]) ^ 2 + 1e-5) print a, slope, told[a] }
+              if (!n) print "nothing" }' "$dir/attributed" "$dir/there" "$dir/out")
+    if [ -z "$why" ]; then ok; else bad "the slope of $sites" "$why"; fi
+done
+for metric in prob logprob logit; do
+    run --source "$S" --attribute 'ln_f@*' --metric $metric; cp "$dir/out" "$dir/attributed"
+    run --source "$S" --patch 'ln_f@*=0.001' --each --metric $metric
+    why=$(awk -F'\t' '$1 == "attribution" { told[$8] = $5 } $1 == "metric" && $3 == "base" { base = $5 }
+        $1 == "cells" { cell[$8] = $5 } END { for (a in told) { slope = (cell[a] - base) / 0.001
+            if ((slope - told[a]) ^ 2 > (0.05 * told[a]) ^ 2 + 1e-4) print a, slope, told[a] } }' "$dir/attributed" "$dir/out")
+    if [ -z "$why" ]; then ok; else bad "the gradient of $metric" "$why"; fi
+done
+for wrong in "--metric kl" "--metric rank"; do
+    if "$mi" --source "$S" --attribute heads $wrong > "$dir/out" 2> "$dir/err" || [ -s "$dir/out" ] ||
+       ! grep -q 'has no gradient here' "$dir/err"; then bad "--attribute $wrong" "$(head -n 1 "$dir/err")"; else ok; fi
+done
+if "$mi" --attribute heads > "$dir/out" 2> "$dir/err" || ! grep -q 'needs --source' "$dir/err"; then
+    bad "--attribute without a source" "$(head -n 1 "$dir/err")"; else ok; fi
+if "$mi" --data tests/data/ioi.tsv --rows 1-6 --attribute heads --tsv > "$dir/out" 2> "$dir/err" &&
+   grep -q '^audit		correlation	' "$dir/out"; then ok; else bad "--attribute --data" "$(cat "$dir/err")"; fi
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
