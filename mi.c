@@ -1909,29 +1909,15 @@ static const float *value(const Backward *b, MiSite site, int layer, int t)
  * changes nothing, and a projection is its own transpose. Twin of apply_edit(). */
 static void unapply_edit(const MiRun *run, const MiEdit *edit, float *g, const float *v, int n)
 {
-    float amount = edit->op == MI_MIX ? 1 - edit->amount : edit->amount;
-    switch (edit->op) {
-    case MI_SET:
-        for (int i = 0; i < n; i++) g[i] = 0;
-        break;
-    case MI_MIX:
-    case MI_SCALE:
-        for (int i = 0; i < n; i++) g[i] *= amount;
-        break;
-    case MI_PROJECT: {
-        float along = run->kernel->dot(g, v, n);
-        for (int i = 0; i < n; i++) g[i] -= along * v[i];
-        break;
-    }
-    case MI_ADD:
-    case MI_NOISE:
-        break;
-    }
+    float share = edit->op == MI_MIX ? 1 - edit->amount : edit->op == MI_SCALE ? edit->amount : 1;
+    float along = edit->op == MI_PROJECT ? run->kernel->dot(g, v, n) : 0;
+    for (int i = 0; i < n; i++)
+        g[i] = edit->op == MI_SET ? 0 : edit->op == MI_PROJECT ? g[i] - along * v[i] : share * g[i];
 }
 
-/* The gradient of a site before its edits, [n,width], of which rows from <= t < n are there. What
- * readers of the site left in its buffer is the gradient of what they read, the edited value.
- * Called by each twin on what it takes, as each part calls hook() on what it made. */
+/* The gradient of a site before its edits, [n,width], of which rows from <= t < n are there: in the
+ * site's buffer is that of what was read, the edited value. Called by each twin on what it takes,
+ * as each part calls hook() on what it made. */
 static const float *unhook(const Backward *b, MiSite site, int layer, int from)
 {
     const MiRun *run = b->run;
@@ -1948,9 +1934,8 @@ static const float *unhook(const Backward *b, MiSite site, int layer, int from)
             int    count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
             float *g = b->before + t * width + edit->first;
             if (keys) g += (size_t)edit->head * run->key_stride;
-            const float *v = edit->value;
-            if (v) v += (t - edit->pos) * edit->value_stride;
-            unapply_edit(run, edit, g, v, count);
+            size_t value_row = (t - edit->pos) * edit->value_stride;
+            unapply_edit(run, edit, g, edit->value ? edit->value + value_row : NULL, count);
         }
     }
     return b->before;
@@ -1968,10 +1953,9 @@ static void add_back(const Backward *b, MiSite y, int layer, MiSite a, int layer
 /* y_i = (x_i - mean) / sigma * gamma_i + beta_i.  With g_i = dy_i gamma_i:
  *     dsigma = - sum_i g_i (x_i - mean) / sigma^2
  *     dx_i  += (g_i - mean(g)) / sigma + dsigma (x_i - mean) / (D sigma)
- * The first term is how x reaches y, less what all lose by the mean. The last is how it reaches
- * sigma: there, before sigma's own edits, of which none may be left after a freeze. What moves x
- * along x - mean alone is lost: LayerNorm does not see the length of its input. In double: the sums
- * cancel. */
+ * How x reaches y, less what all lose by the mean; and how it reaches sigma, as that was before its
+ * own edits. Together nothing is left along x - mean: LayerNorm does not see the length of its
+ * input. In double: the sums cancel. */
 static void layernorm_back(const Backward *b, MiSite x, MiSite scale, MiSite y, int layer,
                            const weight *gamma, int from)
 {
@@ -2003,20 +1987,14 @@ static void layernorm_back(const Backward *b, MiSite x, MiSite scale, MiSite y, 
     }
 }
 
-/* dx = dy W^T    dy [rows,out], W [in,out] -> dx [rows,in]
+/* y = x W + b:  dx = dy W^T    site y [rows,out], W [in,out] -> site x [rows,in]
  * dx_i is the dot product of dy with row i of W: an unembedding, with W for W_U. */
-static void times_transposed(const Backward *b, float *dx, const float *dy, int rows,
-                             const weight *W, int in, int out)
-{
-    b->run->kernel->unembed(dx, dy, rows, W, in, out, b->run->threads);
-}
-
-/* y = x W + b:  dx = dy W^T    site y [rows,out], W [in,out] -> site x [rows,in] */
 static void linear_back(const Backward *b, MiSite x, MiSite y, int layer, const weight *W, int from)
 {
     int in = width_of(b->run->model, x, 0), out = width_of(b->run->model, y, 0);
     const float *dy = unhook(b, y, layer, from) + (size_t)from * out;
-    times_transposed(b, at(b->run, x, layer, from), dy, b->n - from, W, in, out);
+    b->run->kernel->unembed(at(b->run, x, layer, from), dy, b->n - from, W, in, out,
+                            b->run->threads);
 }
 
 /* GELU'(x) = s + 2 x s (1 - s) u',  s = 1 / (1 + e^(-2u)),  u' = sqrt(2/pi) (1 + 3 * 0.044715 x^2)
@@ -2087,9 +2065,9 @@ static void z_back(const Backward *b, int l, int from)
 static void softmax_back(const Backward *b, int l, int from)
 {
     const MiRun *run = b->run;
-    int H = run->model->shape.n_head;
+    int          H = run->model->shape.n_head;
     const float *da = unhook(b, MI_pattern, l, from);
-    #pragma omp parallel for num_threads(run->threads) if (b->n - from > 4)
+    #pragma omp parallel for schedule(dynamic, 16) num_threads(run->threads) if (b->n - from > 4)
     for (int i = from * H; i < b->n * H; i++) {
         int    h = i % H, t = i / H, n = t + 1;
         size_t head = (size_t)i * run->key_stride;
@@ -2135,8 +2113,8 @@ static void qkv_back(const Backward *b, int l)
         for (int t = 0; t < b->n; t++)
             memcpy(b->side + ((size_t)t * 3 + i) * D, dy + (size_t)t * D, D * sizeof(float));
     }
-    times_transposed(b, at(b->run, MI_ln1, l, 0), b->side, b->n, b->run->model->block[l].W_QKV, D,
-                     3 * D);
+    b->run->kernel->unembed(at(b->run, MI_ln1, l, 0), b->side, b->n, b->run->model->block[l].W_QKV,
+                            D, 3 * D, b->run->threads);
 }
 
 /* Half-layer 2l+1, down from resid_post; rows below `from` have no part in the metric. */
@@ -2187,39 +2165,39 @@ static int check_backward(const Backward *b)
 {
     static const MiSite reads[] = { MI_resid_pre, MI_ln1_scale, MI_q, MI_k, MI_v, MI_scores,
                                     MI_pattern, MI_resid_mid, MI_ln2_scale, MI_mlp_pre };
-    int L = b->of->model->shape.n_layer;
-    for (size_t i = 0; i < sizeof reads / sizeof *reads; i++)
-        for (int l = 0; l < L; l++)
-            for (int t = 0; t < b->n; t++)
-                if (!value(b, reads[i], l, t)) return -1;
-    return value(b, MI_resid_post, L - 1, b->n - 1) && value(b, MI_ln_f_scale, 0, b->n - 1) ? 0 : -1;
+    int n_reads = sizeof reads / sizeof *reads, L = b->of->model->shape.n_layer;
+    for (int i = 0; i < n_reads * L; i++)
+        for (int t = 0; t < b->n; t++)
+            if (!value(b, reads[i / L], i % L, t)) return -1;
+    return value(b, MI_resid_post, L - 1, b->n - 1) ? 0 : -1;
 }
 
-MiRun *mi_gradient(const MiRun *run, int lane, int pos, const float *dlogits, uint64_t keep)
+MiRun *mi_gradient(const MiRun *of, int lane, int pos, const float *dlogits, uint64_t keep)
 {
-    const MiShape *shape = &run->model->shape;
-    Backward b = { .of = run, .lane = lane, .n = pos + 1 };
-    int      n = mi_n_tokens(run, lane);
-    if (n < 0 || check_values(run) < 0 || mi_token(run, lane, pos) < 0 || check_backward(&b) < 0)
-        return NULL;
-    MiRun *gradient = b.run = new_run(run->model, 1, n, n, keep ? keep : MI_KEEP_ALL, 0);
-    if (!gradient) return NULL;
-    gradient->is_gradient = 1;
-    gradient->kernel = run->kernel;
-    gradient->threads = (double)b.n * shape->d_model * shape->d_model < MIN_WORK ? 1 : run->threads;
-    gradient->n_rows = gradient->lanes[0].n_pos = n;
-    gradient->lanes[0].last_row = n - 1;
-    for (int t = 0; t < n; t++)
-        gradient->row_pos[t] = t, gradient->row_token[t] = mi_token(run, lane, t);
-    size_t widest = max_int(shape->d_mlp, shape->n_head * gradient->key_stride);
-    b.before = malloc(b.n * max_int(widest, shape->d_model) * sizeof(float));
-    b.side = malloc((size_t)b.n * 3 * shape->d_model * sizeof(float));
-    int status = b.before && b.side ? allocate_sites(gradient, NULL) : mi_fail("out of memory");
-    if (status == 0) backward(&b, dlogits);
+    int T = mi_n_tokens(of, lane);
+    if (T < 0 || check_values(of) < 0 || mi_token(of, lane, pos) < 0) return NULL;
+    Backward b = { .of = of, .lane = lane, .n = pos + 1 };
+    if (check_backward(&b) < 0) return NULL;
+    MiRun *run = b.run = new_run(of->model, 1, T, T, keep ? keep : MI_KEEP_ALL, 0);
+    if (!run) return NULL;
+    size_t D = of->model->shape.d_model, F = of->model->shape.d_mlp, widest = F > D ? F : D;
+    size_t keys = (size_t)of->model->shape.n_head * run->key_stride;
+    if (keys > widest) widest = keys;
+    run->is_gradient = 1;
+    run->kernel = of->kernel;
+    run->threads = (double)b.n * D * D < MIN_WORK ? 1 : of->threads;
+    run->n_rows = run->lanes[0].n_pos = T;
+    run->lanes[0].last_row = T - 1;
+    for (int t = 0; t < T; t++) run->row_pos[t] = t, run->row_token[t] = mi_token(of, lane, t);
+    b.before = malloc(b.n * (widest + 3 * D) * sizeof(float));
+    int status = b.before ? allocate_sites(run, NULL) : mi_fail("out of memory");
+    if (status == 0) {
+        b.side = b.before + b.n * widest;
+        backward(&b, dlogits);
+    }
     free(b.before);
-    free(b.side);
-    if (status == 0) return gradient;
-    mi_free(gradient);
+    if (status == 0) return run;
+    mi_free(run);
     return NULL;
 }
 

@@ -10,9 +10,6 @@
 #include "random_model.h"
 
 #include <math.h>
-#ifndef H_STEP
-#define H_STEP 0.01
-#endif
 
 enum { T = 8, POS = 6, MAX_V = 64, PER_SITE = 6, LAST = 1000 };
 
@@ -126,7 +123,7 @@ static void check_numbers(const char *name, const MiModel *m, const MiRun *run, 
                        .order = LAST};
         double want = measured(run, &edit, 1, (float)h), error = fabs(g[c] - want) / (most + 1e-3);
         worst_number = fmax(worst_number, error);
-        CHECK(error < 5e-3, "%s: %s of layer %d, position %d, head %d, number %d: %g, measured %g",
+        CHECK(error < 4e-3, "%s: %s of layer %d, position %d, head %d, number %d: %g, measured %g",
               name, mi_site_info(site)->name, l, t, head, c, g[c], want);
     }
 }
@@ -155,7 +152,7 @@ static void check_direction(const char *name, const MiModel *m, const MiRun *run
     want = measured(run, edits, n_edits, (float)h);
     double error = fabs(says - want) / (sqrt(square) + 1e-3);
     worst_direction = fmax(worst_direction, error);
-    CHECK(error < 3e-3, "%s: all of %s of layer %d: %g, measured %g (length %g)", name,
+    CHECK(error < 4e-3, "%s: all of %s of layer %d: %g, measured %g (length %g)", name,
           mi_site_info(site)->name, l, says, want, sqrt(square));
 }
 
@@ -166,7 +163,7 @@ static void check_run(const char *name, const MiModel *m, const MiRun *run)
     CHECK(grad != NULL, "%s: %s", name, mi_error());
     for (int site = 0; grad && site < MI_N_SITES; site++)
         for (int l = 0; l < layers_of(m, site); l++) {
-            double h = H_STEP * size_of(m, run, site, l);
+            double h = 0.02 * size_of(m, run, site, l);
             check_numbers(name, m, run, grad, site, l, h);
             check_direction(name, m, run, grad, site, l, h);
             for (int t = POS + 1, n; t < mi_n_tokens(run, 0); t++) {
@@ -210,12 +207,14 @@ static MiEdits every_edit(const MiModel *m)
     EDIT(MI_SCALE, q, 0, -1, 1, 6, 0, T, 0.7f);
     EDIT(MI_MIX, k, 0, -1, 0, D, 3, 4, 0.25f, .value = values[4]);
     EDIT(MI_SET, v, 0, -1, 2, 4, 2, 5, 0, .value = values[6]);
-    EDIT(MI_SET, scores, 0, 1, 0, T, 4, 5, -INFINITY);
-    EDIT(MI_SET, scores, 0, 0, 2, 2, 5, 7, -INFINITY);
+    EDIT(MI_SET, scores, 0, 0, 0, s.n_ctx, 4, 5, -INFINITY);
+    EDIT(MI_SET, scores, 0, 1, 2, 2, 5, 7, -INFINITY);
     EDIT(MI_SCALE, scores, 1, 0, 1, 3, 0, T, 0.5f);
     EDIT(MI_SCALE, pattern, 0, 0, 0, 3, 2, 7, 0.5f);
     EDIT(MI_SET, pattern, 1, 1, 1, 2, 5, 7, 0.25f);
+    EDIT(MI_PROJECT, pattern, 1, 0, 0, s.n_ctx, 0, T, 0, .value = values[13]);
     EDIT(MI_NOISE, z, 0, -1, 0, D, 0, T, 0.1f);
+    EDIT(MI_SCALE, z, 1, -1, 2, 5, 0, T, 0.5f);
     EDIT(MI_SCALE, attn_out, 0, -1, 0, D, 1, 4, -0.5f);
     EDIT(MI_PROJECT, resid_mid, 0, -1, 0, D, 0, T, 0, .value = UNIT, .order = 2);
     EDIT(MI_MIX, resid_mid, 0, -1, 3, 6, 2, 6, 0.6f, .value = values[8], .order = 1);
@@ -224,7 +223,7 @@ static MiEdits every_edit(const MiModel *m)
     EDIT(MI_SCALE, mlp_pre, 0, -1, 3, 20, 0, T, 1.5f);
     EDIT(MI_SET, mlp_post, 0, -1, 5, 9, 0, T, 0);
     EDIT(MI_SCALE, mlp_out, 1, -1, 0, 7, 6, 7, 0.5f);
-    EDIT(MI_PROJECT, resid_post, 0, -1, 0, D, 0, T, 0, .value = UNIT);
+    EDIT(MI_PROJECT, resid_post, 0, -1, 0, D, 0, T, 0, .value = values[1], .value_stride = 512);
     EDIT(MI_MIX, resid_post, 1, -1, 0, D, 5, 7, 0.2f, .value = values[12]);
     EDIT(MI_SCALE, ln_f_scale, 0, -1, 0, 1, 0, T, 1.5f);
     EDIT(MI_PROJECT, ln_f, 0, -1, 0, D, 6, 7, 0, .value = UNIT);
@@ -389,15 +388,29 @@ static void check_bits(const char *name, const MiModel *m, const int *tokens, in
     }
     /* a gradient that keeps one site has its bits, and says what it has not */
     MiRun *run = mi_run(m, tokens, n, edits, &ONE_THREAD);
-    MiRun *little = run ? mi_gradient(run, 0, pos, d, MI_KEEP(k)) : NULL;
+    MiRun *little = run ? mi_gradient(run, 0, pos, d, MI_KEEP(resid_pre)) : NULL;
     for (int l = 0; little && first && l < mi_shape(m).n_layer; l++)
         for (int t = 0; t < n; t++)
-            CHECK(!memcmp(mi_site(first, 0, MI_k, l, t), mi_site(little, 0, MI_k, l, t),
+            CHECK(!memcmp(mi_site(first, 0, MI_resid_pre, l, t),
+                          mi_site(little, 0, MI_resid_pre, l, t),
                           (size_t)mi_shape(m).d_model * sizeof(float)),
-                  "%s: k alone has other bits", name);
+                  "%s: resid_pre alone has other bits", name);
     CHECK(little && !mi_site(little, 0, MI_q, 0, 0) && strstr(mi_error(), "q was not kept"),
           "%s: a gradient that was not kept: %s", name, mi_error());
     mi_free(little), mi_free(run), mi_free(first);
+}
+
+/* Many rows and wide ones, which the fast kernels take by other paths, and more threads share. */
+static void check_large(void)
+{
+    static const RandomModel shape = {.n_layer = 2, .n_head = 3, .d_head = 32, .n_ctx = 80,
+                                      .n_vocab = 50, .seed = 4};
+    MiModel *m = random_model_open(shape);
+    int      tokens[75];
+    for (int t = 0; t < 75; t++) tokens[t] = random_below(&state, 50);
+    new_metric(m);
+    check_bits("a large model", m, tokens, 75, NULL, 73, dlogits);
+    mi_close(m);
 }
 
 /* ---- What is refused ---- */
@@ -429,8 +442,12 @@ static void check_refusals(const MiModel *m, const int *tokens)
               "without %s: %s", needs[i].name, mi_error());
         mi_free(run);
     }
-    MiOptions cache = {.threads = 1, .keep = MI_KEEP_CACHE};
-    MiRun *small = mi_run(m, tokens, T, NULL, &cache), *run = mi_run(m, tokens, T, NULL, &ONE_THREAD);
+    MiOptions cache = {.threads = 1, .keep = MI_KEEP_CACHE | (MI_KEEP_ALL & ~MI_KEEP(resid_post))};
+    MiRun *no_end = mi_run(m, tokens, T, NULL, &cache);
+    REFUSES(!mi_gradient(no_end, 0, POS, dlogits, 0), "resid_post was not kept");
+    cache.keep = MI_KEEP_CACHE;
+    MiRun *small = mi_run(m, tokens, T, NULL, &cache);
+    MiRun *run = mi_run(m, tokens, T, NULL, &ONE_THREAD);
     REFUSES(!mi_gradient(small, 0, POS, dlogits, 0), "resid_pre was not kept");
     REFUSES(!mi_gradient(run, 1, POS, dlogits, 0), "no lane 1");
     REFUSES(!mi_gradient(run, 0, T, dlogits, 0), "no position 8");
@@ -459,7 +476,7 @@ static void check_refusals(const MiModel *m, const int *tokens)
     REFUSES(!mi_gradient(grad, 0, POS, dlogits, 0), "holds gradients");
     REFUSES(mi_sweep(&sweep, sweep_value) < 0, "holds gradients");
     CHECK(calls == 0, "a sweep over a run of gradients measured %d cells", calls);
-    mi_free(grad), mi_free(read), mi_free(small), mi_free(run);
+    mi_free(grad), mi_free(read), mi_free(small), mi_free(no_end), mi_free(run);
 }
 
 /* ---- Not a number, and a score without any key ---- */
@@ -582,6 +599,21 @@ static void check_golden(void)
     if (file) fclose(file);
 }
 
+/* The model of a folder with this config.json: scores are divided by the layer's number too. */
+static MiModel *scaled_by_layer(RandomModel shape)
+{
+    char        config[4300];
+    const char *path = random_model_file(shape);
+    snprintf(config, sizeof config, "%s/config.json", random_directory);
+    FILE *file = fopen(config, "w");
+    if (!file) return NULL;
+    fprintf(file, "{\"model_type\": \"gpt2\", \"scale_attn_by_inverse_layer_idx\": true}");
+    fclose(file);
+    MiModel *model = mi_open(path);
+    unlink(config);
+    return model;
+}
+
 int main(void)
 {
     static const RandomModel shapes[] = {
@@ -591,9 +623,11 @@ int main(void)
         {.n_layer = 3, .n_head = 2, .d_head = 5, .n_ctx = 9, .n_vocab = 20, .seed = 3},
     };
     int tokens[T];
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         char     name[40];
-        MiModel *m = random_model_open(shapes[i]);
+        MiModel *m = i < 3 ? random_model_open(shapes[i]) : scaled_by_layer(shapes[2]);
+        CHECK(m != NULL, "model %d: %s", i, mi_error());
+        if (!m) continue;
         new_metric(m);
         for (int t = 0; t < T; t++) tokens[t] = random_below(&state, n_vocab);
         MiRun *run = mi_run(m, tokens, T, NULL, &ONE_THREAD);
@@ -620,6 +654,7 @@ int main(void)
         }
         mi_close(m);
     }
+    check_large();
     check_golden();
     printf("errors: numbers %.1e, directions %.1e, PyTorch %.1e\n", worst_number, worst_direction,
            worst_golden);
