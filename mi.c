@@ -7051,7 +7051,7 @@ static int uses(const Command *c, MiOp op, int needs)
 /* Is there anything that reads a source? */
 static int needs_source(const Command *c)
 {
-    return uses(c, 0, NEEDS_SOURCE) || find_asked(c, "attribute");
+    return uses(c, 0, NEEDS_SOURCE) || find_asked(c, "attribute") || find_asked(c, "edges");
 }
 
 /* A word alone that is no prompt: an address after a space, or an option without its dashes. */
@@ -7413,15 +7413,16 @@ static void read_source(Case *c)
     const Input   *in = &c->input;
     int            needed = needs_source(command);
     if (!in->source && !in->source_tokens) {
-        if (needed && find_asked(command, "attribute"))
-            resolving(c, mi_fail("--attribute needs --source PROMPT: what the values go towards"));
+        if (needed && !uses(command, 0, NEEDS_SOURCE))
+            resolving(c, mi_fail("--%s needs --source PROMPT: what the values go towards",
+                                 find_asked(command, "edges") ? "edges" : "attribute"));
         if (needed)
             resolving(c, mi_fail("--patch needs --source PROMPT: where the value comes from"));
         return;
     }
     if (!needed && !command->mean_from) {               /* a column that is not needed */
         if (!is_study(c))
-            resolving(c, mi_fail("--source is for --patch and --attribute, and there is none"));
+            resolving(c, mi_fail("--source is for --patch, --attribute and --edges, and there is none"));
         return;
     }
     if (in->source && !strcmp(in->source, "same")) c->donor = c->prompt;
@@ -8018,12 +8019,12 @@ static void prepare(Case *c)
             c->step[edit->order].typed->what->value == KIND)
             bind_partner(c, edit);
     }
-    if (!command->n_requests && !find_asked(command, "attribute")) options.keep |= MI_KEEP_CACHE;
+    if (!command->n_requests && !needs_source(command)) options.keep |= MI_KEEP_CACHE;
     c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
     if (!c->base) running(c, -1);
     options.keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
     for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
-        options.keep |= sites_of(&a->cells.edits, FROM_SOURCE);
+        options.keep |= sites_of(&a->cells.edits, FROM_SOURCE) | a->what->keep;
     if (c->donor.n && needs_source(command) &&
         !(c->source = mi_run(model, c->donor.tokens, c->donor.n, NULL, &options)))
         running(c, -1);
@@ -8838,6 +8839,161 @@ static void read_attribute(Case *c, const Asked *asked, Tables *out)
     if (!is_study(c)) add_worst(out, first, n);
 }
 
+/* ---- Paths ---- */
+
+/* x [n,D] of a site of a lane, position after position. */
+static void gather_rows(const Case *c, const MiRun *run, MiSite site, int layer, int n, float *x)
+{
+    int width = width_of(c->study->model, site, 0);
+    for (int t = 0; t < n; t++, x += width) {
+        const float *row = mi_site(run, 0, site, layer, t);
+        if (!row) running(c, -1);
+        memcpy(x, row, width * sizeof *x);
+    }
+}
+
+/* The prompt's run with senders from the source, all queries, keys and values held at the prompt's
+ * own, and with freeze_mlps the MLPs too. What readers read there has come from the senders by the
+ * residual stream alone (or through MLPs). */
+static MiRun *run_senders(Case *c, const MiEdit *senders, int n, int freeze_mlps)
+{
+    static const MiSite held[] = { MI_q, MI_k, MI_v, MI_mlp_out };
+    int     L = c->study->model->shape.n_layer, sites = 3 + freeze_mlps;
+    MiEdits edits = { 0 };
+    for (int i = 0; i < L * sites; i++) {
+        MiEdit edit = { .op = MI_SET, .from = MI_FROM_BASE, .site = held[i % sites],
+                        .layer = i / sites, .head = -1, .pos_end = c->prompt.n,
+                        .count = c->study->model->shape.d_model };
+        running(c, add_edit(&edits, &edit));
+    }
+    for (int i = 0; i < n; i++) {
+        running(c, add_edit(&edits, &senders[i]));
+        edits.at[edits.n - 1].order = 1;
+    }
+    running(c, mi_edits_bind(&edits, c->base, c->source));
+    MiLane lane = { c->base, edits.at, edits.n, 0, 0 };
+    MiRun *fork = mi_fork(&lane, 1, 0, MI_KEEP(ln1) | MI_KEEP(ln2));
+    if (!fork) running(c, -1);
+    mi_edits_free(&edits);
+    return fork;
+}
+
+/* What a reader reads in that run -> its edit in the prompt's run: the columns of q, k or v, which
+ * are computed anew from ln1, or all of ln2 or ln_f. The values live as long as the edits. */
+static void add_reader(Case *c, const MiRun *fork, MiEdit reader, MiEdits *edits)
+{
+    const MiModel *model = c->study->model;
+    int    D = model->shape.d_model, n = c->question.at + 1, part = reader.site - MI_q;
+    int    heads = SITES[reader.site].width == MI_HEADS, kept = n - reader.pos;
+    float *value = new_constant(edits, n * reader.count), *x = must(malloc(n * D * sizeof *x));
+    if (!value) running(c, -1);
+    gather_rows(c, fork, heads ? MI_ln1 : reader.site, heads ? reader.layer : reader.layer, n, x);
+    if (heads) {
+        const Block *w = &model->block[reader.layer];
+        const weight *W = w->W_QKV + part * D + reader.first;
+        fork->kernel->linear(value, x, n, D, reader.count, W, 3 * D,
+                             w->b_QKV + part * D + reader.first, 1);
+    } else memcpy(value, x, (size_t)n * D * sizeof *x);
+    free(x);
+    if (kept < 1) return;
+    reader.op = MI_SET, reader.from = MI_FROM_VALUE;
+    reader.value = value + (size_t)reader.pos * reader.count;
+    reader.value_stride = reader.count;
+    reader.pos_end = min_int(reader.pos_end, n);
+    running(c, add_edit(edits, &reader));
+}
+
+static void resolve_path(Case *c, Asked *asked)
+{
+    (void)asked;
+    if (c->n_edits)
+        resolving(c, mi_fail("--edges patches edges of the unedited run: leave out interventions"));
+}
+
+/* Number `which` of the readers in order: q, k and v of the heads of each layer and its MLP; last
+ * the logits. -> its edit, its name in the files of EAP, and whether writer (l, h) is above it. */
+static int name_reader(const MiShape *s, int which, MiEdit *reader, Label name)
+{
+    int H = s->n_head, l = which / (3 * H + 1), i = which % (3 * H + 1);
+    *reader = (MiEdit){ .site = MI_ln_f, .head = -1, .count = s->d_model, .pos_end = INT_MAX };
+    strcpy(name, "logits");
+    if (l == s->n_layer) return 2 * l;
+    reader->layer = l;
+    reader->site = i == 3 * H ? MI_ln2 : MI_q + i / H;
+    if (i == 3 * H) return snprintf(name, sizeof(Label), "m%d", l), 2 * l + 1;
+    reader->first = i % H * s->d_head;
+    reader->count = s->d_head;
+    snprintf(name, sizeof(Label), "a%d.h%d<%c>", l, i % H, "qkv"[i / H]);
+    return 2 * l;
+}
+
+/* Writer `which` in order: the input, then the heads of each layer and its MLP. -> its edits, its
+ * name, and the half-layer after which it can be read. */
+static int name_writer(const MiShape *s, int which, MiEdit edits[2], int *n, Label name)
+{
+    int H = s->n_head, l = (which - 1) / (H + 1), h = (which - 1) % (H + 1);
+    MiEdit edit = { .op = MI_SET, .from = MI_FROM_SOURCE, .head = -1, .pos_end = INT_MAX,
+                    .count = s->d_model };
+    *n = 1;
+    edits[0] = edits[1] = edit;
+    if (which == 0) {
+        edits[0].site = MI_embed, edits[1].site = MI_pos_embed, *n = 2;
+        return strcpy(name, "input"), 0;
+    }
+    edits[0].layer = l;
+    edits[0].site = h == H ? MI_mlp_out : MI_z;
+    if (h == H) return snprintf(name, sizeof(Label), "m%d", l), 2 * l + 2;
+    edits[0].first = h * s->d_head;
+    edits[0].count = s->d_head;
+    snprintf(name, sizeof(Label), "a%d.h%d", l, h);
+    return 2 * l + 1;
+}
+
+/* --edges: every edge from a writer into a reader, patched from the source by itself: the reader's
+ * input is changed by the writer's difference alone, all that comes after the reader follows
+ * (Goldowsky-Dill et al. 2023; the graph is that of EAP, Syed et al. 2023). Exact, one run each. */
+static void read_edges(Case *c, const Asked *asked, Tables *out)
+{
+    enum { SHOWN = 20 };
+    const MiShape *s = &c->study->model->shape;
+    const Asked   *top = find_asked(c->command, "top");
+    int    n_w = 1 + s->n_layer * (s->n_head + 1), n_r = s->n_layer * (3 * s->n_head + 1) + 1, n = 0;
+    int   *first = must(malloc((n_r + 1) * sizeof *first)), n_senders;
+    MiEdit senders[2], reader;
+    Label  writer_name, reader_name;
+    (void)asked;
+    for (int w = 0; w < n_w; w++)
+        for (int r = 0, from = name_writer(s, w, senders, &n_senders, writer_name); r < n_r; r++)
+            n += name_reader(s, r, &reader, reader_name) >= from;
+    Table *table = titled(add_table(out, "edges", BARS, n, 1), "share restored", "edge", "",
+                          "--edges, one run per edge: %s, 0 as in base, 1 as in source",
+                          METRICS[c->question.metric].name);
+    table->is_signed = table->is_share = 1;
+    table->whole = restorable(c);
+    table->most = top && top->number > 0 ? top->number : SHOWN;
+    double *value = table->value;
+    for (int w = 0, row = 0, cells = 0; w < n_w; w++, row += cells) {
+        int     from = name_writer(s, w, senders, &n_senders, writer_name);
+        MiEdits edits = { 0 };
+        for (int i = 0; i < n_senders; i++) senders[i].pos_end = c->prompt.n;
+        MiRun  *fork = run_senders(c, senders, n_senders, 1);
+        first[cells = 0] = 0;
+        for (int r = 0; r < n_r; r++) {
+            if (name_reader(s, r, &reader, reader_name) < from) continue;
+            add_reader(c, fork, reader, &edits);
+            snprintf(table->row[row + cells], sizeof(Label), "%.30s->%.30s", writer_name,
+                     reader_name);
+            first[++cells] = edits.n;
+        }
+        mi_free(fork);
+        memset(value + row, 0, cells * sizeof *value);
+        run_sweep(c, &edits, first, value + row, cells);
+        mi_edits_free(&edits);
+    }
+    for (int i = 0; i < n; i++) value[i] -= held_of(c)->metric;
+    free(first);
+}
+
 /* ---- Attention ---- */
 
 /* Heads, or all heads of a layer's scores or pattern */
@@ -9015,6 +9171,9 @@ static const Readout READOUTS[] = {
       ADDRESSES, 0, 0, RESID | MI_KEEP(ln1_scale) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) |
       MI_KEEP(scores) | MI_KEEP(pattern) | MI_KEEP(ln2_scale) | MI_KEEP(mlp_pre),
       resolve_attribute, read_attribute },
+    { "edges", NULL, "every edge of the graph, patched from the source by itself", 0, NOTHING, 0, 0,
+      RESID | MI_KEEP(z) | MI_KEEP(mlp_out) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(ln2),
+      resolve_path, read_edges },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,

@@ -97,5 +97,26 @@ if "$mi" --attribute heads > "$dir/out" 2> "$dir/err" || ! grep -q 'needs --sour
 if "$mi" --data tests/data/ioi.tsv --rows 1-6 --attribute heads --tsv > "$dir/out" 2> "$dir/err" &&
    grep -q '^audit		correlation	' "$dir/out"; then ok; else bad "--attribute --data" "$(cat "$dir/err")"; fi
 
+# --edges: each edge of a random model, and what needs no reference
+run -m $golden/odd7.safetensors --tokens "32 33 34 32 33 35 40" --source-tokens "32 33 34 33 32 35 41" \
+    --answer "#36" --versus "#37" --edges
+why=$(awk -F'\t' 'FNR == NR { want[$1] = $2; n++; next } $1 == "metric" { said[$3] = $5 }
+    $1 == "edges" { got[$3] = $5 } END { whole = said["source"] - said["base"]
+        for (e in want) { change = got[e] * whole; if (!(e in got)) print e " is missing"
+            else if ((change - want[e]) ^ 2 > 1e-9 * (1 + want[e] ^ 2)) print e, change, want[e] }
+        for (e in got) if (!(e in want)) print e " is none" }' $golden/edges.golden "$dir/out")
+if [ -z "$why" ]; then ok; else bad "--edges" "$why"; fi
+run --source same --edges
+why=$(awk -F'\t' '$1 == "edges" { n++ } END { if (n) print n }' "$dir/out")
+if [ -z "$why" ] || [ "$(awk -F'\t' '$1 == "edges" && $5 != "nan"' "$dir/out")" = "" ]; then ok; else bad "edges of the same prompt" "$why"; fi
+run --source "$S" --edges
+[ "$(grep -c '^edges' "$dir/out")" = 1108 ] && ok || bad "edges of tiny" "$(grep -c '^edges' "$dir/out")"
+awk -F'\t' '$1 == "edges" && $3 ~ /^a5|^m5/ && $3 !~ /logits$|^a5.*->m5$/' "$dir/out" > "$dir/why"
+[ -s "$dir/why" ] && bad "an edge down" "$(head -1 "$dir/why")" || ok
+if "$mi" --source "$S" --edges --ablate L5H3 > "$dir/out" 2> "$dir/err" || ! grep -q 'leave out' "$dir/err"; then
+    bad "--edges with an edit" "$(head -n 1 "$dir/err")"; else ok; fi
+if "$mi" --data tests/data/ioi.tsv --rows 1-3 --edges --tsv > "$dir/out" 2> "$dir/err" &&
+   [ "$(grep -c '^edges		' "$dir/out")" = 1108 ]; then ok; else bad "--edges --data" "$(cat "$dir/err")"; fi
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]

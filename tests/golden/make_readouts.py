@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes readouts.golden: what --dla has to say, from Hugging Face's GPT-2 in float64.
+"""Makes readouts.golden: what --dla and --edges have to say, from Hugging Face's GPT-2 in float64.
 
     pip install torch numpy safetensors transformers
     python3 tests/golden/make_readouts.py
@@ -7,6 +7,10 @@
 The parts of the final residual stream are read by hooks of torch, not of mi; the constant of the
 values is folded as TransformerLens does. A line: MODEL TOKENS ANSWER VERSUS PART FROZEN EXACT
 (ids of GPT-2, versus - for none), compared by tests/test_readouts.sh.
+
+edges.golden: every edge of the graph of EAP. The forward pass here takes a difference for the input
+of each reader; without any it is checked against Hugging Face's. A line: EDGE CHANGE, of the logit
+difference of EDGES, when the reader reads what the writer would have written on the source.
 """
 import os
 import numpy as np
@@ -23,6 +27,8 @@ CASES = [
      [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284], 5335, 1757),
     ("tiny", "../../tiny.safetensors", [464, 412, 733, 417, 8765, 318, 287, 262, 1748, 286], 6342, None),
 ]
+
+EDGES = ("odd7", [32, 33, 34, 32, 33, 35, 40], [32, 33, 34, 33, 32, 35, 41], 36, 37)
 
 
 def load(path):
@@ -75,7 +81,62 @@ def parts_of(model, heads, rows):
     return {k: v.detach() for k, v in parts.items()}, kept["end"], logits
 
 
+def forward(model, heads, rows, deltas):
+    """{writer: what it wrote [T,D]}, logits; deltas {reader: [T,D]} are added to what it reads"""
+    t = model.transformer
+    T, D = len(rows), t.wte.weight.shape[1]
+    d = D // heads
+    mask = torch.triu(torch.full((T, T), -torch.inf, dtype=torch.float64), 1)
+    written = {"input": t.wte.weight[rows] + t.wpe.weight[:T]}
+    x = written["input"]
+
+    def read(name, ln, x):
+        return ln(x + deltas[name]) if name in deltas else ln(x)
+
+    for l, block in enumerate(t.h):
+        W, b = block.attn.c_attn.weight, block.attn.c_attn.bias
+        out = block.attn.c_proj.bias.expand(T, D)
+        for h in range(heads):
+            q, k, v = (read(f"a{l}.h{h}<{name}>", block.ln_1, x)
+                       @ W[:, i * D + h * d:i * D + (h + 1) * d] + b[i * D + h * d:i * D + (h + 1) * d]
+                       for i, name in enumerate("qkv"))
+            z = torch.softmax(q @ k.T / d ** 0.5 + mask, -1) @ v
+            written[f"a{l}.h{h}"] = z @ block.attn.c_proj.weight[h * d:(h + 1) * d]
+            out = out + written[f"a{l}.h{h}"]
+        x = x + out
+        written[f"m{l}"] = block.mlp(read(f"m{l}", block.ln_2, x))
+        x = x + written[f"m{l}"]
+    return written, read("logits", t.ln_f, x) @ model.lm_head.weight.T
+
+
+def edges():
+    name, ids, source, answer, versus = EDGES
+    model, heads, _ = load(os.path.join(HERE, f"{name}.safetensors"))
+    L, lines = len(model.transformer.h), []
+    with torch.no_grad():
+        base, logits = forward(model, heads, ids, {})
+        assert (logits - model(torch.tensor([ids])).logits[0]).abs().max() < 1e-9
+        other, _ = forward(model, heads, source, {})
+
+        def said(logits):
+            return (logits[-1, answer] - logits[-1, versus]).item()
+
+        for u, writer in enumerate(base):
+            l, h = divmod(u - 1, heads + 1)
+            after = 0 if u == 0 else 2 * l + 1 + (h == heads)
+            readers = [(2 * k, f"a{k}.h{i}<{n}>") for k in range(L) for n in "qkv" for i in range(heads)]
+            readers += [(2 * k + 1, f"m{k}") for k in range(L)] + [(2 * L, "logits")]
+            for half, reader in readers:
+                if half >= after:
+                    _, changed = forward(model, heads, ids, {reader: other[writer] - base[writer]})
+                    lines.append(f"{writer}->{reader}\t{said(changed) - said(logits):.7g}")
+    with open(os.path.join(HERE, "edges.golden"), "w") as f:
+        f.write("\n".join(lines) + "\n")
+    print(len(lines), "edges")
+
+
 def main():
+    edges()
     lines = []
     for name, path, ids, answer, versus in CASES:
         model, heads, vocab = load(os.path.join(HERE, path or f"{name}.safetensors"))
