@@ -5039,7 +5039,7 @@ static int lay_out_cells(const Parser *p, const MiEdit *edit, int window, MiCell
 {
     static const char *const axes[] = { "layer", "head", "position", "key" };
     int64_t n_rows = 0;
-    int     n_cols = 1, column = -1, n = 0, row = 0;
+    int     n_cols = 1, column = -1, row = 0;
     for (int i = 0; i < p->n_found; i++) {
         Layout layout = lay_out(&p->found[i], p->n_found > 1);
         n_rows += layout.n_rows, n_cols = layout.n_cols, column = layout.column;
@@ -5059,10 +5059,18 @@ static int lay_out_cells(const Parser *p, const MiEdit *edit, int window, MiCell
         if (add_cells(p, &p->found[i], edit, window, row, cells) < 0) return -1;
         row += lay_out(&p->found[i], p->n_found > 1).n_rows;
     }
-    for (int i = 0; i < n_rows * n_cols; i++) n += cells->first[i + 1] > cells->first[i];
+    return 0;
+}
+
+/* One cell is no sweep. */
+static int check_cells(const Parser *p, const MiCells *cells)
+{
+    int n = 0;
+    for (int i = 0; i < cells->n_rows * cells->n_cols; i++)
+        n += cells->first[i + 1] > cells->first[i];
     if (n >= 2) return 0;
-    return fail_at(p, p->argument, "a sweep needs something that is written with several values: "
-                   "L*H*, L5H3@*, a list");
+    return fail_at(p, p->argument, "--each sweeps what is written with several values: L*H*, "
+                   "L5H3@*, a list");
 }
 
 int mi_cells_parse(MiCells *cells, const MiModel *model, const MiTokenizer *tokenizer,
@@ -5078,6 +5086,7 @@ int mi_cells_parse(MiCells *cells, const MiModel *model, const MiTokenizer *toke
                  .argument = argument, .at = argument, .end = argument + strlen(argument) };
     int status = parse_intervention(&p, what, &edit);
     if (status == 0) status = lay_out_cells(&p, &edit, 0, cells);
+    if (status == 0) status = check_cells(&p, cells);
     free(p.found);
     if (status < 0) mi_cells_free(cells);
     return status;
@@ -6694,7 +6703,8 @@ typedef struct {
 typedef struct {
     const char *prompt, *tokens, *source, *source_tokens, *answer, *versus, *at;
     const char *model, *tokenizer, *metric, *color, *svg, *title, *data, *rows, *mean_from, *trace,
-               *kind;
+               *kind, *into;
+    int         freeze_mlps;
     int         bos, generate, threads, n_head, samples, seed, window, json, tsv, per_prompt,
                 explain, sites, help, version;
     double      temp, top_p;
@@ -6783,6 +6793,8 @@ static const Option OPTIONS[] = {
     OPTION(CHOICE, 0, "metric", "logit_diff|prob|logprob|logit|rank|kl|loss", metric,
            "the number to report"),
     { .kind = READOUT_ROWS },
+    OPTION(TEXT, 0, "into", "RECEIVERS", into, "of --path: L5H3.q, L5.ln2 (an MLP), or logits"),
+    OPTION(FLAG, 0, "freeze-mlps", NULL, freeze_mlps, "of --path: hold the MLPs in between, too"),
     NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
     NUMBER(REAL, 0, "temp", "T", temp, 0, 100, "sample with temperature T (0: the likeliest)"),
     NUMBER(REAL, 0, "top-p", "P", top_p, 0, 1, "sample from the likeliest tokens of mass P"),
@@ -7051,7 +7063,8 @@ static int uses(const Command *c, MiOp op, int needs)
 /* Is there anything that reads a source? */
 static int needs_source(const Command *c)
 {
-    return uses(c, 0, NEEDS_SOURCE) || find_asked(c, "attribute") || find_asked(c, "edges");
+    return uses(c, 0, NEEDS_SOURCE) || find_asked(c, "attribute") || find_asked(c, "edges") ||
+           find_asked(c, "path");
 }
 
 /* A word alone that is no prompt: an address after a space, or an option without its dashes. */
@@ -7097,6 +7110,8 @@ static int check_command(Command *c, const Menu *menu)
           "--top is for one prompt: the tokens of different prompts have no mean" },
         { c->mean_from && !c->data, "--mean-from is for --data" },
         { c->mean_from && !means, "--mean-from is for --ablate SITES=mean, and there is none" },
+        { (c->into || c->freeze_mlps) && !find_asked(c, "path"),
+          "--into and --freeze-mlps are for --path" },
         { c->rows && !c->data, "--rows is for --data" },
         { c->per_prompt && !(c->data && c->tsv), "--per-prompt is for --data with --tsv" },
         { c->title && !c->svg, "--title is for --svg" },
@@ -7415,14 +7430,16 @@ static void read_source(Case *c)
     if (!in->source && !in->source_tokens) {
         if (needed && !uses(command, 0, NEEDS_SOURCE))
             resolving(c, mi_fail("--%s needs --source PROMPT: what the values go towards",
-                                 find_asked(command, "edges") ? "edges" : "attribute"));
+                                 find_asked(command, "edges") ? "edges"
+                                 : find_asked(command, "path") ? "path" : "attribute"));
         if (needed)
             resolving(c, mi_fail("--patch needs --source PROMPT: where the value comes from"));
         return;
     }
     if (!needed && !command->mean_from) {               /* a column that is not needed */
         if (!is_study(c))
-            resolving(c, mi_fail("--source is for --patch, --attribute and --edges, and there is none"));
+            resolving(c, mi_fail("--source is for --patch, --attribute, --edges and --path, and "
+                                 "there is none"));
         return;
     }
     if (in->source && !strcmp(in->source, "same")) c->donor = c->prompt;
@@ -7694,6 +7711,7 @@ static void read_step(Case *c, int which)
         resolving(c, mi_fail("--ablate =resample takes another row's value: it needs --data"));
     if (which == command->swept) {
         resolving(c, lay_out_cells(&p, &edit, request->window, &c->cells));
+        resolving(c, check_cells(&p, &c->cells));
         step->edits = c->cells.edits;
         c->cells.edits = (MiEdits){ 0 };
     } else
@@ -8887,7 +8905,7 @@ static void add_reader(Case *c, const MiRun *fork, MiEdit reader, MiEdits *edits
     int    heads = SITES[reader.site].width == MI_HEADS, kept = n - reader.pos;
     float *value = new_constant(edits, n * reader.count), *x = must(malloc(n * D * sizeof *x));
     if (!value) running(c, -1);
-    gather_rows(c, fork, heads ? MI_ln1 : reader.site, heads ? reader.layer : reader.layer, n, x);
+    gather_rows(c, fork, heads ? MI_ln1 : reader.site, reader.layer, n, x);
     if (heads) {
         const Block *w = &model->block[reader.layer];
         const weight *W = w->W_QKV + part * D + reader.first;
@@ -8903,11 +8921,38 @@ static void add_reader(Case *c, const MiRun *fork, MiEdit reader, MiEdits *edits
     running(c, add_edit(edits, &reader));
 }
 
+static void resolve_edges(Case *c, Asked *asked)
+{
+    if (c->n_edits)
+        resolving(c, mi_fail("--%s patches the unedited run: leave out interventions",
+                             asked->what->name));
+}
+
+/* --path SENDERS --into RECEIVERS: heads and MLPs, whose output is patched; and who reads it. */
 static void resolve_path(Case *c, Asked *asked)
 {
-    (void)asked;
-    if (c->n_edits)
-        resolving(c, mi_fail("--edges patches edges of the unedited run: leave out interventions"));
+    const char *into = c->command->into ? c->command->into : "logits";
+    Parser  p = parser_of(c, "--path", asked->text);
+    MiEdit  edit = { .op = MI_SET, .from = MI_FROM_SOURCE, .head = -1 };
+    resolve_edges(c, asked);
+    int status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    for (const Address *a = p.found; a < p.found + p.n_found; a++)
+        if (a->site != MI_z && a->site != MI_mlp_out)
+            resolving(c, fail_at(&p, a->text, "a sender is a head, L5H3, or an MLP, L5.mlp_out"));
+    resolving(c, lay_out_cells(&p, &edit, 0, &asked->cells));
+    p = parser_of(c, "--into", strcmp(into, "logits") ? into : "ln_f");
+    status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    for (const Address *a = p.found; a < p.found + p.n_found; a++) {
+        if (a->site != MI_q && a->site != MI_k && a->site != MI_v && a->site != MI_ln2 &&
+            a->site != MI_ln_f)
+            resolving(c, fail_at(&p, a->text, "a receiver reads the stream: L5H3.q, .k or .v, "
+                                 "L5.ln2 (an MLP), or logits"));
+        resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
+    }
 }
 
 /* Number `which` of the readers in order: q, k and v of the heads of each layer and its MLP; last
@@ -8957,7 +9002,8 @@ static void read_edges(Case *c, const Asked *asked, Tables *out)
     enum { SHOWN = 20 };
     const MiShape *s = &c->study->model->shape;
     const Asked   *top = find_asked(c->command, "top");
-    int    n_w = 1 + s->n_layer * (s->n_head + 1), n_r = s->n_layer * (3 * s->n_head + 1) + 1, n = 0;
+    int    n_w = 1 + s->n_layer * (s->n_head + 1), n = 0;
+    int    n_r = 1 + s->n_layer * (3 * s->n_head + 1);
     int   *first = must(malloc((n_r + 1) * sizeof *first)), n_senders;
     MiEdit senders[2], reader;
     Label  writer_name, reader_name;
@@ -8991,6 +9037,37 @@ static void read_edges(Case *c, const Asked *asked, Tables *out)
         mi_edits_free(&edits);
     }
     for (int i = 0; i < n; i++) value[i] -= held_of(c)->metric;
+    free(first);
+}
+
+/* --path: what reaches the receivers from each sender by the residual stream, with every head in
+ * between held, and MLPs recomputed or with --freeze-mlps held too: the receivers' inputs are
+ * recorded there and patched, alone and all together, into the prompt's run (Wang et al. 2022). */
+static void read_path(Case *c, const Asked *asked, Tables *out)
+{
+    const MiCells *form = &asked->cells;
+    const char    *metric = METRICS[c->question.metric].name;
+    int     n = form->n_rows * form->n_cols;
+    int    *first = must(calloc(n + 1, sizeof *first));
+    MiEdits edits = { 0 };
+    for (int i = 0; i < n; i++) {
+        int    from = form->first[i], senders = form->first[i + 1] - from;
+        MiRun *fork = run_senders(c, form->edits.at + from, senders, c->command->freeze_mlps);
+        for (int k = 0; k < asked->rows.n; k++) add_reader(c, fork, asked->rows.at[k], &edits);
+        first[i + 1] = edits.n;
+        mi_free(fork);
+    }
+    Table *table = titled(add_cells_table(form, out, "path", form->n_cols == 1 ? BARS : HEAT),
+                          "share restored", form->row_axis, form->col_axis,
+                          "--path into %s%s: %s, 0 as in base, 1 as in source",
+                          c->command->into ? c->command->into : "logits",
+                          c->command->freeze_mlps ? ", MLPs frozen" : "", metric);
+    table->is_signed = table->is_share = 1;
+    table->whole = restorable(c);
+    memset(table->value, 0, n * sizeof *table->value);
+    run_sweep(c, &edits, first, table->value, n);
+    for (int i = 0; i < n; i++) table->value[i] -= held_of(c)->metric;
+    mi_edits_free(&edits);
     free(first);
 }
 
@@ -9158,6 +9235,8 @@ static void read_save(Case *c, const Asked *asked, Tables *out)
 
 #define RESID (MI_KEEP(resid_pre) | MI_KEEP(resid_mid) | MI_KEEP(resid_post))
 
+#define PATH_SITES (RESID | MI_KEEP(z) | MI_KEEP(mlp_out) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v))
+
 static const Readout READOUTS[] = {
     { "top", "K", "show the K most likely next tokens (10)", 'k', A_NUMBER, 0, 1000, 0, NULL,
       read_top },
@@ -9172,8 +9251,9 @@ static const Readout READOUTS[] = {
       MI_KEEP(scores) | MI_KEEP(pattern) | MI_KEEP(ln2_scale) | MI_KEEP(mlp_pre),
       resolve_attribute, read_attribute },
     { "edges", NULL, "every edge of the graph, patched from the source by itself", 0, NOTHING, 0, 0,
-      RESID | MI_KEEP(z) | MI_KEEP(mlp_out) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(ln2),
-      resolve_path, read_edges },
+      PATH_SITES, resolve_edges, read_edges },
+    { "path", "SENDERS", "path patching: senders from the source, into --into", 0, ADDRESSES, 0, 0,
+      PATH_SITES, resolve_path, read_path },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,

@@ -118,5 +118,33 @@ if "$mi" --source "$S" --edges --ablate L5H3 > "$dir/out" 2> "$dir/err" || ! gre
 if "$mi" --data tests/data/ioi.tsv --rows 1-3 --edges --tsv > "$dir/out" 2> "$dir/err" &&
    [ "$(grep -c '^edges		' "$dir/out")" = 1108 ]; then ok; else bad "--edges --data" "$(cat "$dir/err")"; fi
 
+# --path with the MLPs frozen is an edge, to the bit; into a reader below the sender nothing comes
+run --source "$S" --edges; cp "$dir/out" "$dir/edges"
+same_edges() {                      # READER: the path of each head is the edge into it
+    why=$(awk -F'\t' -v reader="$1" 'FNR == NR { edge[$3] = $5; next } $1 == "path" {
+        n++; name = $8; sub(/L/, "a", name); sub(/H/, ".h", name); name = name "->" reader
+        if ((name in edge ? edge[name] : 0) != $5) print name, edge[name], $5 } END { if (n != 24) print n " heads" }' \
+        "$dir/edges" "$dir/out")
+    if [ -z "$why" ]; then ok; else bad "--path into $1" "$why"; fi
+}
+run --source "$S" --path heads --freeze-mlps; same_edges logits
+run --source "$S" --path heads --freeze-mlps --into L5H3.q; same_edges 'a5.h3<q>'
+run --source "$S" --path heads --freeze-mlps --into L3H0.v; same_edges 'a3.h0<v>'
+run --source "$S" --path heads --freeze-mlps --into L4.ln2; same_edges m4
+run --source "$S" --path mlps; a=$(awk -F'\t' '$8 == "L5.mlp_out" { print $5 }' "$dir/out")
+b=$(awk -F'\t' '$3 == "m5->logits" { print $5 }' "$dir/edges")
+if [ -n "$a" ] && [ "$a" = "$b" ]; then ok; else bad "--path of the last MLP" "$a, not $b"; fi
+run --source "$S" --path L4H3 --into L5H3.q
+if grep -q '^path			' "$dir/out" || grep -q '^path' "$dir/out"; then ok; else bad "--path of one head" "no table"; fi
+while IFS='|' read -r saying flags; do
+    if eval "\"\$mi\" --source \"\$S\" $flags" > "$dir/out" 2> "$dir/err" || [ -s "$dir/out" ] ||
+       ! grep -q -e "$saying" "$dir/err"; then bad "$flags" "$(head -n 1 "$dir/err")"; else ok; fi
+done << 'END'
+a sender is|--path L5H3.q
+a receiver reads|--path heads --into L5H3
+leave out|--path heads --ablate L5H3
+are for --path|--into logits
+END
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
