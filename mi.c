@@ -50,6 +50,8 @@
  *     fork             a run that computes only what its edits can reach
  *     lane             one experiment of a fork: its own edits on a trunk
  *     cone             what an edit can reach: its half-layer and those above, from its position on
+ *     metric           one number that the logits give, such as one of them less another
+ *     gradient         for each number of each site: how fast the metric rises with it
  *
  * To try, on the model and prompt that are built in:
  *     ./mi --sites                            all that can be read and changed

@@ -371,6 +371,7 @@ static void check_bits(const char *name, const MiModel *m, const int *tokens, in
                        const MiEdits *edits, int pos, const float *d)
 {
     MiOptions naive = {.threads = 1, .naive = 1}, threads = {.threads = 3}, lean = {.threads = 1};
+    lean.capacity = mi_shape(m).n_ctx;
     lean.keep = MI_KEEP(ln1_scale) | MI_KEEP(q) | MI_KEEP(scores) | MI_KEEP(pattern) |
                 MI_KEEP(resid_mid) | MI_KEEP(ln2_scale) | MI_KEEP(mlp_pre);
     const MiOptions *options[] = {&ONE_THREAD, &naive, &threads, &lean};

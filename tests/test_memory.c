@@ -110,6 +110,7 @@ static int with_edits(const MiModel *model, const MiTokenizer *words, const MiRu
     STEP("mi_sweep", mi_sweep(&sweep, values) == 0);
     STEP("mi_lens", mi_lens(base, 0, MI_resid_mid, 1, 2, 0, logits) == 0);
     STEP("mi_logits", mi_logits(base, 0, 4, logits) == 0);
+    STEP("mi_gradient", runs[2] = mi_gradient(runs[1], 0, 4, logits, 0));
     return 0;
 }
 
@@ -117,7 +118,7 @@ static int everything(void)
 {
     int tokens[5] = {33, 34, 35, 33, 36}, others[5] = {33, 40, 35, 41, 36}, status = -1, ids[8];
     MiEdits edits = {0};
-    MiRun *base = NULL, *source = NULL, *runs[2] = {0};
+    MiRun *base = NULL, *source = NULL, *runs[3] = {0};
     MiTokenizer *words = NULL;
     MiOptions options = {.capacity = 6};
     doing_what = "mi_open";
@@ -133,6 +134,7 @@ static int everything(void)
     if (status == 0) doing_what = "mi_append", status = mi_append(base, others, 1);
     mi_free(runs[0]);
     mi_free(runs[1]);
+    mi_free(runs[2]);
     mi_free(source);
     mi_free(base);
     mi_edits_free(&edits);
