@@ -5104,6 +5104,62 @@ void mi_cells_free(MiCells *cells)
     *cells = (MiCells){ 0 };
 }
 
+/* ---- Paths: what comes from one part to another by the residual stream alone ---- */
+
+MiRun *mi_senders(const MiRun *base, const MiRun *source, const MiEdit *senders, int n,
+                  int freeze_mlps)
+{
+    static const MiSite held[] = { MI_q, MI_k, MI_v, MI_mlp_out };
+    const MiShape *s = &base->model->shape;
+    int     sites = 3 + (freeze_mlps != 0), status = 0;
+    MiEdits edits = { 0 };
+    for (int i = 0; i < s->n_layer * sites && status == 0; i++) {
+        MiEdit edit = { .op = MI_SET, .from = MI_FROM_BASE, .site = held[i % sites],
+                        .layer = i / sites, .head = -1, .pos_end = base->n_rows,
+                        .count = s->d_model };
+        status = add_edit(&edits, &edit);
+    }
+    for (int i = 0; i < n && status == 0; i++) {
+        status = add_edit(&edits, &senders[i]);
+        if (status == 0) edits.at[edits.n - 1].order = 1;
+    }
+    if (status == 0) status = mi_edits_bind(&edits, base, source);
+    MiLane lane = { base, edits.at, edits.n, 0, 0 };
+    MiRun *fork = status < 0 ? NULL : mi_fork(&lane, 1, 0, MI_KEEP(ln1) | MI_KEEP(ln2));
+    mi_edits_free(&edits);
+    if (fork) fork->lanes[0].n_edits = 0;               /* they have done their work */
+    return fork;
+}
+
+int mi_receiver(const MiRun *senders, int n, MiEdit reader, MiEdits *edits)
+{
+    const MiModel *model = senders->model;
+    int    D = model->shape.d_model, part = reader.site - MI_q;
+    int    of_head = reader.site == MI_q || reader.site == MI_k || reader.site == MI_v;
+    if (!of_head && reader.site != MI_ln2 && reader.site != MI_ln_f)
+        return mi_fail("%s does not read the residual stream", SITES[reader.site].name);
+    if (n < 1 || n > mi_n_tokens(senders, 0) || reader.pos >= n) return 0;
+    float *value = new_constant(edits, n * (of_head ? D + reader.count : D));
+    if (!value) return -1;
+    float *x = of_head ? value + (size_t)n * reader.count : value;
+    for (int t = 0; t < n; t++) {
+        const float *row = mi_site(senders, 0, of_head ? MI_ln1 : reader.site, reader.layer, t);
+        if (!row) return -1;
+        memcpy(x + (size_t)t * D, row, D * sizeof *x);
+    }
+    if (of_head) {
+        const Block *w = &model->block[reader.layer];
+        size_t column = (size_t)part * D + reader.first;
+        senders->kernel->linear(value, x, n, D, reader.count, w->W_QKV + column, 3 * D,
+                                w->b_QKV + column, 1);
+    }
+    reader.op = MI_SET, reader.from = MI_FROM_VALUE;
+    reader.value = value + (size_t)reader.pos * reader.count;
+    reader.value_stride = reader.count;
+    reader.pos_end = min_int(reader.pos_end, n);
+    return add_edit(edits, &reader);
+}
+
 /* ============================================================================================= */
 /* Means over many prompts, and how sure they are                                                */
 /*                                                                                               */
@@ -8861,68 +8917,6 @@ static void read_attribute(Case *c, const Asked *asked, Tables *out)
 
 /* ---- Paths ---- */
 
-/* x [n,D] of a site of a lane, position after position. */
-static void gather_rows(const Case *c, const MiRun *run, MiSite site, int layer, int n, float *x)
-{
-    int width = width_of(c->study->model, site, 0);
-    for (int t = 0; t < n; t++, x += width) {
-        const float *row = mi_site(run, 0, site, layer, t);
-        if (!row) running(c, -1);
-        memcpy(x, row, width * sizeof *x);
-    }
-}
-
-/* The prompt's run with senders from the source, all queries, keys and values held at the prompt's
- * own, and with freeze_mlps the MLPs too. What readers read there has come from the senders by the
- * residual stream alone (or through MLPs). */
-static MiRun *run_senders(Case *c, const MiEdit *senders, int n, int freeze_mlps)
-{
-    static const MiSite held[] = { MI_q, MI_k, MI_v, MI_mlp_out };
-    int     L = c->study->model->shape.n_layer, sites = 3 + freeze_mlps;
-    MiEdits edits = { 0 };
-    for (int i = 0; i < L * sites; i++) {
-        MiEdit edit = { .op = MI_SET, .from = MI_FROM_BASE, .site = held[i % sites],
-                        .layer = i / sites, .head = -1, .pos_end = c->prompt.n,
-                        .count = c->study->model->shape.d_model };
-        running(c, add_edit(&edits, &edit));
-    }
-    for (int i = 0; i < n; i++) {
-        running(c, add_edit(&edits, &senders[i]));
-        edits.at[edits.n - 1].order = 1;
-    }
-    running(c, mi_edits_bind(&edits, c->base, c->source));
-    MiLane lane = { c->base, edits.at, edits.n, 0, 0 };
-    MiRun *fork = mi_fork(&lane, 1, 0, MI_KEEP(ln1) | MI_KEEP(ln2));
-    if (!fork) running(c, -1);
-    mi_edits_free(&edits);
-    return fork;
-}
-
-/* What a reader reads in that run -> its edit in the prompt's run: the columns of q, k or v, which
- * are computed anew from ln1, or all of ln2 or ln_f. The values live as long as the edits. */
-static void add_reader(Case *c, const MiRun *fork, MiEdit reader, MiEdits *edits)
-{
-    const MiModel *model = c->study->model;
-    int    D = model->shape.d_model, n = c->question.at + 1, part = reader.site - MI_q;
-    int    heads = SITES[reader.site].width == MI_HEADS, kept = n - reader.pos;
-    float *value = new_constant(edits, n * reader.count), *x = must(malloc(n * D * sizeof *x));
-    if (!value) running(c, -1);
-    gather_rows(c, fork, heads ? MI_ln1 : reader.site, reader.layer, n, x);
-    if (heads) {
-        const Block *w = &model->block[reader.layer];
-        const weight *W = w->W_QKV + part * D + reader.first;
-        fork->kernel->linear(value, x, n, D, reader.count, W, 3 * D,
-                             w->b_QKV + part * D + reader.first, 1);
-    } else memcpy(value, x, (size_t)n * D * sizeof *x);
-    free(x);
-    if (kept < 1) return;
-    reader.op = MI_SET, reader.from = MI_FROM_VALUE;
-    reader.value = value + (size_t)reader.pos * reader.count;
-    reader.value_stride = reader.count;
-    reader.pos_end = min_int(reader.pos_end, n);
-    running(c, add_edit(edits, &reader));
-}
-
 static void resolve_edges(Case *c, Asked *asked)
 {
     if (c->n_edits)
@@ -9024,11 +9018,12 @@ static void read_edges(Case *c, const Asked *asked, Tables *out)
         int     from = name_writer(s, w, senders, &n_senders, writer_name);
         MiEdits edits = { 0 };
         for (int i = 0; i < n_senders; i++) senders[i].pos_end = c->prompt.n;
-        MiRun  *fork = run_senders(c, senders, n_senders, 1);
+        MiRun  *fork = mi_senders(c->base, c->source, senders, n_senders, 1);
+        if (!fork) running(c, -1);
         first[cells = 0] = 0;
         for (int r = 0; r < n_r; r++) {
             if (name_reader(s, r, &reader, reader_name) < from) continue;
-            add_reader(c, fork, reader, &edits);
+            running(c, mi_receiver(fork, c->question.at + 1, reader, &edits));
             snprintf(table->row[row + cells], sizeof(Label), "%.30s->%.30s", writer_name,
                      reader_name);
             first[++cells] = edits.n;
@@ -9054,8 +9049,11 @@ static void read_path(Case *c, const Asked *asked, Tables *out)
     MiEdits edits = { 0 };
     for (int i = 0; i < n; i++) {
         int    from = form->first[i], senders = form->first[i + 1] - from;
-        MiRun *fork = run_senders(c, form->edits.at + from, senders, c->command->freeze_mlps);
-        for (int k = 0; k < asked->rows.n; k++) add_reader(c, fork, asked->rows.at[k], &edits);
+        MiRun *fork = mi_senders(c->base, c->source, form->edits.at + from, senders,
+                                 c->command->freeze_mlps);
+        if (!fork) running(c, -1);
+        for (int k = 0; k < asked->rows.n; k++)
+            running(c, mi_receiver(fork, c->question.at + 1, asked->rows.at[k], &edits));
         first[i + 1] = edits.n;
         mi_free(fork);
     }
