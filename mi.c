@@ -2229,8 +2229,10 @@ static void sum_tree(float *sum, const weight *W_U, const float *x, int D, int l
     float other[TILE_ROWS * PANEL];
     if (half == 8) {
         const float *a = x + (size_t)lane * (D / 16) * PANEL, *b = a + (size_t)D / 2 * PANEL;
-        for (size_t i = 0, n = ahead / 8; i < n; i += LINE) fetch(beyond(W_U, ahead + lane * n + i));
+        size_t n = ahead / 16;                          /* a part: few lines can be under way */
+        for (size_t i = 0; i < n; i += LINE) fetch(beyond(W_U, ahead + lane * n + i));
         tile(sum, PANEL, W_U + lane, D, 16, a, D / 16, 1, NULL, 0);
+        for (size_t i = 0; i < n; i += LINE) fetch(beyond(W_U, ahead + (lane + 8) * n + i));
         tile(sum, PANEL, W_U + lane + 8, D, 16, b, D / 16, 1, sum, PANEL);
         return;
     }
