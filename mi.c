@@ -2621,7 +2621,7 @@ static void unembed_block(float *logits, const float *x, int rows, const weight 
     int r = 0;
     for (; r + 4 <= rows; r += 4)
         for (int c = 0; c < count; c += 4) {
-            dots(out, x + (size_t)r * D, D, b + c, 4, D, 0);
+            dots(out, x + (size_t)r * D, D, b + c, 4, D, r ? 0 : 4 * (size_t)D);
             for (int i = 0; i < 4; i++)
                 copy(logits + (size_t)(r + i) * V + c, out + 4 * i, min_int(4, count - c));
         }
@@ -2649,18 +2649,22 @@ static void turn(float *turned, const float *x, int rows, int D)
 
 /* The tree of sum_lanes, from `lane` on, whose branches are `half` lanes apart, of all sums of a
  * tile: TILE_ROWS tokens W_U [TILE_ROWS,D], turned rows x [16,D/16,PANEL]
- * -> sum [TILE_ROWS,PANEL] */
-static void sum_tree(float *sum, const weight *W_U, const float *x, int D, int lane, int half)
+ * -> sum [TILE_ROWS,PANEL]. On the way, fetch what lies `ahead` floats behind W_U, or nothing. */
+static void sum_tree(float *sum, const weight *W_U, const float *x, int D, int lane, int half,
+                     size_t ahead)
 {
     float other[TILE_ROWS * PANEL];
     if (half == 8) {
         const float *a = x + (size_t)lane * (D / 16) * PANEL, *b = a + (size_t)D / 2 * PANEL;
+        size_t n = ahead / 16;                          /* a part: few lines can be under way */
+        for (size_t i = 0; i < n; i += LINE) fetch(beyond(W_U, ahead + lane * n + i));
         tile(sum, PANEL, W_U + lane, D, 16, a, D / 16, 1, NULL, 0);
+        for (size_t i = 0; i < n; i += LINE) fetch(beyond(W_U, ahead + (lane + 8) * n + i));
         tile(sum, PANEL, W_U + lane + 8, D, 16, b, D / 16, 1, sum, PANEL);
         return;
     }
-    sum_tree(sum, W_U, x, D, lane, 2 * half);
-    sum_tree(other, W_U, x, D, lane + half, 2 * half);
+    sum_tree(sum, W_U, x, D, lane, 2 * half, ahead);
+    sum_tree(other, W_U, x, D, lane + half, 2 * half, ahead);
     for (int i = 0; i < TILE_ROWS * PANEL; i += VEC)
         store(sum + i, load(sum + i) + load(other + i));
 }
@@ -2671,7 +2675,7 @@ static void unembed_turned(float *logits, const float *turned, int rows, const w
 {
     float sum[TILE_ROWS * PANEL];
     for (int first = 0; first < rows; first += PANEL, turned += (size_t)D * PANEL) {
-        sum_tree(sum, W_U, turned, D, 0, 1);
+        sum_tree(sum, W_U, turned, D, 0, 1, first ? 0 : TILE_ROWS * (size_t)D);
         for (int r = 0; r < PANEL && first + r < rows; r++)
             for (int i = 0; i < TILE_ROWS; i++)
                 logits[(size_t)(first + r) * V + i] = sum[i * PANEL + r];
