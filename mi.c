@@ -67,17 +67,17 @@
  *     What a run is                           with a drawing of trunk, fork, lanes and cones
  *     Edits: the one place where activations are changed
  *     The forward pass                        the model: start here if you like
- *     Reading                                 sites, logits, the logit lens
+ *     Reading                                 sites, logits, the logit lens, writers
  *     Making runs: trunks and forks
  *     Sweeps: one experiment per cell
  *     The backward pass                       the forward pass mirrored: gradients of all sites
  *     The kernels to run                      the same sums, fast
  *     The model on disk
  *     Tokens
- *     The address grammar                     "L5H3@-1" -> edits
+ *     The address grammar                     "L5H3@-1" -> edits; cells of sweeps; paths
+ *     Means over many prompts, and how sure they are
  *   and behind MI_NO_MAIN the program, which uses the library above:
  *     Files: whole or not at all
- *     Statistics: means over the rows of --data, and how sure they are
  *     Tables: what a readout returns          and how tables print themselves
  *     The command line: what can be typed
  *     Cases: one prompt under the command     what was typed, resolved for it, and its runs

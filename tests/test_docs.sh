@@ -127,5 +127,13 @@ else
     echo "FAIL mi.h: its example does not compile or does not say what it should"
     head -n 5 "$work/log"
 fi
+# The contents of mi.c are its rulers, in their order
+sed -n '/^ \* In reading order:/,/^ \*\//s/^ \*     \(.*\)$/\1/p' "$root/mi.c" | sed 's/   .*//' > "$work/contents"
+grep -A1 '^/\* ====' "$root/mi.c" | sed -n 's|^/\* \([^=].*[^ ]\) *\*/$|\1|p' > "$work/rulers"
+if cmp -s "$work/contents" "$work/rulers"; then passed=$((passed + 1)); else
+    failed=$((failed + 1))
+    echo "FAIL mi.c: the contents are not the rulers: $(diff "$work/contents" "$work/rulers" | head -3 | tr '\n' ' ')"
+fi
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
