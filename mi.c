@@ -2882,6 +2882,11 @@ static const Kernels fast_kernels = {
     fast_scores, fast_mix,
 };
 
+/* What follows runs once: optimizing it less makes the whole compile in less time. */
+#ifndef __clang__
+#pragma GCC optimize("O1")
+#endif
+
 /* ============================================================================================= */
 /* The model on disk                                                                             */
 /*                                                                                               */
@@ -5262,11 +5267,6 @@ int mi_mean(const double *v, size_t stride, const int *group, int n, MiEstimate 
 }
 
 #ifndef MI_NO_MAIN
-/* What follows waits for the library: optimizing it less halves the time to compile. */
-#ifndef __clang__
-#pragma GCC optimize("O1")
-#endif
-
 /* ============================================================================================= */
 /* Files: whole or not at all                                                                    */
 /*                                                                                               */
