@@ -182,54 +182,6 @@ static int is_control(int32_t code)
     return IN_RANGES(code, ranges);
 }
 
-/* What stands on the character before it: nonspacing and enclosing marks, and format characters
- * (Mn, Me, Cf of UnicodeData.txt, version 14) of scripts that terminals can show; the vowels and
- * final consonants of Hangul's conjoining letters. */
-static const CodeRange NO_COLUMN[] = {
-    {0x300,0x36F}, {0x483,0x489}, {0x591,0x5BD}, {0x5BF,0x5BF}, {0x5C1,0x5C2}, {0x5C4,0x5C5},
-    {0x5C7,0x5C7}, {0x610,0x61A}, {0x61C,0x61C}, {0x64B,0x65F}, {0x670,0x670}, {0x6D6,0x6DC},
-    {0x6DF,0x6E4}, {0x6E7,0x6E8}, {0x6EA,0x6ED}, {0x711,0x711}, {0x730,0x74A}, {0x900,0x902},
-    {0x93A,0x93A}, {0x93C,0x93C}, {0x941,0x948}, {0x94D,0x94D}, {0x951,0x957}, {0x962,0x963},
-    {0x981,0x981}, {0x9BC,0x9BC}, {0x9C1,0x9C4}, {0x9CD,0x9CD}, {0x9E2,0x9E3}, {0x9FE,0x9FE},
-    {0xE31,0xE31}, {0xE34,0xE3A}, {0xE47,0xE4E}, {0xEB1,0xEB1}, {0xEB4,0xEBC}, {0xEC8,0xECD},
-    {0x1160,0x11FF}, {0x1AB0,0x1AFF}, {0x1DC0,0x1DFF}, {0x200B,0x200F}, {0x202A,0x202E},
-    {0x2060,0x206F}, {0x20D0,0x20FF}, {0x302A,0x302D}, {0x3099,0x309A}, {0xFE00,0xFE0F},
-    {0xFE20,0xFE2F}, {0xFEFF,0xFEFF}
-};
-
-/* Wide and Fullwidth in EastAsianWidth.txt, version 14; gaps in the blocks of these scripts too. */
-static const CodeRange TWO_COLUMNS[] = {
-    {0x1100,0x115F}, {0x231A,0x231B}, {0x2329,0x232A}, {0x23E9,0x23EC}, {0x23F0,0x23F0},
-    {0x23F3,0x23F3}, {0x25FD,0x25FE}, {0x2614,0x2615}, {0x2648,0x2653}, {0x267F,0x267F},
-    {0x2693,0x2693}, {0x26A1,0x26A1}, {0x26AA,0x26AB}, {0x26BD,0x26BE}, {0x26C4,0x26C5},
-    {0x26CE,0x26CE}, {0x26D4,0x26D4}, {0x26EA,0x26EA}, {0x26F2,0x26F3}, {0x26F5,0x26F5},
-    {0x26FA,0x26FA}, {0x26FD,0x26FD}, {0x2705,0x2705}, {0x270A,0x270B}, {0x2728,0x2728},
-    {0x274C,0x274C}, {0x274E,0x274E}, {0x2753,0x2755}, {0x2757,0x2757}, {0x2795,0x2797},
-    {0x27B0,0x27B0}, {0x27BF,0x27BF}, {0x2B1B,0x2B1C}, {0x2B50,0x2B50}, {0x2B55,0x2B55},
-    {0x2E80,0x303E}, {0x3041,0x3247}, {0x3250,0x4DBF}, {0x4E00,0xA4CF}, {0xA960,0xA97C},
-    {0xAC00,0xD7A3}, {0xF900,0xFAFF}, {0xFE10,0xFE19}, {0xFE30,0xFE6F}, {0xFF01,0xFF60},
-    {0xFFE0,0xFFE6}, {0x16FE0,0x18D08}, {0x1AFF0,0x1B2FF}, {0x1F004,0x1F004}, {0x1F0CF,0x1F0CF},
-    {0x1F18E,0x1F18E}, {0x1F191,0x1F19A}, {0x1F200,0x1F320}, {0x1F32D,0x1F335}, {0x1F337,0x1F37C},
-    {0x1F37E,0x1F393}, {0x1F3A0,0x1F3CA}, {0x1F3CF,0x1F3D3}, {0x1F3E0,0x1F3F0}, {0x1F3F4,0x1F3F4},
-    {0x1F3F8,0x1F43E}, {0x1F440,0x1F440}, {0x1F442,0x1F4FC}, {0x1F4FF,0x1F53D}, {0x1F54B,0x1F54E},
-    {0x1F550,0x1F567}, {0x1F57A,0x1F57A}, {0x1F595,0x1F596}, {0x1F5A4,0x1F5A4}, {0x1F5FB,0x1F64F},
-    {0x1F680,0x1F6C5}, {0x1F6CC,0x1F6CC}, {0x1F6D0,0x1F6D2}, {0x1F6D5,0x1F6D7}, {0x1F6DD,0x1F6DF},
-    {0x1F6EB,0x1F6EC}, {0x1F6F4,0x1F6FC}, {0x1F7E0,0x1F7EB}, {0x1F7F0,0x1F7F0}, {0x1F90C,0x1F93A},
-    {0x1F93C,0x1F945}, {0x1F947,0x1F9FF}, {0x1FA70,0x1FAFF}, {0x20000,0x3FFFD}
-};
-
-/* Columns that text [n] takes on a terminal, with a '?' where append_visible() puts one. */
-static int columns_of(const char *text, size_t n)
-{
-    int columns = 0;
-    for (int length; n > 0; text += length, n -= length) {
-        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
-        columns += code < 0x300 || is_control(code) ? 1
-                 : IN_RANGES(code, NO_COLUMN) ? 0 : 1 + IN_RANGES(code, TWO_COLUMNS);
-    }
-    return columns;
-}
-
 /* Append text to a message. It may come from anywhere: control characters and broken UTF-8, which
  * could move a terminal's cursor, become '?'. */
 static void append_visible(char *out, size_t size, const char *text, size_t n)
@@ -242,35 +194,6 @@ static void append_visible(char *out, size_t size, const char *text, size_t n)
         i += length;
     }
     out[used] = 0;
-}
-
-/* Append text to a label. Line ends, broken UTF-8 and characters that nobody could see (spaces of
- * other kinds, controls of direction) are spelt out. Cut between characters, with …: returns 0. */
-static int label_append(char *label, size_t size, const char *text, size_t n)
-{
-    static const CodeRange unseen[] = {
-        {0xA0,0xA0}, {0xAD,0xAD}, {0x34F,0x34F}, {0x115F,0x1160}, {0x1680,0x1680}, {0x180E,0x180E},
-        {0x2000,0x200F}, {0x202F,0x202F}, {0x205F,0x206F}, {0x3000,0x3000}, {0x3164,0x3164},
-        {0xFEFF,0xFEFF}, {0xFFF9,0xFFFB}, {0xFFFE,0xFFFF},
-    };
-    size_t used = strlen(label);
-    for (int length; n > 0; text += length, n -= length) {
-        char    shown[16];
-        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
-        if (code == '\n' || code == '\t') strcpy(shown, code == '\n' ? "\\n" : "\\t");
-        else if (code < 0 || (code < 128 && is_control(code)))
-            snprintf(shown, sizeof shown, "<%02X>", (unsigned char)*text);
-        else if (is_control(code) || IN_RANGES(code, unseen))
-            snprintf(shown, sizeof shown, "<U+%04X>", (unsigned)code);
-        else snprintf(shown, sizeof shown, "%.*s", length, text);
-        if (used + strlen(shown) + sizeof "…" > size) {
-            if (used + sizeof "…" <= size) strcpy(label + used, "…");
-            return 0;
-        }
-        strcpy(label + used, shown);
-        used += strlen(shown);
-    }
-    return 1;
 }
 
 /* Say why and return -1, so that a failing function can end with `return mi_fail(...)`. */
@@ -307,31 +230,6 @@ static void *grow(void *array, int n, size_t element)
     void *bigger = realloc(array, (n ? 2 * (size_t)n : 1) * element);
     if (!bigger) mi_fail("out of memory");
     return bigger;
-}
-
-/* Open a file to read; -1 where it is none: a pipe would block, and a device has no end. */
-static int open_file(const char *path, struct stat *info)
-{
-    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-    if (descriptor < 0) return mi_fail("%s", strerror(errno));
-    if (fstat(descriptor, info) == 0 && S_ISREG(info->st_mode)) return descriptor;
-    close(descriptor);
-    if (S_ISDIR(info->st_mode)) return mi_fail("%s", strerror(EISDIR));
-    return mi_fail("is a %s, not a file", S_ISFIFO(info->st_mode) ? "pipe" : "device");
-}
-
-/* The first bytes of a file, at most `most` -> how many there are, or -1. */
-static int64_t read_file(const char *path, void *bytes, size_t most)
-{
-    struct stat info;
-    int     descriptor = open_file(path, &info);
-    size_t  n = 0;
-    ssize_t got = 1;
-    if (descriptor < 0) return -1;
-    while (n < most && (got = read(descriptor, (char *)bytes + n, most - n)) > 0) n += (size_t)got;
-    if (got < 0) mi_fail("%s", strerror(errno));
-    close(descriptor);
-    return got < 0 ? -1 : (int64_t)n;
 }
 
 /* A weight as it lies in the mapped file. The published GPT-2 has its tensors at odd addresses;
@@ -2894,6 +2792,31 @@ static const Kernels fast_kernels = {
 /* then the data. The file may come from anyone: nothing in it is believed before it is checked.  */
 /* ============================================================================================= */
 
+/* Open a file to read; -1 where it is none: a pipe would block, and a device has no end. */
+static int open_file(const char *path, struct stat *info)
+{
+    int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    if (descriptor < 0) return mi_fail("%s", strerror(errno));
+    if (fstat(descriptor, info) == 0 && S_ISREG(info->st_mode)) return descriptor;
+    close(descriptor);
+    if (S_ISDIR(info->st_mode)) return mi_fail("%s", strerror(EISDIR));
+    return mi_fail("is a %s, not a file", S_ISFIFO(info->st_mode) ? "pipe" : "device");
+}
+
+/* The first bytes of a file, at most `most` -> how many there are, or -1. */
+static int64_t read_file(const char *path, void *bytes, size_t most)
+{
+    struct stat info;
+    int     descriptor = open_file(path, &info);
+    size_t  n = 0;
+    ssize_t got = 1;
+    if (descriptor < 0) return -1;
+    while (n < most && (got = read(descriptor, (char *)bytes + n, most - n)) > 0) n += (size_t)got;
+    if (got < 0) mi_fail("%s", strerror(errno));
+    close(descriptor);
+    return got < 0 ? -1 : (int64_t)n;
+}
+
 /* What is left of a JSON text, which ends with NUL. Strings are decoded where they stand. */
 typedef struct {
     char       *at, *end;
@@ -3681,6 +3604,87 @@ void mi_close(MiModel *model)
 /* ============================================================================================= */
 /* Tokens                                                                                        */
 /* ============================================================================================= */
+
+/* ---- Characters, as people see them ---- */
+
+/* What stands on the character before it: nonspacing and enclosing marks, and format characters
+ * (Mn, Me, Cf of UnicodeData.txt, version 14) of scripts that terminals can show; the vowels and
+ * final consonants of Hangul's conjoining letters. */
+static const CodeRange NO_COLUMN[] = {
+    {0x300,0x36F}, {0x483,0x489}, {0x591,0x5BD}, {0x5BF,0x5BF}, {0x5C1,0x5C2}, {0x5C4,0x5C5},
+    {0x5C7,0x5C7}, {0x610,0x61A}, {0x61C,0x61C}, {0x64B,0x65F}, {0x670,0x670}, {0x6D6,0x6DC},
+    {0x6DF,0x6E4}, {0x6E7,0x6E8}, {0x6EA,0x6ED}, {0x711,0x711}, {0x730,0x74A}, {0x900,0x902},
+    {0x93A,0x93A}, {0x93C,0x93C}, {0x941,0x948}, {0x94D,0x94D}, {0x951,0x957}, {0x962,0x963},
+    {0x981,0x981}, {0x9BC,0x9BC}, {0x9C1,0x9C4}, {0x9CD,0x9CD}, {0x9E2,0x9E3}, {0x9FE,0x9FE},
+    {0xE31,0xE31}, {0xE34,0xE3A}, {0xE47,0xE4E}, {0xEB1,0xEB1}, {0xEB4,0xEBC}, {0xEC8,0xECD},
+    {0x1160,0x11FF}, {0x1AB0,0x1AFF}, {0x1DC0,0x1DFF}, {0x200B,0x200F}, {0x202A,0x202E},
+    {0x2060,0x206F}, {0x20D0,0x20FF}, {0x302A,0x302D}, {0x3099,0x309A}, {0xFE00,0xFE0F},
+    {0xFE20,0xFE2F}, {0xFEFF,0xFEFF}
+};
+
+/* Wide and Fullwidth in EastAsianWidth.txt, version 14; gaps in the blocks of these scripts too. */
+static const CodeRange TWO_COLUMNS[] = {
+    {0x1100,0x115F}, {0x231A,0x231B}, {0x2329,0x232A}, {0x23E9,0x23EC}, {0x23F0,0x23F0},
+    {0x23F3,0x23F3}, {0x25FD,0x25FE}, {0x2614,0x2615}, {0x2648,0x2653}, {0x267F,0x267F},
+    {0x2693,0x2693}, {0x26A1,0x26A1}, {0x26AA,0x26AB}, {0x26BD,0x26BE}, {0x26C4,0x26C5},
+    {0x26CE,0x26CE}, {0x26D4,0x26D4}, {0x26EA,0x26EA}, {0x26F2,0x26F3}, {0x26F5,0x26F5},
+    {0x26FA,0x26FA}, {0x26FD,0x26FD}, {0x2705,0x2705}, {0x270A,0x270B}, {0x2728,0x2728},
+    {0x274C,0x274C}, {0x274E,0x274E}, {0x2753,0x2755}, {0x2757,0x2757}, {0x2795,0x2797},
+    {0x27B0,0x27B0}, {0x27BF,0x27BF}, {0x2B1B,0x2B1C}, {0x2B50,0x2B50}, {0x2B55,0x2B55},
+    {0x2E80,0x303E}, {0x3041,0x3247}, {0x3250,0x4DBF}, {0x4E00,0xA4CF}, {0xA960,0xA97C},
+    {0xAC00,0xD7A3}, {0xF900,0xFAFF}, {0xFE10,0xFE19}, {0xFE30,0xFE6F}, {0xFF01,0xFF60},
+    {0xFFE0,0xFFE6}, {0x16FE0,0x18D08}, {0x1AFF0,0x1B2FF}, {0x1F004,0x1F004}, {0x1F0CF,0x1F0CF},
+    {0x1F18E,0x1F18E}, {0x1F191,0x1F19A}, {0x1F200,0x1F320}, {0x1F32D,0x1F335}, {0x1F337,0x1F37C},
+    {0x1F37E,0x1F393}, {0x1F3A0,0x1F3CA}, {0x1F3CF,0x1F3D3}, {0x1F3E0,0x1F3F0}, {0x1F3F4,0x1F3F4},
+    {0x1F3F8,0x1F43E}, {0x1F440,0x1F440}, {0x1F442,0x1F4FC}, {0x1F4FF,0x1F53D}, {0x1F54B,0x1F54E},
+    {0x1F550,0x1F567}, {0x1F57A,0x1F57A}, {0x1F595,0x1F596}, {0x1F5A4,0x1F5A4}, {0x1F5FB,0x1F64F},
+    {0x1F680,0x1F6C5}, {0x1F6CC,0x1F6CC}, {0x1F6D0,0x1F6D2}, {0x1F6D5,0x1F6D7}, {0x1F6DD,0x1F6DF},
+    {0x1F6EB,0x1F6EC}, {0x1F6F4,0x1F6FC}, {0x1F7E0,0x1F7EB}, {0x1F7F0,0x1F7F0}, {0x1F90C,0x1F93A},
+    {0x1F93C,0x1F945}, {0x1F947,0x1F9FF}, {0x1FA70,0x1FAFF}, {0x20000,0x3FFFD}
+};
+
+/* Columns that text [n] takes on a terminal, with a '?' where append_visible() puts one. */
+static int columns_of(const char *text, size_t n)
+{
+    int columns = 0;
+    for (int length; n > 0; text += length, n -= length) {
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
+        columns += code < 0x300 || is_control(code) ? 1
+                 : IN_RANGES(code, NO_COLUMN) ? 0 : 1 + IN_RANGES(code, TWO_COLUMNS);
+    }
+    return columns;
+}
+
+/* Append text to a label. Line ends, broken UTF-8 and characters that nobody could see (spaces of
+ * other kinds, controls of direction) are spelt out. Cut between characters, with …: returns 0. */
+static int label_append(char *label, size_t size, const char *text, size_t n)
+{
+    static const CodeRange unseen[] = {
+        {0xA0,0xA0}, {0xAD,0xAD}, {0x34F,0x34F}, {0x115F,0x1160}, {0x1680,0x1680}, {0x180E,0x180E},
+        {0x2000,0x200F}, {0x202F,0x202F}, {0x205F,0x206F}, {0x3000,0x3000}, {0x3164,0x3164},
+        {0xFEFF,0xFEFF}, {0xFFF9,0xFFFB}, {0xFFFE,0xFFFF},
+    };
+    size_t used = strlen(label);
+    for (int length; n > 0; text += length, n -= length) {
+        char    shown[16];
+        int32_t code = utf8_decode((const uint8_t *)text, n, &length);
+        if (code == '\n' || code == '\t') strcpy(shown, code == '\n' ? "\\n" : "\\t");
+        else if (code < 0 || (code < 128 && is_control(code)))
+            snprintf(shown, sizeof shown, "<%02X>", (unsigned char)*text);
+        else if (is_control(code) || IN_RANGES(code, unseen))
+            snprintf(shown, sizeof shown, "<U+%04X>", (unsigned)code);
+        else snprintf(shown, sizeof shown, "%.*s", length, text);
+        if (used + strlen(shown) + sizeof "…" > size) {
+            if (used + sizeof "…" <= size) strcpy(label + used, "…");
+            return 0;
+        }
+        strcpy(label + used, shown);
+        used += strlen(shown);
+    }
+    return 1;
+}
+
+/* ---- Tokens ---- */
 
 /* Text becomes tokens in three steps; no merge crosses the edge of a word:
  *
