@@ -125,6 +125,8 @@ static const char *const commands[][16] = {
     {"ABCABC", "--noise", "embed@B#1=3s", "--source", "same", "--patch", "L*.resid_post@*", "--each",
      "--samples", "2"},
     {"ABC", "--explain", "--ablate", "not:L0H1"},
+    {"ABC", "--source", "ACB", "--dla", "--attribute", "heads", "--answer", "#33", "--versus", "#34"},
+    {"ABC", "--source", "ACB", "--path", "heads", "--into", "L2H1.q", "--edges", "--answer", "#33"},
 };
 static const char table[] = "prompt\tsource\tanswer\tversus\tgroup\tS\nABC\tABD\tE\tF\t1\tB\n"
                             "ACC\tADC\tF\tE\t2\tA\nBCA\tBDA\tF\tE\t2\tC\n";

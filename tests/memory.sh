@@ -1,5 +1,5 @@
 #!/bin/sh
-# memory.sh - $MI (./mi) when memory ends, at every allocation of ten command lines: status 1 and one
+# memory.sh - $MI (./mi) when memory ends, at every allocation of a dozen command lines: status 1 and one
 # line, nothing on stdout, no file; never a crash. Needs Linux; takes minutes, so it is not part of
 # make test: MI=build/mi sh tests/memory.sh. MI_MEMORY_STEP=10 tries every tenth allocation.
 mi=${MI:-./mi}
