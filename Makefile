@@ -16,6 +16,8 @@ CFLAGS  ?= -O3
 OPENMP  ?= $(shell printf '\043include <omp.h>\nint main(void){return 0;}\n' | \
              $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp)
 BUILD   ?= build
+NEAR     = $(shell $(CC) $(ARCH) -dM -E -x c /dev/null | grep -qE '__FMA__|__ARM_FEATURE_FMA' || \
+             echo MI_TEST_NEAR=1)
 FLAGS    = $(CFLAGS) $(ARCH) $(OPENMP) -Wall -Wextra -std=gnu11 $(if $(OPENMP),,-Wno-unknown-pragmas)
 
 # What the others rest on comes first: then the first message is where to begin.
@@ -41,7 +43,7 @@ $(BUILD)/test_%: tests/test_%.c $(wildcard tests/*.h) mi.c mi.h $(BUILD)/mi.o
 	$(CC) $(FLAGS) -DMI_NO_MAIN -I. $< $(if $(filter $<,$(WHITEBOX)),,$(BUILD)/mi.o) -o $@ -lm
 
 test: $(BUILD)/mi $(TESTS)
-	@MI=$(BUILD)/mi CC='$(CC)' sh tests/run.sh $(TESTS) $(SCRIPTS)
+	@MI=$(BUILD)/mi CC='$(CC)' $(NEAR) sh tests/run.sh $(TESTS) $(SCRIPTS)
 
 test-arm:
 	@CC='$(CC)' sh tests/test_builds.sh arm
@@ -83,7 +85,7 @@ fuzz: $(FUZZ:%=$(BUILD)/fuzz/fuzz_%)
 	@sh tests/fuzz/run.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZ)
 
 check-docs: $(BUILD)/mi
-	@MI=$(BUILD)/mi sh tests/test_docs.sh
+	@MI=$(BUILD)/mi $(NEAR) sh tests/test_docs.sh
 
 # The real weights, as OpenAI published them, from Hugging Face. An interrupted download goes on
 # where it stopped; what arrives is checked before it gets its name.
