@@ -347,9 +347,9 @@ void mi_cells_free(MiCells *cells);
  * still open: they are bound to source, e.g. {.op = MI_SET, .from = MI_FROM_SOURCE, .site = MI_z}),
  * the queries, keys and values of all heads held at base's own, and with freeze_mlps the MLPs'
  * outputs too. base must have kept q, k, v and mlp_out. Then what a reader reads there, at
- * positions 0 .. n-1, becomes an edit for base: reader says which, its site q, k or v (with the head's
- * columns), ln2 (an MLP) or ln_f (the logits), its layer and positions. One sender and one reader,
- * MLPs frozen: an edge. */
+ * positions 0 .. n-1, becomes an edit for base: reader says which, its site q, k or v (with the
+ * head's columns), ln2 (an MLP) or ln_f (the logits), its layer and positions. One sender and one
+ * reader, MLPs frozen: an edge. */
 MiRun *mi_senders(const MiRun *base, const MiRun *source, const MiEdit *senders, int n,
                   int freeze_mlps);
 int    mi_receiver(const MiRun *senders, int n, MiEdit reader, MiEdits *edits);

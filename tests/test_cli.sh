@@ -6,30 +6,11 @@
 # tokens: the ids 0-52 are the characters ! to U), so nothing depends on what tiny has learned.
 # Only words need tiny; those tests stand at the end.
 
-mi=${MI:-./mi}
-case $mi in /*) ;; *) mi=$PWD/$mi ;; esac
+. tests/scratch.sh
 golden=$PWD/tests/golden
-passed=0 failed=0
-dir=$(mktemp -d "${TMPDIR:-/tmp}/mi-test-XXXXXX" 2>/dev/null) || {
-    dir=${TMPDIR:-/tmp}/mi-test-$$
-    mkdir "$dir" || exit 1
-}
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT TERM
-ulimit -t 300 2>/dev/null           # seconds of processor: a hang ends as a failure
-unset NO_COLOR MI_MODEL
-LC_ALL=C
-export LC_ALL
 work=$dir/work                      # the only place where the program may write
 mkdir "$work"
 
-ok() { passed=$((passed + 1)); }
-bad() {                             # NAME WHY
-    failed=$((failed + 1))
-    printf 'FAIL %s: %s\n' "$1" "$2" | cut -c1-600
-}
-
-[ -x "$mi" ] || { bad "$mi" "is not there: run make first"; echo "0 passed, 1 failed"; exit 1; }
 "$mi" --help > "$dir/help" 2>/dev/null
 has() { grep -q -e "--$1 " -e "--$1\$" "$dir/help"; }    # NAME: does this program have --NAME?
 

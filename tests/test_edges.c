@@ -266,6 +266,17 @@ static Bytes read_file(const char *path)
     return file;
 }
 
+/* A random model's file: 8 bytes, the header of this length, the data. */
+static Bytes random_model_bytes(RandomModel shape, size_t *length)
+{
+    const char *path = random_model_file(shape);
+    Bytes file = read_file(path);
+    unlink(path);
+    *length = 0;
+    for (int i = 7; i >= 0; i--) *length = *length << 8 | (unsigned char)file.at[i];
+    return file;
+}
+
 /* Write the header, which may have grown, and the data; open it. */
 static MiModel *open_changed(const char *header, const void *data, size_t n)
 {
@@ -295,11 +306,8 @@ static void tensors_that_are_in_no_layer(void)
     };
 #undef AND
     RandomModel shape = {.n_layer = 1, .n_head = 1, .d_head = 8, .n_ctx = 8, .n_vocab = 40};
-    const char *path = random_model_file(shape);
-    Bytes file = read_file(path);
-    unlink(path);
-    size_t length = 0;
-    for (int i = 7; i >= 0; i--) length = length << 8 | (unsigned char)file.at[i];
+    size_t length;
+    Bytes file = random_model_bytes(shape, &length);
     char *header = calloc(length + 400, 1);
     for (size_t i = 0; i < sizeof extra / sizeof *extra; i++) {
         memcpy(header, file.at + 8, length);
@@ -321,11 +329,8 @@ static void tensors_that_are_in_no_layer(void)
 static void noise_in_standard_deviations(void)
 {
     RandomModel shape = {.n_layer = 1, .n_head = 1, .d_head = 8, .n_ctx = 8, .n_vocab = 40};
-    const char *path = random_model_file(shape);
-    Bytes file = read_file(path);
-    unlink(path);
-    size_t length = 0;
-    for (int i = 7; i >= 0; i--) length = length << 8 | (unsigned char)file.at[i];
+    size_t length;
+    Bytes file = random_model_bytes(shape, &length);
     char *header = calloc(length + 1, 1), *data = file.at + 8 + length;
     memcpy(header, file.at + 8, length);
     size_t from, n = 40 * 8;
@@ -381,11 +386,8 @@ static void halves_are_exact(void)
 {
     enum { V = 512, D = 128, N = 8 };
     RandomModel shape = {.n_layer = 1, .n_head = 2, .d_head = D / 2, .n_ctx = N, .n_vocab = V};
-    const char *path = random_model_file(shape);
-    Bytes file = read_file(path);
-    unlink(path);
-    size_t length = 0, from = 0, total = 0;
-    for (int i = 7; i >= 0; i--) length = length << 8 | (unsigned char)file.at[i];
+    size_t length, from = 0, total = 0;
+    Bytes file = random_model_bytes(shape, &length);
     for (int bfloat = 0; bfloat < 2; bfloat++) {
         char *header = calloc(2 * length, 1), *out = header, *end = file.at + 8 + length;
         for (char *in = file.at + 8; in < end;) {       /* every type F16, every offset half */

@@ -4,16 +4,8 @@
 #
 # The model is written here: printf for numbers, zeros from dd for weights (all logits are 0).
 
-mi=${MI:-./mi}
-passed=0 failed=0
-dir=$(mktemp -d "${TMPDIR:-/tmp}/mi-test-XXXXXX" 2>/dev/null) || {
-    dir=${TMPDIR:-/tmp}/mi-test-$$
-    mkdir "$dir" || exit 1
-}
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT PIPE TERM
-ulimit -t 60 2>/dev/null            # seconds of processor: a hang ends as a failure
-unset MI_MODEL
+. tests/scratch.sh
+ulimit -t 60 2>/dev/null
 
 # ---- A small GPT-2: 2 layers, 2 heads, 4 dimensions, 8 positions, the bytes and the end of text
 
@@ -86,12 +78,6 @@ edited() {                          # SED-SCRIPT: the header after it
 
 # ---- What must happen
 
-ok() { passed=$((passed + 1)); }
-bad() {                             # NAME WHY
-    failed=$((failed + 1))
-    printf 'FAIL %s: %s\n' "$1" "$2"
-}
-
 run() {
     "$mi" "$@" > "$dir/out" 2> "$dir/err" < /dev/null
     status=$?
@@ -136,8 +122,6 @@ cut_at() {                          # BYTES NAME
 }
 
 # ---- Files that are right
-
-[ -x "$mi" ] || { bad "$mi" "is not there: run make first"; echo "0 passed, 1 failed"; exit 1; }
 
 write "$dir/whole" "$header"
 cp "$dir/whole" "$dir/model"

@@ -3,28 +3,9 @@
 # marks and pipes; what a cell of a table may say; statistics over prompts; names of files; and that
 # a study can be cut into parts. Run it from the repository root. The model is tiny, beside $MI.
 
-mi=${MI:-./mi}
-case $mi in /*) ;; *) mi=$PWD/$mi ;; esac
+. tests/scratch.sh
 root=$PWD
-passed=0 failed=0
-dir=$(mktemp -d "${TMPDIR:-/tmp}/mi-test-XXXXXX" 2>/dev/null) || {
-    dir=${TMPDIR:-/tmp}/mi-test-$$
-    mkdir "$dir" || exit 1
-}
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT TERM
-ulimit -t 300 2>/dev/null           # seconds of processor: a hang ends as a failure
-unset NO_COLOR MI_MODEL
-LC_ALL=C
-export LC_ALL
 cd "$dir" || exit 1
-
-ok() { passed=$((passed + 1)); }
-bad() {                             # NAME WHY
-    failed=$((failed + 1))
-    printf 'FAIL %s: %s\n' "$1" "$2" | cut -c1-600
-}
-[ -x "$mi" ] || { bad "$mi" "is not there: run make first"; echo "0 passed, 1 failed"; exit 1; }
 
 run() { "$mi" "$@" > out 2> err < /dev/null; status=$?; }
 json() {                            # PATHS ARGUMENT...: the values at these paths into $value

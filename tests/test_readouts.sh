@@ -1,16 +1,9 @@
 #!/bin/sh
 # test_readouts.sh - readouts of $MI against tests/golden/readouts.golden, and identities that need
 # no reference. Run it from the repository root.
-mi=${MI:-./mi}
+
+. tests/scratch.sh
 golden=tests/golden
-passed=0 failed=0
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-unset NO_COLOR MI_MODEL
-LC_ALL=C
-export LC_ALL
-ok() { passed=$((passed + 1)); }
-bad() { failed=$((failed + 1)); printf 'FAIL %s: %s\n' "$1" "$2" | cut -c1-400; }
 
 # --dla: each part of each case, with the run's sigma and exact
 cut -f 1-4 $golden/readouts.golden | sort -u > "$dir/cases"

@@ -6,28 +6,11 @@
 # The model is tests/golden/odd7.safetensors: 3 layers, 3 heads of 7, 84 neurons, 53 tokens (the
 # characters ! to U).
 
-mi=${MI:-./mi}
-passed=0 failed=0
-dir=$(mktemp -d "${TMPDIR:-/tmp}/mi-test-XXXXXX" 2>/dev/null) || {
-    dir=${TMPDIR:-/tmp}/mi-test-$$
-    mkdir "$dir" || exit 1
-}
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT TERM
-ulimit -t 300 2>/dev/null           # seconds of processor: a hang ends as a failure
-unset NO_COLOR
+. tests/scratch.sh
 MI_MODEL=tests/golden/odd7.safetensors
-LC_ALL=C
-export LC_ALL MI_MODEL
+export MI_MODEL
 
-ok() { passed=$((passed + 1)); }
-bad() {                             # NAME WHY
-    failed=$((failed + 1))
-    printf 'FAIL sweep %s: %s\n' "$1" "$2" | cut -c1-600
-}
-check() { if [ -z "$2" ]; then ok; else bad "$1" "$2"; fi; }    # NAME WHY, empty if all is well
-
-[ -x "$mi" ] || { bad "$mi" "is not there: run make first"; echo "0 passed, 1 failed"; exit 1; }
+check() { if [ -z "$2" ]; then ok; else bad "sweep $1" "$2"; fi; }   # NAME WHY, empty if all is well
 
 prompt="33 34 35 36 33 37" source="33 34 38 36 33 39"   # equal at 0, 1, 3 and 4
 
