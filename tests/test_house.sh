@@ -173,6 +173,7 @@ printf 'prompt\tanswer\tversus\n%s\t Mary\t John\n\n' "$P" > t.tsv; reads t.tsv 
 is "--data -" "$alone 1"
 mkfifo pipe && { cat t.tsv > pipe & }
 json "$base" --data pipe; is "--data of a pipe" "$alone"
+kill $! 2>/dev/null                 # a program that does not read it leaves it waiting
 printf 'tokens\tanswer\tversus\n2215 5335 290 1757 1816 284 262 3650 11 1757 2921 257 4144 284\t Mary\t John\n' > t.tsv
 reads t.tsv "a column tokens"
 printf 'prompt\tanswer\tversus\n"%s\t Mary\t John\n' "$P" > t.tsv
