@@ -59,21 +59,22 @@ bench: $(BUILD)/bench
 FUZZ         ?= weights tokenizer text edits npy table command
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS    = -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
+                -fsanitize-coverage-ignorelist=tests/fuzz/uncovered.txt \
                 $(ARCH) -std=gnu11 -Wall -Wextra -Wno-unknown-pragmas -I.
 FUZZ_PROGRAM  = npy table command
 FUZZ_FAST     = -fsanitize-ignorelist=tests/fuzz/ignore.txt \
                 -fsanitize-coverage-ignorelist=tests/fuzz/ignore.txt
 
-$(BUILD)/fuzz/library.o: mi.c mi.h
+$(BUILD)/fuzz/library.o: mi.c mi.h tests/fuzz/uncovered.txt
 	@mkdir -p $(BUILD)/fuzz
 	clang $(FUZZ_FLAGS) -DMI_NO_MAIN -c mi.c -o $@
 
-$(BUILD)/fuzz/program.o: mi.c mi.h tests/fuzz/program.c tests/fuzz/ignore.txt \
+$(BUILD)/fuzz/program.o: mi.c mi.h tests/fuzz/program.c $(wildcard tests/fuzz/*.txt) \
                            $(wildcard tests/fuzz/*.h tests/*.h)
 	@mkdir -p $(BUILD)/fuzz
 	clang $(FUZZ_FLAGS) $(FUZZ_FAST) -DFUZZ_REDIRECT -include tests/fuzz/redirect.h -c mi.c \
 	    -o $(BUILD)/fuzz/mi.o
-	clang $(FUZZ_FLAGS) -c tests/fuzz/program.c -o $(BUILD)/fuzz/calls.o
+	clang -O2 -g -std=gnu11 -Wall -Wextra -I. -c tests/fuzz/program.c -o $(BUILD)/fuzz/calls.o
 	clang -r $(BUILD)/fuzz/mi.o $(BUILD)/fuzz/calls.o -o $@
 
 $(BUILD)/fuzz/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h tests/*.h) $(BUILD)/fuzz/library.o \

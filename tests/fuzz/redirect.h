@@ -33,6 +33,7 @@ char   *fuzz_realpath(const char *path, char *room);
 ssize_t fuzz_readlink(const char *path, char *room, size_t size);
 int     fuzz_atexit(void (*call)(void));
 int     fuzz_execv(const char *path, char *const *argv);
+void   *fuzz_tokenizer(const char *path, size_t size, void *open);
 void    fuzz_exit(int status) __attribute__((noreturn));
 void    fuzz__exit(int status) __attribute__((noreturn));
 
@@ -62,5 +63,10 @@ void    fuzz__exit(int status) __attribute__((noreturn));
 #define execv           fuzz_execv
 #define exit            fuzz_exit
 #define _exit           fuzz__exit
+/* Most of a short run is to read tokenizer.bin. tokenizer_open(const char *path), the function,
+ * becomes slow_tokenizer_open(const char *path); a call with (path) takes a copy of the first. */
+#define tokenizer_open(path)  OPEN_##path)
+#define OPEN_const            slow_tokenizer_open(const
+#define OPEN_path             fuzz_tokenizer(path, sizeof(MiTokenizer), slow_tokenizer_open
 #endif
 #endif
