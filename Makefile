@@ -1,5 +1,6 @@
 # make              the program ./mi
 # make test         every test; needs only a C compiler and make
+# make labs         the programs of labs/, what is built on mi.h: build/labs/ablate and others
 # make check-docs   the commands of README.md and walkthrough.md print what stands there
 # make test-arm     NEON builds under qemu-aarch64 give the bits of AVX2 builds
 # make fuzz         search for inputs that break it (clang); FUZZ_SECONDS=60 each, FUZZ="weights"
@@ -42,7 +43,15 @@ $(BUILD)/mi.o: mi.c mi.h
 $(BUILD)/test_%: tests/test_%.c $(wildcard tests/*.h) mi.c mi.h $(BUILD)/mi.o
 	$(CC) $(FLAGS) -DMI_NO_MAIN -I. $< $(if $(filter $<,$(WHITEBOX)),,$(BUILD)/mi.o) -o $@ -lm
 
-test: $(BUILD)/mi $(TESTS)
+LABS     = $(patsubst labs/%.c,$(BUILD)/labs/%,$(wildcard labs/*.c))
+
+$(BUILD)/labs/%: labs/%.c labs/lab.h mi.h $(BUILD)/mi.o
+	@mkdir -p $(BUILD)/labs
+	$(CC) $(FLAGS) -I. $< $(BUILD)/mi.o -o $@ -lm
+
+labs: $(LABS)
+
+test: $(BUILD)/mi $(TESTS) $(LABS)
 	@MI=$(BUILD)/mi CC='$(CC)' $(NEAR) sh tests/run.sh $(TESTS) $(SCRIPTS)
 
 test-arm:
@@ -104,4 +113,4 @@ gpt2.safetensors:
 clean:
 	rm -rf mi build build-*
 
-.PHONY: test test-arm bench fuzz check-docs gpt2 clean
+.PHONY: test test-arm labs bench fuzz check-docs gpt2 clean
