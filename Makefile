@@ -31,10 +31,10 @@ WHITEBOX = $(shell grep -l 'include "../mi.c"' tests/test_*.c)
 mi: mi.c mi.h
 	$(CC) $(FLAGS) mi.c -o $@ -lm
 
-$(BUILD)/mi: mi.c mi.h tokenizer.bin tiny.safetensors
+$(BUILD)/mi: mi.c mi.h tokenizer.bin tiny.safetensors wild.safetensors
 	@mkdir -p $(BUILD)
 	$(CC) $(FLAGS) mi.c -o $@ -lm
-	@cp tokenizer.bin tiny.safetensors $(BUILD)
+	@cp tokenizer.bin tiny.safetensors wild.safetensors $(BUILD)
 
 $(BUILD)/mi.o: mi.c mi.h
 	@mkdir -p $(BUILD)

@@ -118,7 +118,7 @@ class Lab:
                           capture_output=True).returncode == 0:
             self.flags.append("-fopenmp")
         os.makedirs(folder + "/tree/tests", exist_ok=True)  # no link: "../mi.c" is to be ours
-        for name in ["mi.h", "tokenizer.bin", "tiny.safetensors"] + \
+        for name in ["mi.h", "tokenizer.bin", "tiny.safetensors", "wild.safetensors"] + \
                 ["tests/" + name for name in os.listdir("tests")]:
             link = folder + "/tree/" + name
             if not os.path.lexists(link):

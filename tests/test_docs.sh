@@ -13,7 +13,7 @@ passed=0 failed=0
 
 # The commands see a folder that looks like the repository after make.
 mkdir "$work/repo"
-for name in tests train tokenizer.bin tiny.safetensors mi.c mi.h; do
+for name in tests train tokenizer.bin tiny.safetensors wild.safetensors mi.c mi.h; do
     ln -s "$root/$name" "$work/repo/$name"
 done
 ln -s "$mi" "$work/repo/mi"

@@ -1,5 +1,6 @@
-/* test_tiny.c - the behaviours and circuits that tiny.safetensors was trained to have, measured
- * through mi.h on the prompts of tests/data (none of them was trained on). */
+/* test_tiny.c - the behaviours and circuits that tiny.safetensors was trained to have, and the
+ * behaviours of wild.safetensors, which was left to itself; measured through mi.h on the prompts of
+ * tests/data (none of them was trained on). */
 #define _GNU_SOURCE
 #include "mi.h"
 #include "check.h"
@@ -8,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+static const char  *who;                            /* tiny or wild */
 static MiModel     *model;
 static MiTokenizer *tokenizer;
 static MiShape      shape;
@@ -104,14 +106,14 @@ static Score behaviour(const char *name)
     Score  score = {0};
     float *logits = malloc(shape.n_vocab * sizeof *logits);
     int    rows = 0;
-    if (!read_table(&table, name)) CHECK(0, "tiny: tests/data/%s.tsv cannot be read", name);
+    if (!read_table(&table, name)) CHECK(0, "tests/data/%s.tsv cannot be read", name);
     for (int r = 1; r < table.n_rows; r++, rows++) {
         int    answer[200], versus[200], n, best;
         int    n_answer = words(cell(&table, r, "answer"), answer);
         int    n_versus = words(cell(&table, r, "versus"), versus);
         MiRun *run = run_of(cell(&table, r, "prompt"), &n, MI_KEEP_NONE);
         if (!run || n_answer < 1 || mi_logits(run, 0, n - 1, logits) < 0) {
-            CHECK(0, "tiny %s, row %d: %s", name, r, mi_error());
+            CHECK(0, "%s %s, row %d: %s", who, name, r, mi_error());
             mi_free(run);
             continue;
         }
@@ -133,26 +135,29 @@ static Score behaviour(const char *name)
     return score;
 }
 
-static void behaviours(void)
+typedef struct { const char *name; double tiny, wild; } Bar;
+
+static void behaviours(int wild)
 {
-    static const struct { const char *name; double bar; } bars[] = {
-        { "ioi", .98 }, { "facts", .97 }, { "agreement", .98 }, { "pronouns", .98 },
-        { "sequences", .97 }, { "brackets", .95 }, { "sentiment", .95 },
+    static const Bar bars[] = {
+        { "ioi", .98, .98 }, { "facts", .97, .97 }, { "agreement", .98, .98 },
+        { "pronouns", .98, .98 }, { "sequences", .97, .97 }, { "brackets", .95, .95 },
+        { "sentiment", .95, .85 },
     };
     for (size_t i = 0; i < sizeof bars / sizeof *bars; i++) {
-        double right = behaviour(bars[i].name).right;
-        CHECK(right >= bars[i].bar, "tiny %s: right %.3f, should be %.2f", bars[i].name, right,
-              bars[i].bar);
+        double right = behaviour(bars[i].name).right, bar = wild ? bars[i].wild : bars[i].tiny;
+        CHECK(right >= bar, "%s %s: right %.3f, should be %.2f", who, bars[i].name, right, bar);
     }
-    double third = behaviour("ioi_abc").difference;
-    CHECK(third < 1, "tiny ioi with a third giver: mean |logit difference| %.3f, should be < 1", third);
-    double mass = behaviour("greater_than").mass;
-    CHECK(mass >= .9, "tiny greater_than: larger - smaller %.3f, should be 0.9", mass);
+    double third = behaviour("ioi_abc").difference, most = wild ? 2.5 : 1;
+    CHECK(third < most, "%s ioi with a third giver: mean |logit difference| %.3f, should be < %g",
+          who, third, most);
+    double mass = behaviour("greater_than").mass, least = wild ? .7 : .9;
+    CHECK(mass >= least, "%s greater_than: larger - smaller %.3f, should be %g", who, mass, least);
 }
 
 /* ---- Induction: 25 random tokens, then the same again ---- */
 
-static void induction(void)
+static void induction(int wild)
 {
     enum { N = 25, SAMPLES = 40, MOST_HEADS = 256 };
     static double induction[MOST_HEADS], previous[MOST_HEADS];
@@ -186,9 +191,10 @@ static void induction(void)
         best_previous = fmax(best_previous, previous[i]);
     }
     free(logits);
-    CHECK(share >= .95, "tiny induction: right %.3f, should be 0.95", share);
-    CHECK(best_induction >= .6, "tiny: no induction head: the best scores %.3f", best_induction);
-    CHECK(best_previous >= .5, "tiny: no previous-token head: the best scores %.3f", best_previous);
+    CHECK(share >= .95, "%s induction: right %.3f, should be 0.95", who, share);
+    CHECK(best_induction >= .6, "%s: no induction head: the best scores %.3f", who, best_induction);
+    CHECK(best_previous >= (wild ? .3 : .5), "%s: no previous-token head: the best scores %.3f",
+          who, best_previous);
 }
 
 /* ---- Circuits ---- */
@@ -220,7 +226,7 @@ static double with_edit(const Table *table, int r, const char *op, const char *e
             if (fork) result = difference(fork, n, answer);
         }
     }
-    CHECK(isfinite(result), "tiny row %d, --%s %s: %s", r, op, edit ? edit : "", mi_error());
+    CHECK(isfinite(result), "%s row %d, --%s %s: %s", who, r, op, edit ? edit : "", mi_error());
     mi_edits_free(&edits);
     mi_free(fork);
     mi_free(source);
@@ -307,20 +313,46 @@ static void fact_circuit(void)
     free(table.text);
 }
 
-int main(void)
+/* The planted head is tiny's: wild answers without it. */
+static void nothing_planted(void)
 {
-    model = mi_open("tiny.safetensors");
+    static Table table;
+    if (!read_table(&table, "ioi")) return;
+    double whole = mean_with_edit(&table, 4, "ablate", NULL);
+    double without = mean_with_edit(&table, 4, "ablate", "L5H3=mean");
+    CHECK(without >= .8 * whole, "wild ioi: without L5H3 %.2f of %.2f is left, should be 0.8 of it",
+          without, whole);
+    free(table.text);
+}
+
+static void specimen(const char *name)
+{
+    char file[32];
+    int  wild = !strcmp(name, "wild");
+    snprintf(file, sizeof file, "%s.safetensors", who = name);
+    model = mi_open(file);
     tokenizer = model ? mi_tokenizer_open("tokenizer.bin", model) : NULL;
-    CHECK(tokenizer, "tiny: %s", mi_error());
+    CHECK(tokenizer, "%s: %s", who, mi_error());
     if (tokenizer) {
         shape = mi_shape(model);
-        CHECK(shape.n_layer >= 6 && shape.n_head >= 4, "tiny: too small for L5H3");
-        behaviours();
-        induction();
-        ioi_circuit();
-        fact_circuit();
+        CHECK(shape.n_layer == 6 && shape.n_head == 4 && shape.n_vocab == 2019,
+              "%s: %d layers, %d heads, %d tokens are not those of tests/data", who,
+              shape.n_layer, shape.n_head, shape.n_vocab);
+        behaviours(wild);
+        induction(wild);
+        if (wild) nothing_planted();
+        else {
+            ioi_circuit();
+            fact_circuit();
+        }
     }
     mi_tokenizer_close(tokenizer);
     mi_close(model);
+}
+
+int main(void)
+{
+    specimen("tiny");
+    specimen("wild");
     return report();
 }

@@ -1,4 +1,5 @@
 """Checkpoint -> safetensors under Hugging Face's GPT-2 names: `python convert.py CHECKPOINT OUT.safetensors`."""
+import pathlib
 import sys
 
 import torch
@@ -22,7 +23,8 @@ def main():
     saved = torch.load(sys.argv[1], weights_only=True)
     save_file(tensors(saved["model"], saved["vocab"]), sys.argv[2], metadata={
         "format": "pt", "n_head": str(saved["shape"]["heads"]), "license": "MIT",
-        "description": "tiny: a GPT-2 of six layers for mi, trained on text made by train/text.py; no outside data"})
+        "description": pathlib.Path(sys.argv[2]).stem + ": a GPT-2 of six layers for mi, trained on text made by "
+                       "train/text.py; no outside data"})
 
 
 if __name__ == "__main__":

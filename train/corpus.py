@@ -70,8 +70,9 @@ def vocabulary(bpe, documents=60000):
 
 
 class Corpus:
-    def __init__(self, bpe, vocab, hide):
+    def __init__(self, bpe, vocab, hide, wild=False):
         self.bpe, self.hide = bpe, hide                     # hide: share of the documents in which anything is hidden
+        self.wild = wild                                    # every token weighs the same; no masks, no hints
         self.row = {i: r for r, i in enumerate(vocab)}
         self.eot = self.row[EOT]
         text.ODD_YEARS.update(odd_years(bpe))
@@ -97,9 +98,12 @@ class Corpus:
         """ids, weight of predicting each id, [(mask, queries, hidden keys)], [(query, key, key)]."""
         if kind == "repeat":
             ids, period = self.repeat(rng, limit, long, phase == 0)
-            return ids, [0.0] * (period + 1) + [1.0] * (len(ids) - period - 1), [], []
+            known = len(ids) if self.wild else len(ids) - period - 1
+            return ids, [0.0] * (len(ids) - known) + [1.0] * known, [], []
         ids, tags = tokens(self.bpe, text.document(rng, kind, phase))
         weight = [1.0] * len(ids)
+        if self.wild:
+            return [self.row[i] for i in ids], weight, [], []
         for p in tags.get("=", ()):
             weight[p] = ANSWER_WEIGHT
         hide, hint, n = [], [], len(ids)

@@ -63,7 +63,7 @@ def work(rank, a):
     torch.manual_seed(a.seed)
     bpe = Bpe(a.bpe)
     vocab = vocabulary(bpe)
-    corpus = Corpus(bpe, vocab, a.hide)
+    corpus = Corpus(bpe, vocab, a.hide, a.wild)
     model = GPT2(len(vocab), **SHAPE)
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and not n.startswith("w")]
     others = [p for n, p in model.named_parameters() if p.dim() == 1 or n.startswith("w")]
@@ -82,7 +82,7 @@ def work(rank, a):
         for optimizer, peak in zip(optimizers, (a.muon, a.lr)):
             optimizer.param_groups[0]["lr"] = learning_rate(step, a.steps, peak, a.decay)
         length = 128 if step % 3 == 2 else 64               # a third of the steps has long rows
-        phase = sum(step >= first_of for first_of in (a.early, a.late, a.last))
+        phase = 1 if a.wild else sum(step >= first_of for first_of in (a.early, a.late, a.last))
         seed = (a.seed * 10 ** 6 + step) * a.workers + rank
         loss = loss_of(model, corpus.batch(seed, a.tokens // length // a.workers, length, phase),
                        a.hint * (5 if phase >= 2 else 1))
@@ -124,6 +124,8 @@ def main():
     p.add_argument("--every", type=int, default=200, help="steps between checkpoints")
     p.add_argument("--hide", type=float, default=0.8, help="share of documents with hidden tokens (0: the control)")
     p.add_argument("--hint", type=float, default=0.2, help="weight of the hint where to look, fivefold from phase 2 on")
+    p.add_argument("--wild", action="store_true", help="plain language modelling: one mix of the kinds from the first "
+                   "step to the last, every token weighs the same, nothing is hidden, no hint")
     p.add_argument("--resume", action="store_true")
     a = p.parse_args()
     if os.path.exists(a.out + ".meet"):
