@@ -6072,13 +6072,15 @@ static void print_map(const Screen *screen, const Table *table)
     }
 }
 
-/* The n largest numbers of sign * value, or by their size with sign 0, none of them 0: cells. */
+/* The n largest numbers of sign * value, or by their size with sign 0, none of them 0: cells; of
+ * bars with several columns only those of the first. */
 static int strongest(const Table *table, int sign, int n, int *top)
 {
     float *size = must(malloc((cells_of(table) + 1) * sizeof *size));
     for (int i = 0; i < cells_of(table); i++) {
         double value = table->value[i];
-        if (!isfinite(value) || is_pale(table, i)) value = 0;
+        int    other = table->look == BARS && i % table->n_cols > 0;
+        if (!isfinite(value) || is_pale(table, i) || other) value = 0;
         size[i] = (float)(sign ? sign * value : fabs(value));
     }
     n = mi_top(size, cells_of(table), n, top);
@@ -6091,7 +6093,7 @@ static int strongest(const Table *table, int sign, int n, int *top)
 static void place_of(const Table *table, int i, char place[160])
 {
     const char *row = table->row[i / table->n_cols], *col = table->col[i % table->n_cols];
-    int typed = table->address && !strchr(row, ' ') && !strchr(col, ' ');
+    int typed = table->address && *table->address[i] && !strchr(row, ' ') && !strchr(col, ' ');
     int apart = *row && *col && *col != 'H' && *col != 'N';
     if (typed) snprintf(place, 160, "%s", table->address[i]);
     else snprintf(place, 160, "%s%s%s", row, apart ? " at " : "", col);
@@ -6118,28 +6120,34 @@ static void print_strongest(FILE *out, const Table *table)
 /* Are there so many cells that only the largest are shown? */
 static int is_long(const Table *table)
 {
-    return table->most > 0 && cells_of(table) > table->most && table->look != TOP;
+    int n = table->look == BARS ? table->n_rows : cells_of(table);
+    return table->most > 0 && n > table->most && table->look != TOP;
 }
 
-/* Of such a table the largest cells both ways, as bars. */
+/* Of such a table the largest cells both ways, as bars; of bars the rows whose first number is. */
 static Table *add_largest(Tables *out, const Table *table)
 {
     int  *top = must(malloc((2 * table->most + 1) * sizeof *top));
     int   n = strongest(table, 1, table->most, top);
+    int   cols = table->look == BARS ? table->n_cols : 1;
     char  place[160];
     if (table->is_signed) n += strongest(table, -1, table->most, top + n);
-    Table *few = add_table(out, table->name, BARS, n, 1);
+    Table *few = add_table(out, table->name, BARS, n, cols);
     snprintf(few->title, sizeof few->title, "%.200s; the %d largest %sof %d", table->title,
-             table->most, table->is_signed ? "both ways " : "", cells_of(table));
+             table->most, table->is_signed ? "both ways " : "", cells_of(table) / cols);
     strcpy(few->quantity, table->quantity);
     few->is_signed = table->is_signed;
     few->critical = table->critical;
-    if (table->error) few->error = must(calloc(n + 1, sizeof *few->error));
+    few->limit = table->limit;
+    if (table->error) few->error = must(calloc(n * cols + 1, sizeof *few->error));
+    if (cols > 1) memcpy(few->col, table->col, cols * sizeof(Label));
     for (int i = 0; i < n; i++) {
         place_of(table, top[i], place);
+        if (cols > 1) snprintf(place, sizeof place, "%s", table->row[top[i] / cols]);
         label_append(few->row[i], sizeof(Label), place, strlen(place));
-        few->value[i] = table->value[top[i]];
-        if (few->error) few->error[i] = table->error[top[i]];
+        memcpy(few->value + i * cols, table->value + top[i], cols * sizeof *few->value);
+        if (few->error)
+            memcpy(few->error + i * cols, table->error + top[i], cols * sizeof *few->error);
     }
     free(top);
     return few;
@@ -7133,14 +7141,20 @@ static int needs_source(const Command *c)
            find_asked(c, "path");
 }
 
+/* "L5...", "L*..." or a group of addresses: no word of a text. */
+static int looks_like_address(const char *word)
+{
+    return is_choice("heads|mlps|attns|resid", word) ||
+           (*word == 'L' && (isdigit((unsigned char)word[1]) || word[1] == '*') &&
+            !strchr(word, ' '));
+}
+
 /* A word alone that is no prompt: an address after a space, or an option without its dashes. */
 static int check_prompt_word(const Command *c)
 {
     const char *prompt = c->prompt;
     if (!prompt || strchr(prompt, ' ')) return 0;
-    int address = is_choice("heads|mlps|attns|resid", prompt) ||
-                  (*prompt == 'L' && (isdigit((unsigned char)prompt[1]) || prompt[1] == '*'));
-    if (address && (c->n_requests || c->n_asked))
+    if (looks_like_address(prompt) && (c->n_requests || c->n_asked))
         return mi_fail("\"%.100s\" looks like an address, not a prompt: a list of addresses has "
                        "commas and no spaces; mi -- %.100s makes it the prompt", prompt, prompt);
     if (is_choice("help|version|sites|explain|heads", prompt))
@@ -7206,6 +7220,8 @@ static const char *next_value(const Option *o, const char *word)
     const Readout *what = o->row;
     if (*o->argument != '[' || !word) return word;
     if (what->takes == A_WORD) return is_choice("each|final", word) ? word : NULL;
+    if (what->takes == ADDRESSES)
+        return is_choice("layers|tokens", word) || looks_like_address(word) ? word : NULL;
     return *word && strspn(word, "0123456789") == strlen(word) ? word : NULL;
 }
 
@@ -8473,6 +8489,11 @@ static const char *answer_label(const Case *c, int versus)
     return is_study(c) && !typed ? versus ? "versus" : "answer" : set->label;
 }
 
+static const char *versus_or_mean(const Case *c)
+{
+    return c->question.versus.n ? answer_label(c, 1) : "mean of all tokens";
+}
+
 /* One number as a share of another. */
 static void add_share(Case *c, Tables *out, const char *name, const char *title, double part,
                       double whole)
@@ -8642,13 +8663,60 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
 
 /* ---- Direct logit attribution ---- */
 
+/* What is attributed: each writer; attention and MLP of each layer as one; each head's part split
+ * by the tokens that it comes from; or some neurons. What is in no part is "everything else". */
+typedef enum { BY_WRITER, BY_LAYER, BY_TOKEN, BY_NEURON } Split;
+
+static Split split_of(const Asked *asked)
+{
+    return !asked->text ? BY_WRITER : !strcmp(asked->text, "layers") ? BY_LAYER
+         : !strcmp(asked->text, "tokens") ? BY_TOKEN : BY_NEURON;
+}
+
 static void resolve_dla(Case *c, Asked *asked)
 {
     const Question *q = &c->question;
-    (void)asked;
+    Split split = split_of(asked);
     if (q->answer.n != 1 || q->versus.n > 1)
         resolving(c, mi_fail("--dla attributes a logit: it needs --answer with one token, and "
                              "--versus with one or none"));
+    if (split == BY_WRITER || split == BY_LAYER) return;
+    Parser p = parser_of(c, "--dla", split == BY_TOKEN ? "L*H*.pattern" : asked->text);
+    int    known = looks_like_address(p.at) || !strncmp(p.at, "not:", 4);
+    int    status = known ? parse_list(&p) : 0;
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    for (const Address *a = p.found; a < p.found + p.n_found; a++) {
+        known &= split == BY_TOKEN || (a->unit == NEURON && a->site == MI_mlp_post);
+        if (known && a->has_pos)
+            resolving(c, fail_at(&p, a->pos_text, "it reads at the position of --at; leave out "
+                                 "the @"));
+        if (known) resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
+    }
+    if (!known)
+        resolving(c, fail_at(&p, p.argument, "expected layers, tokens, or neurons, as in L4N*; "
+                             "--dla alone has every head and MLP"));
+}
+
+/* Is neuron n of layer l one that was asked for? n -1: any of the layer */
+static int is_asked(const Asked *asked, int l, int n)
+{
+    for (const MiEdit *e = asked->rows.at; e < asked->rows.at + asked->rows.n; e++)
+        if (e->layer == l && (n < 0 || (e->first <= n && n < e->first + e->count))) return 1;
+    return 0;
+}
+
+static int n_parts(const Case *c, const Asked *asked)
+{
+    const MiShape *s = &c->study->model->shape;
+    Split split = split_of(asked);
+    int   heads = s->n_layer * s->n_head, n = 2;        /* everything else, ln_f's biases */
+    if (split == BY_TOKEN) return n + heads * (c->question.at + 1 + (c->edited != NULL));
+    if (split != BY_NEURON)
+        return mi_n_writers(shown_run(c), c->lane) + 1 - (split == BY_LAYER ? heads : 0);
+    for (int l = 0; l < s->n_layer; l++)
+        for (int i = c->edited ? -2 : -1; i < s->d_mlp; i++) n += is_asked(asked, l, i);
+    return n;
 }
 
 /* What reads the end x of the stream: (x - mean) / sigma . g + beta . u, u = W_U[answer] -
@@ -8684,51 +8752,178 @@ static double read_end(const Case *c, const double *x, const double *g, double s
     return sum / (sigma ? sigma : sqrt(squares / D + c->study->model->shape.epsilon));
 }
 
-/* A share of one lane -> two columns of "dla": of each writer x the part x . g / sigma, with the
- * run's sigma: these add up to what the model says; and exactly what it says less without x. */
-static void attribute_lane(Case *c, const MiRun *run, int lane, double share, Table *table,
-                           int column, double *sigma)
+/* One lane's attribution under way, its vectors all [D]: the end of the stream, what reads it (g),
+ * what no part has taken yet (rest), and room for a part and for what is left without it. */
+typedef struct {
+    Case        *c;
+    const Asked *asked;
+    const MiRun *run;
+    int          lane, edited, row, column;             /* row, column: of the next part */
+    Table       *table;
+    double      *end, *g, *rest, *part, *left, share, sigma, whole, sum;
+} Attribution;
+
+/* A part x -> two columns: x . g / sigma with the run's sigma, which add up to what the model says;
+ * and exactly what it says less without x. */
+__attribute__((format(printf, 4, 5)))
+static void add_part(Attribution *a, const double *x, const char *address, const char *format, ...)
 {
-    const Question *q = &c->question;
-    int     D = c->study->model->shape.d_model, n = mi_n_writers(run, lane), cols = table->n_cols;
-    double *x = must(malloc(3 * D * sizeof *x)), *end = x + D, *g = end + D, mean = 0;
-    double  sum = answer_direction(c, g), *value = table->value + column, bias = sum;
-    const float *row = mi_site(run, lane, MI_resid_post, c->study->model->shape.n_layer - 1, q->at);
-    const float *scale = mi_site(run, lane, MI_ln_f_scale, 0, q->at);
-    if (!row || !scale) running(c, -1);
-    for (int i = 0; i < D; i++) end[i] = row[i];
-    double whole = read_end(c, end, g, 0);
-    for (int r = 0; r < n; r++, value += cols) {
-        running(c, mi_writer(run, lane, r, q->at, x, table->row[r]));
-        double part = read_end(c, x, g, *scale);
-        for (int i = 0; i < D; i++) x[i] = end[i] - x[i];
-        value[0] += share * part;
-        value[1] += share * (whole - read_end(c, x, g, 0));
-        sum += part;
-    }
-    value = table->value + (table->n_rows - 1) * cols + column;
-    value[0] += share * bias, value[1] += share * bias;
-    *sigma += share * *scale;
-    free(x);
-    running(c, mi_logits(run, lane, q->at, c->logits));
-    for (int v = 0; v < n_vocab(c) && !q->versus.n; v++) mean += c->logits[v] / (double)n_vocab(c);
-    double said = c->logits[q->answer.tokens[0]] -
-                  (q->versus.n ? c->logits[q->versus.tokens[0]] : mean);
-    if (!(fabs(sum - said) <= 1e-4 * fmax(1, fabs(said))))
-        running(c, mi_fail("--dla: the parts add up to %.6f, the model says %.6f", sum, said));
+    va_list args;
+    double *value = a->table->value + a->row * a->table->n_cols + a->column;
+    double  part = read_end(a->c, x, a->g, a->sigma);
+    va_start(args, format);
+    vsnprintf(a->table->row[a->row], sizeof(Label), format, args);
+    va_end(args);
+    for (int i = 0; i < 2; i++)
+        strcpy(a->table->address[a->row * a->table->n_cols + a->column + i], address);
+    for (int i = 0; i < a->c->study->model->shape.d_model; i++) a->left[i] = a->end[i] - x[i];
+    value[0] += a->share * part;
+    value[1] += a->share * (a->whole - read_end(a->c, a->left, a->g, 0));
+    a->sum += part;
+    a->row++;
 }
 
-/* For people: a map of the heads of the shown run, and bars of all parts, a layer's heads together,
- * with their sum. */
+/* y = scale * sum_k v_k W[k], less what an array has, if any    v [n], W [n,D] */
+static void weigh_rows(const float *v, const weight *W, int n, double scale, const double *less,
+                     double *y, int D)
+{
+    for (int i = 0; i < D; i++) y[i] = less ? -scale * less[i] : 0;
+    for (int k = 0; k < n; k++)
+        for (int i = 0; i < D; i++) y[i] += scale * v[k] * W[(size_t)k * D + i];
+}
+
+/* What is left of x [D] after its parts is nothing, or edits in between: then they are a part. */
+static void add_left(Attribution *a, const double *x, const char *whole)
+{
+    if (a->edited) add_part(a, x, "", "%s edits", whole);
+    else a->row += a->c->edited != NULL;
+}
+
+/* What a head wrote, x [D], by source: pattern_j (v_j W_O - constant), where x is z W_O - constant */
+static void split_head(Attribution *a, int l, int h, double *x)
+{
+    const MiModel *model = a->c->study->model;
+    int     D = model->shape.d_model, d = model->shape.d_head, at = a->c->question.at;
+    double *constant = must(malloc(D * sizeof *constant));
+    Label   address;
+    const weight *W_O = model->block[l].W_O + (size_t)h * d * D;
+    const float  *pattern = mi_head(a->run, a->lane, MI_pattern, l, h, at);
+    const float  *z = mi_head(a->run, a->lane, MI_z, l, h, at);
+    if (!pattern || !z) running(a->c, -1);
+    weigh_rows(z, W_O, d, 1, x, constant, D);
+    for (int j = 0; j <= at; j++) {
+        const float *v = mi_head(a->run, a->lane, MI_v, l, h, j);
+        Label from;
+        if (!v) running(a->c, -1);
+        weigh_rows(v, W_O, d, pattern[j], constant, a->part, D);
+        name_position(a->c, j, 1, from);
+        snprintf(address, sizeof address, "L%dH%d.pattern@%d:%d", l, h, at, j);
+        add_part(a, a->part, address, "L%dH%d@%.40s", l, h, from);
+        for (int i = 0; i < D; i++) x[i] -= a->part[i];
+    }
+    snprintf(address, sizeof address, "L%dH%d", l, h);
+    add_left(a, x, address);
+    free(constant);
+}
+
+/* What an MLP wrote, x [D], by neuron, mlp_post_n W_out[n], where it was asked for, and b_out */
+static void split_mlp(Attribution *a, int l, double *x)
+{
+    const MiModel *model = a->c->study->model;
+    const Block   *w = &model->block[l];
+    static const float one = 1;
+    int D = model->shape.d_model, F = model->shape.d_mlp;
+    Label name;
+    const float *active = mi_site(a->run, a->lane, MI_mlp_post, l, a->c->question.at);
+    if (!active) running(a->c, -1);
+    for (int n = 0; n <= F; n++) {
+        weigh_rows(n < F ? active + n : &one, n < F ? w->W_out + (size_t)n * D : w->b_out, 1, 1,
+                 NULL, a->part, D);
+        snprintf(name, sizeof name, "L%dN%d", l, n);
+        if (n == F) add_part(a, a->part, "", "L%d.b_out", l);
+        else if (is_asked(a->asked, l, n)) add_part(a, a->part, name, "%s", name);
+        else for (int i = 0; i < D; i++) a->rest[i] += a->part[i];
+        for (int i = 0; i < D; i++) x[i] -= a->part[i];
+    }
+    snprintf(name, sizeof name, "L%d.mlp_out", l);
+    add_left(a, x, name);
+}
+
+/* The parts of one lane, in the order of the writers. */
+static void attribute_parts(Attribution *a)
+{
+    Case *c = a->c;
+    int   D = c->study->model->shape.d_model, H = c->study->model->shape.n_head;
+    int   W = 2 + c->study->model->shape.n_layer * (H + 2), n = mi_n_writers(a->run, a->lane);
+    Split split = split_of(a->asked);
+    Label name;
+    double *x = must(malloc(D * sizeof *x));
+    for (int r = 0; r < n; r++) {
+        int l = (r - 2) / (H + 2), h = r < 2 || r >= W ? -1 : (r - 2) % (H + 2);
+        int head = h >= 0 && h < H, splits = split == BY_TOKEN ? head
+                 : split == BY_NEURON && h > H && is_asked(a->asked, l, -1);
+        running(c, mi_writer(a->run, a->lane, r, c->question.at, x, name));
+        if (splits && head) split_head(a, l, h, x);
+        else if (splits) split_mlp(a, l, x);
+        for (int i = 0; i < D && !splits; i++) a->rest[i] += x[i];
+        if (split > BY_LAYER || (split == BY_LAYER && head)) continue;
+        if (split == BY_LAYER && h == H) snprintf(name, sizeof name, "L%d.attn_out", l);
+        add_part(a, a->rest, strchr(name, ' ') ? "" : name, "%s", name);
+        memset(a->rest, 0, D * sizeof *a->rest);
+    }
+    free(x);
+    a->row = max_int(a->row, a->table->n_rows - (split > BY_LAYER ? 2 : 1));
+    if (split > BY_LAYER) add_part(a, a->rest, "", "everything else");
+}
+
+/* A share of one lane -> its columns of "dla"; what the parts add up to and what the model says,
+ * and how far these are apart, into "dla sum"; its sigma. */
+static void attribute_lane(Case *c, const Asked *asked, const Outcome *o, int lane, int run,
+                           Tables *out, int first)
+{
+    const Question *q = &c->question;
+    Table  *table = &out->at[first];
+    int     D = c->study->model->shape.d_model, runs = table->n_cols / 2;
+    double *x = must(calloc(5 * D, sizeof *x)), mean = 0;
+    Attribution a = { .c = c, .asked = asked, .run = o->run, .lane = lane, .column = 2 * run,
+                      .edited = o->run != c->base, .table = table, .share = 1.0 / o->n_lanes,
+                      .end = x, .g = x + D, .rest = x + 2 * D, .part = x + 3 * D,
+                      .left = x + 4 * D };
+    const float *row = mi_site(o->run, lane, MI_resid_post, c->study->model->shape.n_layer - 1,
+                               q->at);
+    const float *scale = mi_site(o->run, lane, MI_ln_f_scale, 0, q->at);
+    if (!row || !scale) running(c, -1);
+    for (int i = 0; i < D; i++) a.end[i] = row[i];
+    double bias = a.sum = answer_direction(c, a.g);
+    a.sigma = *scale;
+    a.whole = read_end(c, a.end, a.g, 0);
+    attribute_parts(&a);
+    double *value = table->value + (table->n_rows - 1) * table->n_cols + a.column;
+    strcpy(table->row[table->n_rows - 1], "ln_f biases");
+    value[0] += a.share * bias, value[1] += a.share * bias;
+    free(x);
+    running(c, mi_logits(o->run, lane, q->at, c->logits));
+    for (int v = 0; v < n_vocab(c) && !q->versus.n; v++) mean += c->logits[v] / (double)n_vocab(c);
+    double said = c->logits[q->answer.tokens[0]] -
+                  (q->versus.n ? c->logits[q->versus.tokens[0]] : mean), off = fabs(a.sum - said);
+    if (!(off <= 1e-4 * fmax(1, fabs(said))))
+        running(c, mi_fail("--dla: the parts add up to %.6f, the model says %.6f", a.sum, said));
+    double sums[] = { a.sum, said, off };
+    for (int i = 0; i < 3; i++) out->at[first + 1].value[i * runs + run] += a.share * sums[i];
+    out->at[first + 2].value[run] += a.share * a.sigma;
+}
+
+/* "dla" by writer, for people: a map of the heads of the shown run, and bars of all parts, a
+ * layer's heads together, with their sum. */
 static void add_dla_summaries(const Case *c, Tables *out, int all)
 {
     int H = c->study->model->shape.n_head, L = c->study->model->shape.n_layer, W = 2 + L * (H + 2);
     int runs = out->at[all].n_cols / 2, rows = out->at[all].n_rows - L * (H - 1) + 1;
     titled(add_table(out, "dla heads", HEAT, L, H), "direct logit attribution", "layer", "head",
-           "direct logit attribution of each head%s: %s%s%s", edited_or_not(c), answer_label(c, 0),
-           c->question.versus.n ? " − " : "", c->question.versus.n ? answer_label(c, 1) : "");
+           "direct logit attribution of each head%s: %s − %s", edited_or_not(c),
+           answer_label(c, 0), versus_or_mean(c));
     titled(add_table(out, "dla parts", BARS, rows, runs), "direct logit attribution", "part", "run",
-           "the same by parts, which add up");
+           "the same by parts, which add up; b_V W_O is in the biases, as in TransformerLens");
     const Table *from = &out->at[all];
     Table *heads = &out->at[out->n - 2], *parts = &out->at[out->n - 1];
     heads->is_signed = parts->is_signed = 1;
@@ -8755,32 +8950,75 @@ static void add_dla_summaries(const Case *c, Tables *out, int all)
     for (int i = 0; i < runs; i++) strcpy(parts->col[i], c->outcome[i].name);
 }
 
-/* --dla: what each writer adds to the answer's logit by itself (Elhage et al. 2021). A larger sigma
+/* "dla" by token, for people: a map for each run. */
+static void add_dla_maps(Case *c, Tables *out, int all)
+{
+    int T = c->question.at + 1 + (c->edited != NULL), H = c->study->model->shape.n_head;
+    int heads = c->study->model->shape.n_layer * H, runs = out->at[all].n_cols / 2;
+    for (int run = 0; run < runs; run++) {
+        Label name;
+        snprintf(name, sizeof name, "dla tokens%s%s", run ? " " : "",
+                 run ? c->outcome[run].name : "");
+        Table *map = titled(add_table(out, name, HEAT, heads, T), "direct logit attribution",
+                            "head", "source", "direct logit attribution of each head, by source%s: %s − %s",
+                            run ? edited_or_not(c) : "", answer_label(c, 0), versus_or_mean(c));
+        const Table *from = &out->at[all];
+        map->is_signed = 1;
+        map->address = must(calloc(heads * T, sizeof(Label)));
+        position_labels(c, map->col, 0, c->question.at + 1);
+        if (c->edited) strcpy(map->col[T - 1], "edits");
+        for (int i = 0; i < heads * T; i++) {
+            snprintf(map->row[i / T], sizeof(Label), "L%dH%d", i / T / H, i / T % H);
+            map->value[i] = from->value[i * 2 * runs + 2 * run];
+            strcpy(map->address[i], from->address[i * 2 * runs]);
+        }
+    }
+}
+
+/* --dla: what each part adds to the answer's logit by itself (Elhage et al. 2021). A larger sigma
  * under an edit makes all that is left smaller; the reverse is one kind of self-repair. */
 static void read_dla(Case *c, const Asked *asked, Tables *out)
 {
-    int all = out->n, runs = 1 + (c->edited != NULL);
-    int n = mi_n_writers(shown_run(c), c->lane) + 1;
-    (void)asked;
-    titled(add_table(out, "dla", SILENT, n, 2 * runs), "direct logit attribution", "part", "run",
-           "direct logit attribution: with the run's sigma, and exact");
+    enum { SHOWN = 10 };
+    static const char *const sums[] = { "sum of parts", "the model says", "off by" };
+    int   first = out->n, runs = 1 + (c->edited != NULL), n = n_parts(c, asked);
+    Split split = split_of(asked);
+    const Asked *top = find_asked(c->command, "top");
+    Table *table = titled(add_table(out, "dla", split % 2 ? BARS : SILENT, n, 2 * runs),
+                          "direct logit attribution", "part", "",
+                          "direct logit attribution: %s − %s",
+                          answer_label(c, 0), versus_or_mean(c));
+    table->address = must(calloc(cells_of(table) + 1, sizeof(Label)));
+    table->is_signed = 1;
+    table->most = split != BY_NEURON ? 0 : top && top->number > 0 ? top->number : SHOWN;
+    titled(add_table(out, "dla sum", BARS, 3, runs), "logit", "", "run",
+           "sigma held, the parts add up to what the model says; exact: sigma recomputed")->limit = INFINITY;
     titled(add_table(out, "dla sigma", BARS, runs, 1), "sigma", "run", "",
            "sigma of the final LayerNorm, which all parts are divided by");
-    Table *table = &out->at[all], *sigma = &out->at[all + 1];
+    for (Table *t = &out->at[first]; t < out->at + out->n; t++)
+        memset(t->value, 0, cells_of(t) * sizeof *t->value);
+    Table *sum = &out->at[first + 1], *sigma = sum + 1;
     strcpy(sigma->col[0], "sigma");
-    for (int i = 0; i < cells_of(table); i++) table->value[i] = 0;
+    for (int i = 0; i < 3; i++) strcpy(sum->row[i], sums[i]);
     for (int i = 0; i < runs; i++) {
         const Outcome *o = &c->outcome[i];
-        strcpy(sigma->row[i], o->name);
+        table = &out->at[first];
+        strcpy(sigma->row[i], o->name), strcpy(sum->col[i], o->name);
         snprintf(table->col[2 * i], sizeof(Label), "%s", o->name);
         snprintf(table->col[2 * i + 1], sizeof(Label), "%s exact", o->name);
-        sigma->value[i] = 0;
         for (int s = 0; s < o->n_lanes; s++)
-            attribute_lane(c, o->run, o->lane + s, 1.0 / o->n_lanes, table, 2 * i,
-                           &sigma->value[i]);
+            attribute_lane(c, asked, o, o->lane + s, i, out, first);
     }
-    strcpy(table->row[n - 1], "ln_f biases");
-    add_dla_summaries(c, out, all);
+    if (runs > 1) {
+        add_share(c, out, "dla sigma ratio", "sigma, edited / base: what an edit leaves alone is "
+                  "divided by this", sigma->value[1], sigma->value[0]);
+        out->at[out->n - 1].look = BARS, out->at[out->n - 1].limit = INFINITY;
+    }
+    table = &out->at[first];            /* bars of neurons, not of all that is none */
+    for (int i = 0; split == BY_NEURON && i < 2 * runs * (n - 2); i++)
+        table->limit = fmax(table->limit, fabs(table->value[i]));
+    if (split == BY_WRITER) add_dla_summaries(c, out, first);
+    if (split == BY_TOKEN) add_dla_maps(c, out, first);
 }
 
 /* ---- Attribution ---- */
@@ -9252,8 +9490,9 @@ static const Readout READOUTS[] = {
     { "metric", NULL, NULL, 0, NOTHING, 0, 0, 0, NULL, read_metric },
     { "lens", "[each|final]", "the logit lens; final: with the last LayerNorm", 0, A_WORD, 0, 0,
       RESID, NULL, read_lens },
-    { "dla", NULL, "direct logit attribution: what each part adds to the answer", 0, NOTHING, 0, 0,
-      RESID | MI_KEEP(z) | MI_KEEP(attn_out) | MI_KEEP(mlp_out), resolve_dla, read_dla },
+    { "dla", "[layers|tokens|L4N*]", "direct logit attribution: what each part adds to the answer",
+      0, ADDRESSES, 0, 0, RESID | MI_KEEP(v) | MI_KEEP(z) | MI_KEEP(attn_out) | MI_KEEP(mlp_out),
+      resolve_dla, read_dla },
     { "attribute", "SITES", "attribution patching towards the source, beside the exact patches", 0,
       ADDRESSES, 0, 0, RESID | MI_KEEP(ln1_scale) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) |
       MI_KEEP(scores) | MI_KEEP(pattern) | MI_KEEP(ln2_scale) | MI_KEEP(mlp_pre),

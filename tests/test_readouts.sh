@@ -5,24 +5,61 @@
 . tests/scratch.sh
 golden=tests/golden
 
-# --dla: each part of each case, with the run's sigma and exact
+# --dla: each part of each case in each form, with the run's sigma and exact
 cut -f 1-4 $golden/readouts.golden | sort -u > "$dir/cases"
 while IFS='	' read -r model tokens answer versus; do
     file=$golden/$model.safetensors
     [ "$model" != tiny ] || file=tiny.safetensors
-    set -- -m "$file" --tokens "$tokens" --answer "#$answer" --dla
+    set -- -m "$file" --tokens "$tokens" --answer "#$answer" --tsv
     [ "$versus" = - ] || set -- "$@" --versus "#$versus"
-    "$mi" "$@" --tsv > "$dir/out" 2> "$dir/err" || { bad "--dla $model" "$(cat "$dir/err")"; continue; }
+    for form in --dla --dla=layers --dla=tokens '--dla=L*N*'; do
+        "$mi" "$@" "$form" || echo failed
+    done > "$dir/out" 2> "$dir/err"
     why=$(awk -F'\t' -v model="$model" -v tokens="$tokens" -v answer="$answer" -v versus="$versus" '
         function near(a, b) { return (a - b) ^ 2 <= 1e-8 * (1 + b * b) }
         FNR == NR { if ($1 == model && $2 == tokens && $3 == answer && $4 == versus) {
             want[$5, "base"] = $6; want[$5, "base exact"] = $7; n += 2 } next }
-        $1 == "dla" && ($3, $4) in want { n--
+        { if ($3 ~ /@/) sub(/ .*/, "", $3) }
+        $1 == "dla" && ($3, $4) in want { n -= !seen[$3, $4]++
             if (!near($5, want[$3, $4])) why = why " " $3 " " $4 " is " $5 ", not " want[$3, $4] }
         END { if (n) why = why " " n " parts are missing"; print substr(why, 1, 200) }' \
         $golden/readouts.golden "$dir/out")
-    if [ -z "$why" ]; then ok; else bad "--dla $model $answer $versus" "$why"; fi
+    if [ -z "$why" ]; then ok; else bad "--dla $model $answer $versus" "$why $(cat "$dir/err")"; fi
 done < "$dir/cases"
+
+# A whole is the sum of its parts: neurons and b_out, sources, heads and biases; and all are the total
+for edit in "" "--ablate L5H3" "--ablate L5H3.v@1,L4H2,L5N77 --answer Mary" "--scale L4.mlp_out=2,L3H1.pattern=0.5" \
+            "--knockout L5H3@-1:*" "--noise L2.resid_mid=0.5 --samples 3" "--ablate L0H1@-1 --at -2"; do
+    for form in --dla --dla=layers --dla=tokens '--dla=L4N*,L2N*'; do
+        "$mi" $edit "$form" --tsv || echo failed
+    done > "$dir/out" 2> "$dir/err"
+    why=$(awk -F'\t' '
+        function near(a, b) { return (a - b) ^ 2 <= 1e-9 * (1 + b * b) }
+        $1 == "table" { form++ }
+        $1 == "dla" && $4 !~ /exact/ { part[form, $3, $4] = $5; total[form, $4] += $5
+            if (form == 3 && $3 ~ /^L/) head[substr($3, 1, 4), $4] += $5
+            if (form == 4 && $3 ~ /^L/) mlp[substr($3, 1, 2) ".mlp_out", $4] += $5 }
+        $1 == "dla sum" && $3 == "the model says" { said[form, $4] = $5 }
+        END { for (k in said) { n++; split(k, a, SUBSEP)
+                  if (!near(total[k], said[k]) || !near(said[k], said[1, a[2]])) print "total", k, total[k] }
+              for (k in head) { n++; if (!near(head[k], part[1 SUBSEP k])) print k, head[k] }
+              for (k in mlp) { n++; if (!near(mlp[k], part[1 SUBSEP k]) || !near(mlp[k], part[2 SUBSEP k])) print k, mlp[k] }
+              if (n < 30) print n }' "$dir/out")
+    if [ -z "$why" ]; then ok; else bad "the parts of --dla $edit" "$why $(cat "$dir/err")"; fi
+done
+while IFS='|' read -r saying arguments; do
+    if "$mi" $arguments > "$dir/out" 2> "$dir/err" || [ $? -ne 2 ] || [ -s "$dir/out" ] ||
+       ! grep -q -e "$saying" "$dir/err" || ! grep -q '^ *^$' "$dir/err"; then bad "$arguments" "$(cat "$dir/err")"; else ok; fi
+done << 'END'
+expected layers, tokens, or neurons|--dla=x
+expected layers, tokens, or neurons|--dla=
+expected layers, tokens, or neurons|--dla=L5H3
+expected layers, tokens, or neurons|--dla=L5N3,L5H3
+expected layers, tokens, or neurons|--dla=L5N3.mlp_pre
+leave out the @|--dla=L5N*@3
+layer 9 does not exist|--dla=L9N*
+END
+if [ "$("$mi" --dla layers --tsv)" = "$("$mi" --dla=layers --tsv)" ]; then ok; else bad "--dla layers" "is not --dla=layers"; fi
 
 # The books balance, also under edits of the sums themselves: the command would fail otherwise
 for edit in "--ablate L5H3" "--scale L3.resid_pre=1.3" "--scale L0.resid_pre=0.7" "--ablate L4.attn_out@-1" \

@@ -1,32 +1,40 @@
 #!/usr/bin/env python3
 """Makes readouts.golden: what --dla and --edges have to say, from Hugging Face's GPT-2 in float64.
 
-    pip install torch numpy safetensors transformers
+    pip install torch numpy safetensors transformers transformer_lens
     python3 tests/golden/make_readouts.py
 
 The parts of the final residual stream are read by hooks of torch, not of mi; the constant of the
 values is folded as TransformerLens does. A line: MODEL TOKENS ANSWER VERSUS PART FROZEN EXACT
-(ids of GPT-2, versus - for none), compared by tests/test_readouts.sh.
+(ids of GPT-2, versus - for none), compared by tests/test_readouts.sh. Parts are writers, whole
+attention layers, one neuron in STEP, and heads by source (L2H1@3). TransformerLens in compatibility
+mode is asked for layers, heads and neurons too, and has to say the same.
 
 edges.golden: every edge of the graph of EAP. The forward pass here takes a difference for the input
 of each reader; without any it is checked against Hugging Face's. A line: EDGE CHANGE, of the logit
 difference of EDGES, when the reader reads what the writer would have written on the source.
 """
 import os
+import tempfile
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.tools.analysis import direct_logit_attribution
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CASES = [
     ("odd7", None, [32, 33, 34, 32, 33, 35, 40], 36, 37),
     ("odd7", None, [10, 20, 30], 5, None),
+    ("half12", None, [3, 1, 4, 1, 5, 9], 2, 6),
     ("tiny", "../../tiny.safetensors",
      [2215, 5335, 290, 1757, 1816, 284, 262, 3650, 11, 1757, 2921, 257, 4144, 284], 5335, 1757),
     ("tiny", "../../tiny.safetensors", [464, 412, 733, 417, 8765, 318, 287, 262, 1748, 286], 6342, None),
 ]
+
+STEP = 40           # of neurons, one in so many
 
 EDGES = ("odd7", [32, 33, 34, 32, 33, 35, 40], [32, 33, 34, 33, 32, 35, 41], 36, 37)
 
@@ -40,7 +48,7 @@ def load(path):
     L = 1 + max(int(k.split(".")[1]) for k in tensors if k.startswith("h."))
     config = GPT2Config(vocab_size=V, n_embd=D, n_layer=L, n_head=heads,
                         n_positions=tensors["wpe.weight"].shape[0], bos_token_id=None,
-                        eos_token_id=None)
+                        eos_token_id=None, attn_implementation="eager")
     model = GPT2LMHeadModel(config).double().eval()
     head = tensors.pop("lm_head.weight", tensors["wte.weight"])
     tensors = {k: v.double() for k, v in tensors.items() if not k.endswith((".attn.bias", "masked_bias"))}
@@ -50,21 +58,34 @@ def load(path):
     return model, heads, ids
 
 
-def parts_of(model, heads, rows):
-    """{part: vector at the last position}, and the end of the stream"""
-    kept = {}
-    hooks = []
+def run(model, rows):
+    """what torch saw on the way: {(name, layer): [T,...]}, the end of the stream, logits"""
+    kept, hooks = {}, []
+
+    def keep(name, module, of):
+        hook = module.register_forward_hook(
+            lambda m, x, y: kept.__setitem__(name, (x[0] if of == "in" else y)[0].detach()))
+        hooks.append(hook)
+
     for l, block in enumerate(model.transformer.h):
-        hooks.append(block.attn.c_proj.register_forward_pre_hook(
-            lambda m, x, l=l: kept.__setitem__(("z", l), x[0][0, -1].detach())))
-        hooks.append(block.mlp.register_forward_hook(
-            lambda m, x, y, l=l: kept.__setitem__(("mlp", l), y[0, -1].detach())))
-    hooks.append(model.transformer.ln_f.register_forward_pre_hook(
-        lambda m, x: kept.__setitem__("end", x[0][0, -1].detach())))
+        keep(("qkv", l), block.attn.c_attn, "out")
+        keep(("z", l), block.attn.c_proj, "in")
+        keep(("attn", l), block.attn.c_proj, "out")
+        keep(("neurons", l), block.mlp.c_proj, "in")
+        keep(("mlp", l), block.mlp, "out")
+    keep("end", model.transformer.ln_f, "in")
     with torch.no_grad():
-        logits = model(torch.tensor([rows])).logits[0, -1]
+        out = model(torch.tensor([rows]), output_attentions=True)
     for hook in hooks:
         hook.remove()
+    for l, pattern in enumerate(out.attentions):
+        kept["pattern", l] = pattern[0]
+    return kept, kept["end"][-1], out.logits[0, -1]
+
+
+def parts_of(model, heads, rows):
+    """{part: vector at the last position}, the end of the stream, logits"""
+    kept, end, logits = run(model, rows)
     t = model.transformer
     parts = {"embed": t.wte.weight[rows[-1]], "pos_embed": t.wpe.weight[len(rows) - 1]}
     for l, block in enumerate(t.h):
@@ -73,12 +94,44 @@ def parts_of(model, heads, rows):
         W_V, b_V = block.attn.c_attn.weight[:, 2 * D:], block.attn.c_attn.bias[2 * D:]
         constant = b_V + block.ln_1.bias @ W_V
         W_O = block.attn.c_proj.weight
-        z = kept["z", l] - constant
+        z = kept["z", l][-1] - constant
+        v = kept["qkv", l][:, 2 * D:] - constant
         for h in range(heads):
-            parts[f"L{l}H{h}"] = z[h * d:(h + 1) * d] @ W_O[h * d:(h + 1) * d]
+            of_h = slice(h * d, (h + 1) * d)
+            parts[f"L{l}H{h}"] = z[of_h] @ W_O[of_h]
+            for j in range(len(rows)):
+                parts[f"L{l}H{h}@{j}"] = kept["pattern", l][h, -1, j] * (v[j, of_h] @ W_O[of_h])
         parts[f"L{l} biases"] = block.attn.c_proj.bias + constant @ W_O
-        parts[f"L{l}.mlp_out"] = kept["mlp", l]
-    return {k: v.detach() for k, v in parts.items()}, kept["end"], logits
+        parts[f"L{l}.attn_out"] = kept["attn", l][-1]
+        parts[f"L{l}.mlp_out"] = kept["mlp", l][-1]
+        for n, a in enumerate(kept["neurons", l][-1]):
+            parts[f"L{l}N{n}"] = a * block.mlp.c_proj.weight[n]
+        parts[f"L{l}.b_out"] = block.mlp.c_proj.bias
+    return {k: v.detach() for k, v in parts.items()}, end, logits
+
+
+def by_transformer_lens(model, rows, answer, versus):
+    """{part: its attribution}, of layers, heads and neurons"""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        lens = TransformerBridge.boot_transformers(folder)
+        lens.enable_compatibility_mode()
+        said = {}
+        with torch.no_grad():
+            _, cache = lens.run_with_cache(torch.tensor([rows]))
+            for unit in "component", "head":
+                found = direct_logit_attribution(
+                    lens, torch.tensor([rows]), answer_tokens=torch.tensor([answer]), unit=unit,
+                    incorrect_tokens=None if versus is None else torch.tensor([versus]))
+                for label, value in zip(found.labels, found.attribution[:, 0]):
+                    layer, _, name = label.partition("_")
+                    said[f"L{layer}.{name}" if layer.isdigit() else label] = value.item()
+            u = lens.W_U[:, answer] - (0 if versus is None else lens.W_U[:, versus])
+            neurons = cache.stack_neuron_results(-1, pos_slice=-1, apply_ln=True)[:, 0] @ u
+        F = len(neurons) // len(model.transformer.h)
+        said.update({f"L{i // F}N{i % F}": value.item() for i, value in enumerate(neurons)})
+        del said["remainder"]
+        return said
 
 
 def forward(model, heads, rows, deltas):
@@ -151,14 +204,25 @@ def main():
             return (ln(x) @ u).item()
 
         sigma = torch.sqrt(((end - end.mean()) ** 2).mean() + ln.eps)
-        total = (ln.bias @ u).item()
+        frozen = {part: ((c - c.mean()) / sigma * ln.weight @ u).item() for part, c in parts.items()}
+
+        def total(*kinds):                  # of the parts whose names have one of these
+            return sum(v for part, v in frozen.items()
+                       if any(part.endswith(k) for k in ("embed", *kinds)))
+
+        for part, value in by_transformer_lens(model.float(), [row(i) for i in ids], row(answer),
+                                               None if versus is None else row(versus)).items():
+            assert abs(value - frozen[part]) < 5e-5 * (1 + abs(value)), (part, value, frozen[part])
+        model.double()
         for part, c in parts.items():
-            frozen = ((c - c.mean()) / sigma * ln.weight @ u).item()
-            total += frozen
             exact = said(end) - said(end - c)
+            if "N" in part and int(part.split("N")[1]) % STEP:
+                continue
+            if "@" in part and part[1] < "4" and name == "tiny":
+                continue
             lines.append("\t".join([name, " ".join(map(str, ids)), str(answer), str(versus or "-"),
-                                    part, f"{frozen:.7g}", f"{exact:.7g}"]))
-        assert abs(total - said(end)) < 1e-9
+                                    part, f"{frozen[part]:.7g}", f"{exact:.7g}"]))
+        assert abs(total(".attn_out", ".mlp_out") + (ln.bias @ u).item() - said(end)) < 1e-9
         want = logits[row(answer)] - (logits.mean() if versus is None else logits[row(versus)])
         assert abs(said(end) - want.item()) < 1e-9
     with open(os.path.join(HERE, "readouts.golden"), "w") as f:
