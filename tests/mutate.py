@@ -40,11 +40,12 @@ SCRIPTS = ["test_cli.sh", "test_sweeps.sh", "test_files.sh"]
 
 
 def blank(text):
-    """The text with the insides of comments, strings and preprocessor lines made blank."""
+    """The text with comments, strings, attributes and preprocessor lines made blank."""
     def erase(match):
         return re.sub(r"[^\n]", " ", match.group())
-    return re.sub(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|'
+    text = re.sub(r'/\*.*?\*/|//[^\n]*|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'|'
                   r'^[ \t]*#(?:[^\n\\]|\\.|\\\n)*', erase, text, flags=re.S | re.M)
+    return re.sub(r"__attribute__\(\((?:[^()]|\([^()]*\))*\)\)", erase, text)
 
 
 Function = collections.namedtuple("Function", "name head start end section")

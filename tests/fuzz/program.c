@@ -97,8 +97,10 @@ static int is_inside(const char *path)
 {
     size_t n = strlen(sandbox);
     if (!strncmp(path, sandbox, n) && path[n] == '/') path += n + 1;
-    if ((*path == '/') || strstr(path, "..")) return errno = EACCES, 0;
-    return 1;
+    int outside = *path == '/';
+    for (const char *up = path; (up = strstr(up, "..")); up++)
+        outside |= (up == path || up[-1] == '/') && (!up[2] || up[2] == '/');
+    return outside ? errno = EACCES, 0 : 1;
 }
 
 FILE *fuzz_fopen(const char *path, const char *mode)
