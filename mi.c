@@ -1851,11 +1851,34 @@ static void add_back(const Backward *b, MiSite y, int layer, MiSite a, int layer
 }
 
 /* y_i = (x_i - mean) / sigma * gamma_i + beta_i.  With g_i = dy_i gamma_i:
- *     dsigma = - sum_i g_i (x_i - mean) / sigma^2
- *     dx_i  += (g_i - mean(g)) / sigma + dsigma (x_i - mean) / (D sigma)
- * How x reaches y, less what all lose by the mean; and how it reaches sigma, as that was before its
- * own edits. Together nothing is left along x - mean: LayerNorm does not see the length of its
- * input. In double: the sums cancel. */
+ *     dx_i += (g_i - mean(g)) / sigma
+ *     dsigma = - sum_i g_i (x_i - mean) / sigma^2, which is returned
+ * How x reaches y, less what all lose by the mean. In double: the sums cancel. */
+static float normalize_back(const MiRun *run, const float *dy, const weight *gamma, const float *x,
+                            float sigma, float *dx)
+{
+    int    D = run->model->shape.d_model;
+    float  mean = run->kernel->sum(x, D) / D;
+    double sum = 0, along = 0;
+    for (int i = 0; i < D; i++) {
+        double g = (double)dy[i] * gamma[i];
+        sum += g;
+        along += g * (x[i] - mean);
+    }
+    for (int i = 0; i < D; i++) dx[i] += (float)(((double)dy[i] * gamma[i] - sum / D) / sigma);
+    return (float)(-along / ((double)sigma * sigma));
+}
+
+/* dx_i += dsigma (x_i - mean) / (D sigma):  how x reaches sigma, as that was before its own edits.
+ * Together nothing is left along x - mean: LayerNorm does not see the length of its input. */
+static void sigma_back(const MiRun *run, float dsigma, const float *x, float *dx)
+{
+    int   D = run->model->shape.d_model;
+    float mean = run->kernel->sum(x, D) / D, sigma = sigma_of(run, x, mean);
+    for (int i = 0; i < D; i++) dx[i] += dsigma * (x[i] - mean) / (D * sigma);
+}
+
+/* y = LayerNorm(x): both ways */
 static void layernorm_back(const Backward *b, MiSite x, MiSite scale, MiSite y, int layer,
                            const weight *gamma, int from)
 {
@@ -1864,27 +1887,14 @@ static void layernorm_back(const Backward *b, MiSite x, MiSite scale, MiSite y, 
     int x_layer = SITES[x].place == SITES[y].place ? layer : run->model->shape.n_layer - 1;
     const float *dy = unhook(b, y, layer, from);
     #pragma omp parallel for num_threads(run->threads) if (b->n - from > 16)
-    for (int t = from; t < b->n; t++) {
-        const float *in = value(b, x, x_layer, t), *g = dy + (size_t)t * D;
-        float mean = run->kernel->sum(in, D) / D, sigma = *value(b, scale, layer, t);
-        float *dx = at(run, x, x_layer, t);
-        double sum = 0, along = 0;
-        for (int i = 0; i < D; i++) {
-            double gi = (double)g[i] * gamma[i];
-            sum += gi;
-            along += gi * (in[i] - mean);
-        }
-        *at(run, scale, layer, t) = (float)(-along / ((double)sigma * sigma));
-        for (int i = 0; i < D; i++) dx[i] += (float)(((double)g[i] * gamma[i] - sum / D) / sigma);
-    }
+    for (int t = from; t < b->n; t++)
+        *at(run, scale, layer, t) =
+            normalize_back(run, dy + (size_t)t * D, gamma, value(b, x, x_layer, t),
+                           *value(b, scale, layer, t), at(run, x, x_layer, t));
     const float *dsigma = unhook(b, scale, layer, from);
     #pragma omp parallel for num_threads(run->threads) if (b->n - from > 16)
-    for (int t = from; t < b->n; t++) {
-        const float *in = value(b, x, x_layer, t);
-        float mean = run->kernel->sum(in, D) / D, sigma = sigma_of(b->of, in, mean);
-        float *dx = at(run, x, x_layer, t);
-        for (int i = 0; i < D; i++) dx[i] += dsigma[t] * (in[i] - mean) / (D * sigma);
-    }
+    for (int t = from; t < b->n; t++)
+        sigma_back(run, dsigma[t], value(b, x, x_layer, t), at(run, x, x_layer, t));
 }
 
 /* y = x W + b:  dx = dy W^T    site y [rows,out], W [in,out] -> site x [rows,in]
@@ -5173,6 +5183,36 @@ int mi_receiver(const MiRun *senders, int n, MiEdit reader, MiEdits *edits)
     return add_edit(edits, &reader);
 }
 
+int mi_reader_gradient(const MiRun *of, int lane, const MiRun *gradient, const MiEdit *reader,
+                       int pos, float *dx)
+{
+    static const MiSite parts[3][3] = { { MI_resid_pre, MI_ln1_scale, MI_ln1 },
+        { MI_resid_mid, MI_ln2_scale, MI_ln2 }, { MI_resid_post, MI_ln_f_scale, MI_ln_f } };
+    int    D = of->model->shape.d_model, L = of->model->shape.n_layer, l = reader->layer;
+    int    which = reader->site == MI_ln_f ? 2 : reader->site == MI_ln2, part = reader->site - MI_q;
+    const MiSite *site = parts[which];
+    const Block  *w = &of->model->block[l];
+    const weight *gamma[] = { w->ln1_gamma, w->ln2_gamma, of->model->ln_f_gamma };
+    const float  *x = mi_site(of, lane, site[0], which == 2 ? L - 1 : l, pos);
+    const float  *sigma = mi_site(of, lane, site[1], l, pos);
+    const float  *dy = row_at(gradient, 0, reader, pos);
+    if (!which && (part < 0 || part > 2))
+        return mi_fail("%s does not read the residual stream", SITES[reader->site].name);
+    if (!x || !sigma || !dy) return -1;
+    if (of->edited[site[1] * L + l] | of->edited[site[2] * L + l] |
+        of->edited[reader->site * L + l])
+        return mi_fail("an edit stands between the stream and %s", SITES[reader->site].name);
+    float *dln = malloc(D * sizeof *dln);
+    if (!dln) return mi_fail("out of memory");
+    for (int i = 0; i < D; i++)
+        dln[i] = which ? dy[i] : of->kernel->dot(dy, w->W_QKV + ((size_t)i * 3 + part) * D +
+                                                 reader->first, reader->count);
+    memset(dx, 0, D * sizeof *dx);
+    sigma_back(of, normalize_back(of, dln, gamma[which], x, *sigma, dx), x, dx);
+    free(dln);
+    return 0;
+}
+
 /* ============================================================================================= */
 /* Means over many prompts, and how sure they are                                                */
 /*                                                                                               */
@@ -5792,6 +5832,7 @@ typedef struct {
     int     is_share;           /* the values are parts of what `whole` stands for */
     double  whole, *wholes;     /* of this prompt; [n_prompts] */
     int     most;               /* show so many cells, the largest both ways; 0: all */
+    int     from, n_from;       /* n_from > 0: it is made of the means of so many tables: compare() */
 } Table;
 
 /* An array that is to be written to a file; over --data with one part for each prompt. */
@@ -6777,8 +6818,8 @@ typedef struct {
 typedef struct {
     const char *prompt, *tokens, *source, *source_tokens, *answer, *versus, *at;
     const char *model, *tokenizer, *metric, *color, *svg, *title, *data, *rows, *mean_from, *trace,
-               *kind, *into;
-    int         freeze_mlps;
+               *kind, *into, *steps;
+    int         freeze_mlps, exact;
     int         bos, generate, threads, n_head, samples, seed, window, json, tsv, per_prompt,
                 explain, sites, help, version;
     double      temp, top_p;
@@ -6869,6 +6910,9 @@ static const Option OPTIONS[] = {
     { .kind = READOUT_ROWS },
     OPTION(TEXT, 0, "into", "RECEIVERS", into, "of --path: L5H3.q, L5.ln2 (an MLP), or logits"),
     OPTION(FLAG, 0, "freeze-mlps", NULL, freeze_mlps, "of --path: hold the MLPs in between, too"),
+    OPTION(TEXT, 0, "steps", "N[:left|:right]", steps,
+           "of --attribute: N gradients on the way to the source"),
+    OPTION(FLAG, 0, "exact", NULL, exact, "of --attribute: the exact patches, however many"),
     NUMBER(INTEGER, 'n', "generate", "N", generate, 1, 1 << 20, "continue by N tokens"),
     NUMBER(REAL, 0, "temp", "T", temp, 0, 100, "sample with temperature T (0: the likeliest)"),
     NUMBER(REAL, 0, "top-p", "P", top_p, 0, 1, "sample from the likeliest tokens of mass P"),
@@ -7192,6 +7236,8 @@ static int check_command(Command *c, const Menu *menu)
         { c->mean_from && !means, "--mean-from is for --ablate SITES=mean, and there is none" },
         { (c->into || c->freeze_mlps) && !find_asked(c, "path"),
           "--into and --freeze-mlps are for --path" },
+        { (c->steps || c->exact) && !find_asked(c, "attribute"),
+          "--steps and --exact are for --attribute" },
         { c->rows && !c->data, "--rows is for --data" },
         { c->per_prompt && !(c->data && c->tsv), "--per-prompt is for --data with --tsv" },
         { c->title && !c->svg, "--title is for --svg" },
@@ -7308,6 +7354,7 @@ typedef struct {
     Metric         metric;              /* of the first prompt, and so of all */
     int           *partner;             /* [n_rows] of =resample: another row */
     int           *group, n_groups;     /* of each row that is run: rows that belong together */
+    int            n_run;               /* how many those are */
     double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit */
     long          *count;               /* [n_sums] touches, [longest or 1, count] */
     int            n_sums;
@@ -7510,12 +7557,13 @@ static void read_source(Case *c)
     const Input   *in = &c->input;
     int            needed = needs_source(command);
     if (!in->source && !in->source_tokens) {
-        if (needed && !uses(command, 0, NEEDS_SOURCE))
-            resolving(c, mi_fail("--%s needs --source PROMPT: what the values go towards",
-                                 find_asked(command, "edges") ? "edges"
-                                 : find_asked(command, "path") ? "path" : "attribute"));
-        if (needed)
+        const char *who = find_asked(command, "edges") ? "edges"
+                        : find_asked(command, "path") ? "path"
+                        : needed && column_of(&c->study->rows, "source") >= 0 ? "attribute" : NULL;
+        if (uses(command, 0, NEEDS_SOURCE))
             resolving(c, mi_fail("--patch needs --source PROMPT: where the value comes from"));
+        if (who)
+            resolving(c, mi_fail("--%s needs --source PROMPT: what the values go towards", who));
         return;
     }
     if (!needed && !command->mean_from) {               /* a column that is not needed */
@@ -8404,6 +8452,17 @@ static void show_progress(void *context, int done, int n)
     if (share >= 1) fprintf(stderr, "\r%50s\r", "");
 }
 
+/* The held run of a sample as a trunk, base if nothing is held: to be freed if it is not base. */
+static MiRun *held_run(Case *c, int sample, uint64_t keep)
+{
+    MiEdits   held = { .at = c->held + (size_t)sample * c->n_held, .n = c->n_held };
+    MiOptions options = { .keep = keep, .threads = c->command->threads };
+    if (!held.n) return c->base;
+    MiRun *run = mi_run(c->study->model, c->prompt.tokens, c->prompt.n, &held, &options);
+    if (!run) running(c, -1);
+    return run;
+}
+
 /* The metric of all cells, whose edits these are, averaged over the samples of noise, each with its
  * own held run. */
 static void run_sweep(Case *c, MiEdits *cells, const int *first, double *metric, int n_cells)
@@ -8411,13 +8470,7 @@ static void run_sweep(Case *c, MiEdits *cells, const int *first, double *metric,
     double   *values = must(malloc((n_cells + 1) * sizeof *values));
     Sweeping  context = { c, 0, seconds_now() };
     for (int s = 0; s < c->samples; s++) {
-        MiEdits   held = { .at = c->held + (size_t)s * c->n_held, .n = c->n_held };
-        MiOptions options = { .keep = sites_of(cells, FROM_ANYWHERE),
-                              .threads = c->command->threads };
-        MiRun    *trunk = c->base;
-        if (held.n)
-            trunk = mi_run(c->study->model, c->prompt.tokens, c->prompt.n, &held, &options);
-        if (!trunk) running(c, -1);
+        MiRun *trunk = held_run(c, s, sites_of(cells, FROM_ANYWHERE));
         context.sample = s;
         for (int i = 0; i < cells->n; i++)
             cells->at[i].sample = (uint64_t)c->row << 32 | (uint32_t)s;
@@ -8442,16 +8495,27 @@ static Table *add_cells_table(const MiCells *cells, Tables *out, const char *nam
     return table;
 }
 
+/* How many of the n numbers of a list people see: --top K, or of more than `many` 20; 0 is all. */
+static int shown_of(const Case *c, int n, int many)
+{
+    const Asked *top = find_asked(c->command, "top");
+    return top && top->number > 0 ? top->number : n > many ? 20 : 0;
+}
+
+/* Are a sweep's cells a list, or a map too wide to be seen? */
+static int is_list(const MiCells *cells)
+{
+    return cells->n_cols == 1 || strchr(cells->col[0], 'N');
+}
+
 /* --each: what each cell did to the metric; of a patch, as a share of what the source has more than
  * the held run. */
 static void read_sweep(Case *c, const Asked *asked, Tables *out)
 {
-    enum { MANY = 64, SHOWN = 20 };
     const char *metric = METRICS[c->question.metric].name, *held = held_of(c)->name;
     (void)asked;
     if (c->command->swept < 0) return;
     const Request *request = &c->command->request[c->command->swept];
-    const Asked   *top = find_asked(c->command, "top");
     const MiCells *form = &c->cells;
     int    n = form->n_rows * form->n_cols, patch = request->what->needs & NEEDS_SOURCE;
     Table *cells = titled(add_cells_table(form, out, "cells", SILENT), metric, form->row_axis,
@@ -8475,8 +8539,7 @@ static void read_sweep(Case *c, const Asked *asked, Tables *out)
     table->is_signed = 1;
     table->is_share = patch;
     if (patch) table->whole = restorable(c);
-    if (table->n_cols == 1 || strchr(form->col[0], 'N'))
-        table->most = top && top->number > 0 ? top->number : n > MANY ? SHOWN : 0;
+    if (is_list(form)) table->most = shown_of(c, n, 64);
     for (int i = 0; i < n; i++) table->value[i] = value[i] - held_of(c)->metric;
 }
 
@@ -9021,153 +9084,13 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
     if (split == BY_TOKEN) add_dla_maps(c, out, first);
 }
 
-/* ---- Attribution ---- */
-
-static void resolve_attribute(Case *c, Asked *asked)
-{
-    Parser p = parser_of(c, "--attribute", asked->text);
-    MiEdit edit = { .op = MI_SET, .from = MI_FROM_SOURCE, .head = -1 };
-    if (c->question.metric > LOGIT)
-        resolving(c, mi_fail("--attribute: %s has no gradient here; logit_diff, prob, logprob and "
-                             "logit have", METRICS[c->question.metric].name));
-    int status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
-    resolving(c, lay_out_cells(&p, &edit, 0, &asked->cells));
-}
-
-/* gradient += sign * d log sum_{i in set} e^logit_i / d logits    [V] */
-static void add_set_gradient(const TokenSet *set, const float *logits, double sign, float *gradient)
-{
-    double all = set_logit(set, logits);
-    for (int i = 0; i < set->n; i++)
-        gradient[set->tokens[i]] += (float)(sign * exp(logits[set->tokens[i]] - all));
-}
-
-/* d metric / d logits    [V] -> [V] */
-static void metric_gradient(const Question *q, const float *logits, int V, float *gradient)
-{
-    double all = mi_log_sum_exp(logits, V), p = exp(set_logit(&q->answer, logits) - all);
-    memset(gradient, 0, V * sizeof *gradient);
-    add_set_gradient(&q->answer, logits, 1, gradient);
-    if (q->metric == LOGIT_DIFF) add_set_gradient(&q->versus, logits, -1, gradient);
-    if (q->metric != PROB && q->metric != LOGPROB) return;
-    for (int i = 0; i < V; i++) {
-        gradient[i] -= (float)exp(logits[i] - all);
-        if (q->metric == PROB) gradient[i] *= (float)p;
-    }
-}
-
-/* sum over what an edit covers of d metric / d x (source - x)    x: of one lane of the held run */
-static double attributed(const Case *c, const MiRun *run, int lane, const MiRun *gradient,
-                         const MiEdit *edit)
-{
-    double sum = 0;
-    for (int t = edit->pos; t < min_int(edit->pos_end, c->question.at + 1); t++) {
-        const float *x = row_at(run, lane, edit, t), *towards = row_at(c->source, 0, edit, t);
-        const float *slope = row_at(gradient, 0, edit, t);
-        int n = edit->head >= 0 ? min_int(edit->count, t + 1 - edit->first) : edit->count;
-        if (!x || !towards || !slope) running(c, -1);
-        for (int i = 0; i < n; i++) sum += (double)slope[i] * ((double)towards[i] - x[i]);
-    }
-    return sum;
-}
-
-/* How well one column foretells another: their correlation, and the slope through 0 of the second
- * on the first. */
-static void add_audit(Tables *out, const double *told, const double *exact, int n)
-{
-    double tt = 0, te = 0, ee = 0, t = 0, e = 0;
-    int    m = 0;
-    for (int i = 0; i < n; i++) {
-        if (!isfinite(told[i]) || !isfinite(exact[i])) continue;
-        t += told[i], e += exact[i], m++;
-        tt += told[i] * told[i], te += told[i] * exact[i], ee += exact[i] * exact[i];
-    }
-    Table *audit = titled(add_table(out, "audit", BARS, 2, 1), "", "", "",
-                          "the audit: how the exact changes follow the attributed ones");
-    audit->limit = INFINITY;
-    strcpy(audit->row[0], "correlation");
-    strcpy(audit->row[1], "slope");
-    strcpy(audit->col[0], "audit");
-    audit->value[0] = (te - t * e / m) / sqrt((tt - t * t / m) * (ee - e * e / m));
-    audit->value[1] = te / tt;
-}
-
-/* The cells of the tables `first` and the next in which they differ most. */
-static void add_worst(Tables *out, int first, int n)
-{
-    enum { SHOWN = 5 };
-    int    top[SHOWN], found;
-    float *off = must(malloc((n + 1) * sizeof *off));
-    for (int i = 0; i < n; i++) {
-        double by = out->at[first].value[i] - out->at[first + 1].value[i];
-        off[i] = isfinite(by) ? (float)fabs(by) : -1;
-    }
-    found = mi_top(off, n, SHOWN, top);
-    Table *worst = titled(add_table(out, "worst", BARS, found, 2), "", "", "",
-                          "where they differ most");
-    worst->is_signed = 1;
-    strcpy(worst->col[0], "attribution"), strcpy(worst->col[1], "exact");
-    for (int i = 0; i < found; i++) {
-        snprintf(worst->row[i], sizeof(Label), "%s", out->at[first].address[top[i]]);
-        for (int k = 0; k < 2; k++) worst->value[2 * i + k] = out->at[first + k].value[top[i]];
-    }
-    free(off);
-}
-
-/* --attribute: what a patch would change if the metric were a straight line from the held run to
- * the source, d metric / d x . (source - x) (Nanda 2023; with TransformerLens' sign: what patching
- * the source in adds), beside what it does change: every patch is run. */
-static void read_attribute(Case *c, const Asked *asked, Tables *out)
-{
-    const MiCells *form = &asked->cells;
-    const char *metric = METRICS[c->question.metric].name, *held = held_of(c)->name;
-    int    n = form->n_rows * form->n_cols, V = n_vocab(c), first = out->n;
-    int    n_lanes = c->edited ? c->samples : 1;
-    float *dlogits = must(malloc(V * sizeof *dlogits));
-    MiEdits cells = asked->cells.edits;
-    for (int i = 0; i < 2; i++) {
-        Table *table = titled(add_cells_table(form, out, i ? "attribution exact" : "attribution",
-                                              form->n_cols == 1 ? BARS : HEAT), metric,
-                              form->row_axis, form->col_axis, i
-                              ? "the same patched, one run per cell: change of %s from %s"
-                              : "--attribute, gradient . (source - x): change of %s from %s",
-                              metric, held);
-        table->is_signed = 1;
-        memset(table->value, 0, n * sizeof *table->value);
-    }
-    double *told = out->at[first].value, *exact = out->at[first + 1].value;
-    for (int s = 0; s < n_lanes; s++) {
-        running(c, mi_logits(shown_run(c), c->lane + s, c->question.at, c->logits));
-        metric_gradient(&c->question, c->logits, V, dlogits);
-        MiRun *gradient = mi_gradient(shown_run(c), c->lane + s, c->question.at, dlogits,
-                                      sites_of(&cells, FROM_ANYWHERE));
-        if (!gradient) running(c, -1);
-        for (int i = 0; i < n; i++)
-            for (int j = form->first[i]; j < form->first[i + 1]; j++)
-                told[i] += attributed(c, shown_run(c), c->lane + s, gradient, &cells.at[j]) /
-                           n_lanes;
-        mi_free(gradient);
-    }
-    free(dlogits);
-    running(c, mi_edits_bind(&cells, c->base, c->source));
-    run_sweep(c, &cells, form->first, exact, n);
-    for (int i = 0; i < n; i++) {
-        exact[i] -= held_of(c)->metric;
-        if (form->first[i] == form->first[i + 1]) told[i] = exact[i] = NAN;
-    }
-    add_audit(out, told, exact, n);
-    if (!is_study(c)) add_worst(out, first, n);
-}
-
 /* ---- Paths ---- */
 
 static void resolve_edges(Case *c, Asked *asked)
 {
     if (c->n_edits)
-        resolving(c, mi_fail("--%s patches the unedited run: leave out interventions",
-                             asked->what->name));
+        resolving(c, mi_fail("--%s: edges and paths are those of the unedited run; leave out "
+                             "interventions", asked->what->name));
 }
 
 /* --path SENDERS --into RECEIVERS: heads and MLPs, whose output is patched; and who reads it. */
@@ -9197,90 +9120,100 @@ static void resolve_path(Case *c, Asked *asked)
     }
 }
 
-/* Number `which` of the readers in order: q, k and v of the heads of each layer and its MLP; last
- * the logits. -> its edit, its name in the files of EAP, and whether writer (l, h) is above it. */
-static int name_reader(const MiShape *s, int which, MiEdit *reader, Label name)
-{
-    int H = s->n_head, l = which / (3 * H + 1), i = which % (3 * H + 1);
-    *reader = (MiEdit){ .site = MI_ln_f, .head = -1, .count = s->d_model, .pos_end = INT_MAX };
-    strcpy(name, "logits");
-    if (l == s->n_layer) return 2 * l;
-    reader->layer = l;
-    reader->site = i == 3 * H ? MI_ln2 : MI_q + i / H;
-    if (i == 3 * H) return snprintf(name, sizeof(Label), "m%d", l), 2 * l + 1;
-    reader->first = i % H * s->d_head;
-    reader->count = s->d_head;
-    snprintf(name, sizeof(Label), "a%d.h%d<%c>", l, i % H, "qkv"[i / H]);
-    return 2 * l;
-}
+/* A part of the graph of edges: what it writes or reads, as edits; its name in the files of EAP;
+ * and the half-layer it writes after, or reads in. */
+typedef struct { MiEdit edit[2]; int n, half; Label name; } Node;
 
-/* Writer `which` in order: the input, then the heads of each layer and its MLP. -> its edits, its
- * name, and the half-layer after which it can be read. */
-static int name_writer(const MiShape *s, int which, MiEdit edits[2], int *n, Label name)
+/* head -1: the whole row. Writers are set to their values in the source, or without one to 0. */
+static Node node_of(const Case *c, MiSite site, int layer, int head, int half, const char *name)
 {
-    int H = s->n_head, l = (which - 1) / (H + 1), h = (which - 1) % (H + 1);
-    MiEdit edit = { .op = MI_SET, .from = MI_FROM_SOURCE, .head = -1, .pos_end = INT_MAX,
-                    .count = s->d_model };
-    *n = 1;
-    edits[0] = edits[1] = edit;
-    if (which == 0) {
-        edits[0].site = MI_embed, edits[1].site = MI_pos_embed, *n = 2;
-        return strcpy(name, "input"), 0;
-    }
-    edits[0].layer = l;
-    edits[0].site = h == H ? MI_mlp_out : MI_z;
-    if (h == H) return snprintf(name, sizeof(Label), "m%d", l), 2 * l + 2;
-    edits[0].first = h * s->d_head;
-    edits[0].count = s->d_head;
-    snprintf(name, sizeof(Label), "a%d.h%d", l, h);
-    return 2 * l + 1;
-}
-
-/* --edges: every edge from a writer into a reader, patched from the source by itself: the reader's
- * input is changed by the writer's difference alone, all that comes after the reader follows
- * (Goldowsky-Dill et al. 2023; the graph is that of EAP, Syed et al. 2023). Exact, one run each. */
-static void read_edges(Case *c, const Asked *asked, Tables *out)
-{
-    enum { SHOWN = 20 };
     const MiShape *s = &c->study->model->shape;
-    const Asked   *top = find_asked(c->command, "top");
-    int    n_w = 1 + s->n_layer * (s->n_head + 1), n = 0;
-    int    n_r = 1 + s->n_layer * (3 * s->n_head + 1);
-    int   *first = must(malloc((n_r + 1) * sizeof *first)), n_senders;
-    MiEdit senders[2], reader;
-    Label  writer_name, reader_name;
-    (void)asked;
-    for (int w = 0; w < n_w; w++)
-        for (int r = 0, from = name_writer(s, w, senders, &n_senders, writer_name); r < n_r; r++)
-            n += name_reader(s, r, &reader, reader_name) >= from;
-    Table *table = titled(add_table(out, "edges", BARS, n, 1), "share restored", "edge", "",
-                          "--edges, one run per edge: %s, 0 as in base, 1 as in source",
-                          METRICS[c->question.metric].name);
-    table->is_signed = table->is_share = 1;
-    table->whole = restorable(c);
-    table->most = top && top->number > 0 ? top->number : SHOWN;
-    double *value = table->value;
-    for (int w = 0, row = 0, cells = 0; w < n_w; w++, row += cells) {
-        int     from = name_writer(s, w, senders, &n_senders, writer_name);
+    MiEdit edit = { .site = site, .layer = layer, .head = -1, .pos_end = c->prompt.n,
+                    .first = max_int(head, 0) * s->d_head,
+                    .count = head < 0 ? s->d_model : s->d_head,
+                    .from = c->source ? MI_FROM_SOURCE : MI_FROM_VALUE };
+    Node   node = { { edit, edit }, 1, half, "" };
+    snprintf(node.name, sizeof(Label), name, layer, head);
+    return node;
+}
+
+/* All of them in order, and the edges, from each writer into each reader above it. Writers: the
+ * input, then the heads of each layer and its MLP; readers: q, k and v of the heads of each layer
+ * and its MLP, last the logits. */
+typedef struct { Node *writer, *reader; int n, (*edge)[2]; Label *name; } Graph;
+
+static Graph list_edges(Case *c)
+{
+    static const char *const names[] = { "a%d.h%d<q>", "a%d.h%d<k>", "a%d.h%d<v>" };
+    int   L = c->study->model->shape.n_layer, H = c->study->model->shape.n_head, w = 0, r = 0;
+    int   n = (1 + L * (H + 1)) * (1 + L * (3 * H + 1));
+    Graph g = { room(c, 1 + L * (H + 1), sizeof(Node)), room(c, 1 + L * (3 * H + 1), sizeof(Node)),
+                0, room(c, n, sizeof *g.edge), room(c, n, sizeof(Label)) };
+    g.writer[w] = node_of(c, MI_embed, 0, -1, 0, "input");
+    g.writer[w].edit[1].site = MI_pos_embed;
+    g.writer[w++].n = 2;
+    for (int l = 0; l < L; l++) {
+        for (int h = 0; h < H; h++) g.writer[w++] = node_of(c, MI_z, l, h, 2 * l + 1, "a%d.h%d");
+        g.writer[w++] = node_of(c, MI_mlp_out, l, -1, 2 * l + 2, "m%d");
+        for (int i = 0; i < 3 * H; i++)
+            g.reader[r++] = node_of(c, MI_q + i / H, l, i % H, 2 * l, names[i / H]);
+        g.reader[r++] = node_of(c, MI_ln2, l, -1, 2 * l + 1, "m%d");
+    }
+    g.reader[r++] = node_of(c, MI_ln_f, 0, -1, 2 * L, "logits");
+    for (int i = 0; i < w * r; i++) {
+        const Node *from = &g.writer[i / r], *into = &g.reader[i % r];
+        if (into->half < from->half) continue;
+        snprintf(g.name[g.n], sizeof(Label), "%.30s->%.30s", from->name, into->name);
+        g.edge[g.n][0] = i / r, g.edge[g.n++][1] = i % r;
+    }
+    return g;
+}
+
+/* What edges i, i + 1 ... of one writer would change, up to number `end` -> edits of cells; returns
+ * the first edge that is not among them. */
+static int patch_edges(Case *c, const Graph *g, int i, int end, MiEdits *edits, int *first)
+{
+    int    w = g->edge[i][0];
+    MiRun *fork = mi_senders(c->base, c->source, g->writer[w].edit, g->writer[w].n, 1);
+    if (!fork) running(c, -1);
+    for (; i < end && g->edge[i][0] == w; i++) {
+        running(c, mi_receiver(fork, c->question.at + 1, *g->reader[g->edge[i][1]].edit, edits));
+        *++first = edits->n;
+    }
+    mi_free(fork);
+    return i;
+}
+
+/* What each edge changes: the reader's input is changed by the writer's difference alone, all that
+ * comes after the reader follows (Goldowsky-Dill et al. 2023). Exact, one run each. */
+static void run_edges(Case *c, const Graph *g, double *value)
+{
+    int *first = must(calloc(g->n + 1, sizeof *first));
+    memset(value, 0, g->n * sizeof *value);
+    for (int i = 0, next; i < g->n; i = next) {
         MiEdits edits = { 0 };
-        for (int i = 0; i < n_senders; i++) senders[i].pos_end = c->prompt.n;
-        MiRun  *fork = mi_senders(c->base, c->source, senders, n_senders, 1);
-        if (!fork) running(c, -1);
-        first[cells = 0] = 0;
-        for (int r = 0; r < n_r; r++) {
-            if (name_reader(s, r, &reader, reader_name) < from) continue;
-            running(c, mi_receiver(fork, c->question.at + 1, reader, &edits));
-            snprintf(table->row[row + cells], sizeof(Label), "%.30s->%.30s", writer_name,
-                     reader_name);
-            first[++cells] = edits.n;
-        }
-        mi_free(fork);
-        memset(value + row, 0, cells * sizeof *value);
-        run_sweep(c, &edits, first, value + row, cells);
+        next = patch_edges(c, g, i, g->n, &edits, first);
+        run_sweep(c, &edits, first, value + i, next - i);
         mi_edits_free(&edits);
     }
-    for (int i = 0; i < n; i++) value[i] -= held_of(c)->metric;
+    for (int i = 0; i < g->n; i++) value[i] -= held_of(c)->metric;
     free(first);
+}
+
+/* --edges: every edge from a writer into a reader, patched from the source by itself. The graph is
+ * that of EAP (Syed et al. 2023). */
+static void read_edges(Case *c, const Asked *asked, Tables *out)
+{
+    Graph  g = list_edges(c);
+    Table *table = titled(add_table(out, "edges", BARS, g.n, 1), "share restored", "edge", "",
+                          "--edges, one run per edge: %s, 0 as in base, 1 as in source",
+                          METRICS[c->question.metric].name);
+    (void)asked;
+    table->is_signed = table->is_share = 1;
+    table->whole = restorable(c);
+    table->most = shown_of(c, g.n, 0);
+    memcpy(table->row, g.name, g.n * sizeof(Label));
+    run_edges(c, &g, table->value);
 }
 
 /* --path: what reaches the receivers from each sender by the residual stream, with every head in
@@ -9315,6 +9248,451 @@ static void read_path(Case *c, const Asked *asked, Tables *out)
     for (int i = 0; i < n; i++) table->value[i] -= held_of(c)->metric;
     mi_edits_free(&edits);
     free(first);
+}
+
+/* ---- Attribution ---- */
+
+/* --steps N:SIDE -> N, or 0 without it, and how far in each step the gradient is taken. */
+static int steps_of(Case *c, double *side)
+{
+    Parser p = parser_of(c, "--steps", c->command->steps ? c->command->steps : "");
+    int    n = 0;
+    if (!c->command->steps) return 0;
+    int ok = take_number(&p, &n) && n >= 1 && n <= 10000;
+    *side = take(&p, ":left") ? 0 : take(&p, ":right") ? 1 : 0.5;
+    if (!ok || p.at < p.end)
+        resolving(c, fail_at(&p, p.at, "expected N, N:left or N:right, N from 1 to 10000"));
+    if (!c->donor.n) resolving(c, mi_fail("--steps go to the source: it needs --source PROMPT"));
+    return n;
+}
+
+static void resolve_attribute(Case *c, Asked *asked)
+{
+    Parser p = parser_of(c, "--attribute", asked->text);
+    MiEdit edit = { .op = MI_SET, .from = c->donor.n ? MI_FROM_SOURCE : MI_FROM_VALUE, .head = -1 };
+    double side;
+    if (c->question.metric > LOGIT)
+        resolving(c, mi_fail("--attribute: %s has no gradient here; logit_diff, prob, logprob and "
+                             "logit have", METRICS[c->question.metric].name));
+    steps_of(c, &side);
+    if (!strcmp(asked->text, "edges")) {
+        resolve_edges(c, asked);
+        return;
+    }
+    int status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    resolving(c, lay_out_cells(&p, &edit, 0, &asked->cells));
+}
+
+/* gradient += sign * d log sum_{i in set} e^logit_i / d logits    [V] */
+static void add_set_gradient(const TokenSet *set, const float *logits, double sign, float *gradient)
+{
+    double all = set_logit(set, logits);
+    for (int i = 0; i < set->n; i++)
+        gradient[set->tokens[i]] += (float)(sign * exp(logits[set->tokens[i]] - all));
+}
+
+/* d metric / d logits    [V] -> [V] */
+static void metric_gradient(const Question *q, const float *logits, int V, float *gradient)
+{
+    double all = mi_log_sum_exp(logits, V), p = exp(set_logit(&q->answer, logits) - all);
+    memset(gradient, 0, V * sizeof *gradient);
+    add_set_gradient(&q->answer, logits, 1, gradient);
+    if (q->metric == LOGIT_DIFF) add_set_gradient(&q->versus, logits, -1, gradient);
+    if (q->metric != PROB && q->metric != LOGPROB) return;
+    for (int i = 0; i < V; i++) {
+        gradient[i] -= (float)exp(logits[i] - all);
+        if (q->metric == PROB) gradient[i] *= (float)p;
+    }
+}
+
+/* The gradient of the metric in one lane of a run, which kept what it needs. */
+static MiRun *gradient_of(Case *c, const MiRun *run, int lane, uint64_t keep)
+{
+    float *dlogits = must(malloc(n_vocab(c) * sizeof *dlogits));
+    running(c, mi_logits(run, lane, c->question.at, c->logits));
+    metric_gradient(&c->question, c->logits, n_vocab(c), dlogits);
+    MiRun *gradient = mi_gradient(run, lane, c->question.at, dlogits, keep);
+    if (!gradient) running(c, -1);
+    free(dlogits);
+    return gradient;
+}
+
+/* A run whose gradient counts, with its share in their mean. */
+typedef struct { MiRun *gradient, *fork; const MiRun *run; int lane, held; double share; } Slope;
+
+/* Number i of those of --attribute: of each sample of the held run, or with --steps N of N runs on
+ * the way from it to the source, number k with the input embedding held + (k + side) / N (source -
+ * held), side 1/2, and all else free (Hanna et al. 2024: EAP-IG, inputs). 0 after the last. */
+static int next_slope(Case *c, const Asked *asked, int i, uint64_t keep, Slope *slope)
+{
+    double side = 0;
+    int    steps = steps_of(c, &side), n = max_int(steps, 1), s = i / n, held = c->n_held;
+    int    samples = c->edited ? c->samples : 1;
+    if (i == samples * n) return 0;
+    *slope = (Slope){ .run = shown_run(c), .lane = c->lane + s, .held = c->lane + s,
+                      .share = 1.0 / (samples * n) };
+    if (steps) {
+        MiEdit *edit = own(c, malloc((held + 2) * sizeof *edit));
+        memcpy(edit, c->held + s * held, held * sizeof *edit);
+        for (int k = 0; k < 2; k++) {
+            MiEdit *mix = &edit[held + k];
+            *mix = (MiEdit){ .op = MI_MIX, .site = k ? MI_pos_embed : MI_embed, .head = -1,
+                             .amount = (float)((i % n + side) / n), .order = INT_MAX,
+                             .count = c->study->model->shape.d_model, .pos_end = c->prompt.n };
+            mix->value = row_at(c->source, 0, mix, 0);
+            mix->value_stride = mix->count;
+        }
+        MiLane lane = { c->base, edit, held + 2, 0, 0 };
+        slope->run = slope->fork = mi_fork(&lane, 1, 0, asked->what->keep);
+        slope->lane = 0;
+        if (!slope->fork) running(c, -1);
+    }
+    slope->gradient = gradient_of(c, slope->run, slope->lane, keep);
+    return 1;
+}
+
+static void free_slope(Slope *slope)
+{
+    mi_free(slope->gradient);
+    mi_free(slope->fork);
+}
+
+/* What is patched in: the source's row, or zeros. */
+static double towards(const float *source, int i) { return source ? source[i] : 0; }
+
+static const float *source_row(const Case *c, const MiEdit *edit, int t)
+{
+    const float *row = c->source ? row_at(c->source, 0, edit, t) : NULL;
+    if (c->source && !row) running(c, -1);
+    return row;
+}
+
+/* sum over what an edit covers of d metric / d x (source - x)    x: of the held run */
+static double attributed(const Case *c, const Slope *s, const MiEdit *edit)
+{
+    double sum = 0;
+    for (int t = edit->pos; t < min_int(edit->pos_end, c->question.at + 1); t++) {
+        const float *x = row_at(shown_run(c), s->held, edit, t), *to = source_row(c, edit, t);
+        const float *slope = row_at(s->gradient, 0, edit, t);
+        int n = edit->head >= 0 ? min_int(edit->count, t + 1 - edit->first) : edit->count;
+        if (!x || !slope) running(c, -1);
+        for (int i = 0; i < n; i++) sum += (double)slope[i] * (towards(to, i) - x[i]);
+    }
+    return sum;
+}
+
+/* The same for q or k with the pattern computed anew: sum over queries t and keys j of
+ * d metric / d pattern_tj (pattern'_tj - pattern_tj), so that a softmax may leave its flat end
+ * (Kramar et al. 2024: AtP*, with all keys of an edit at once). */
+static double softmax_anew(const Case *c, const Slope *s, const MiEdit *edit)
+{
+    const MiRun *run = shown_run(c);
+    int    l = edit->layer, d = run->model->shape.d_head, of_q = edit->site == MI_q;
+    int    T = c->question.at + 1, last = edit->first / d + edit->count / d;
+    double sum = 0;
+    float *a = must(malloc(2 * T * sizeof *a)), *b = a + T;
+    for (int h = edit->first / d; h < last; h++)
+        for (int t = edit->pos; t < (of_q ? min_int(T, edit->pos_end) : T); t++) {
+            const float *score = mi_head(run, s->held, MI_scores, l, h, t);
+            const float *slope = mi_head(s->gradient, 0, MI_pattern, l, h, t);
+            for (int j = 0; j <= t; j++) {
+                int at = of_q ? t : j;
+                const float *x = mi_head(run, s->held, edit->site, l, h, at);
+                const float *to = c->source ? mi_head(c->source, 0, edit->site, l, h, at) : NULL;
+                const float *with = mi_head(run, s->held, of_q ? MI_k : MI_q, l, h, of_q ? j : t);
+                double more = 0;
+                if (at >= edit->pos && at < edit->pos_end)
+                    for (int i = 0; i < d; i++) more += (towards(to, i) - x[i]) * with[i];
+                a[j] = score[j];
+                b[j] = (float)(score[j] + more * run->model->block[l].score_scale);
+            }
+            run->kernel->softmax(a, t + 1);
+            run->kernel->softmax(b, t + 1);
+            for (int j = 0; j <= t; j++) sum += (double)slope[j] * (b[j] - a[j]);
+        }
+    free(a);
+    return sum;
+}
+
+/* The cells of the sites that were asked for -> told, and anew if it is not NULL    [cells] */
+static void attribute_cells(Case *c, const Asked *asked, double *told, double *anew)
+{
+    const MiCells *form = &asked->cells;
+    uint64_t keep = sites_of(&form->edits, FROM_ANYWHERE) | MI_KEEP(pattern);
+    Slope    slope;
+    for (int k = 0; next_slope(c, asked, k, keep, &slope); k++, free_slope(&slope))
+        for (int i = 0; i < form->n_rows * form->n_cols; i++)
+            for (int j = form->first[i]; j < form->first[i + 1]; j++) {
+                const MiEdit *edit = &form->edits.at[j];
+                told[i] += slope.share * attributed(c, &slope, edit);
+                if (anew) anew[i] += slope.share * softmax_anew(c, &slope, edit);
+            }
+}
+
+/* What a writer would add to the stream at a position: a head's z through W_O    -> u [D] */
+static void writer_change(const Case *c, const Node *writer, int t, float *u)
+{
+    int D = c->study->model->shape.d_model;
+    memset(u, 0, D * sizeof *u);
+    for (const MiEdit *e = writer->edit; e < writer->edit + writer->n; e++) {
+        const float *x = row_at(c->base, 0, e, t), *to = source_row(c, e, t);
+        if (!x) running(c, -1);
+        for (int k = 0; k < e->count; k++) {
+            float by = (float)(towards(to, k) - x[k]);
+            const weight *W_O = c->study->model->block[e->layer].W_O + (size_t)(e->first + k) * D;
+            if (e->site != MI_z) u[k] += by;
+            for (int i = 0; i < D && e->site == MI_z; i++) u[i] += by * W_O[i];
+        }
+    }
+}
+
+/* EAP: told [edges] += sum over positions of what the writer would add, times the gradient of what
+ * the reader reads. */
+static void attribute_edges(Case *c, const Asked *asked, const Graph *g, double *told)
+{
+    size_t D = c->study->model->shape.d_model, T = c->question.at + 1;
+    size_t n = (g->edge[g->n - 1][1] + 1) * T;           /* rows of all readers; the last: logits */
+    float *slopes = must(calloc((n + T) * D, sizeof *slopes)), *u = slopes + n * D;
+    Slope  s;
+    for (int k = 0; next_slope(c, asked, k, MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(ln2),
+                               &s); k++, free_slope(&s))
+        for (size_t i = 0; i < n; i++) {
+            running(c, mi_reader_gradient(s.run, s.lane, s.gradient, g->reader[i / T].edit,
+                                          (int)(i % T), u));
+            for (size_t j = 0; j < D; j++) slopes[i * D + j] += (float)s.share * u[j];
+        }
+    for (int i = 0; i < g->n; i++) {
+        int w = g->edge[i][0];
+        const float *slope = slopes + g->edge[i][1] * T * D;
+        for (size_t t = 0; t < T && (i == 0 || w != g->edge[i - 1][0]); t++)
+            writer_change(c, &g->writer[w], (int)t, u + t * D);
+        for (size_t j = 0; j < T * D; j++) told[i] += (double)slope[j] * u[j];
+    }
+    free(slopes);
+}
+
+/* ---- The audit of what was attributed ---- */
+
+/* How well numbers [n] foretell the exact ones: their correlation, the slope through 0 of the exact
+ * ones on them, and how far off they are at most -> audit [3], each `stride` from the next. */
+static void compare_all(const Table *told, const Table *exact, double *audit, int stride)
+{
+    double tt = 0, te = 0, ee = 0, t = 0, e = 0, off = 0;
+    int    n = 0;
+    for (int i = 0; i < cells_of(exact); i++) {
+        double x = told->value[i], y = exact->value[i];
+        if (!isfinite(x) || !isfinite(y)) continue;
+        n++, t += x, e += y, tt += x * x, te += x * y, ee += y * y;
+        off = fmax(off, fabs(x - y));
+    }
+    audit[0] = (te - t * e / n) / sqrt((tt - t * t / n) * (ee - e * e / n));
+    audit[stride] = te / tt;
+    audit[2 * stride] = off;
+}
+
+/* The n cells where two tables differ most, or of one table (told NULL) the largest. */
+static int furthest(const Table *told, const Table *exact, int n, int *top)
+{
+    float *off = must(malloc((cells_of(exact) + 1) * sizeof *off));
+    for (int i = 0; i < cells_of(exact); i++) {
+        double by = exact->value[i] - (told ? told->value[i] : 0);
+        off[i] = isfinite(by) ? (float)fabs(by) : -1;
+    }
+    n = mi_top(off, cells_of(exact), n, top);
+    while (n && off[top[n - 1]] < 0) n--;
+    free(off);
+    return n;
+}
+
+/* A table that is made of the means of others, the last of them exact: their audit; or cells of them
+ * side by side, the largest, or where the first and the exact differ most. */
+static void compare(Table *t, const Table *of)
+{
+    const Table *exact = of + t->n_from - 1;
+    int n = t->n_rows, m = t->n_cols, worst = !strcmp(t->name, "worst");
+    t->n_prompts = 0;                                   /* there is none of a single prompt */
+    for (int k = 0; k < m && !strcmp(t->name, "audit"); k++)
+        compare_all(of + k, exact, t->value + k, m);
+    if (!strcmp(t->name, "audit")) return;
+    int *top = must(malloc((n + 1) * sizeof *top));
+    n = furthest(worst ? of : NULL, exact, n, top);
+    if (exact->error) t->error = must(calloc(t->n_rows * m + 1, sizeof *t->error));
+    for (int i = 0; i < n * m; i++) {
+        int cell = top[i / m];
+        strcpy(t->row[i / m], exact->address ? exact->address[cell] : exact->row[cell]);
+        t->value[i] = of[i % m].value[cell];
+        if (t->error) t->error[i] = of[i % m].error[cell];
+    }
+    t->critical = exact->critical;
+    free(top);
+}
+
+/* The tables that compare() fills, of n at `from`: the columns of each are those n, but for the
+ * audit without the exact one. */
+static Table *add_comparison(Tables *out, const char *name, int from, int n, int n_rows,
+                             const char *title)
+{
+    int    audit = !strcmp(name, "audit");
+    Table *table = titled(add_table(out, name, BARS, n_rows, n - audit), audit ? "" :
+                          out->at[from].quantity, "", "", "%s", title);
+    table->from = from, table->n_from = n;
+    table->address = must(calloc(cells_of(table) + 1, sizeof(Label)));  /* NAN is no cell */
+    table->is_signed = 1;
+    table->limit = audit ? INFINITY : 0;
+    for (int k = 0; k < table->n_cols; k++)
+        strcpy(table->col[k], k && k + 1 == n ? "exact" : k ? "pattern anew" : "attribution");
+    return table;
+}
+
+/* In a fork, of all softmaxes, of a head at a query, the one that says most other than its slope
+ * did: with all else as it was, the metric changes
+ *     by its slope    sum_j d metric / d score_j (score'_j - score_j)
+ *     in truth        sum_j d metric / d pattern_j (pattern'_j - pattern_j)
+ * -> its place, and its highest weight in the trunk and these two. */
+static void most_bent(Case *c, const MiRun *trunk, const MiRun *fork, const MiRun *gradient,
+                      Label place, double numbers[3])
+{
+    const MiShape *s = &c->study->model->shape;
+    const MiRun   *runs[] = { trunk, fork, gradient };
+    int T = c->question.at + 1;
+    for (int i = 0; i < s->n_layer * s->n_head * T; i++) {
+        int l = i / T / s->n_head, h = i / T % s->n_head, t = i % T, key = 0;
+        const float *score[3], *pattern[3];
+        double slope = 0, truth = 0;
+        for (int k = 0; k < 3; k++) {
+            score[k] = mi_head(runs[k], 0, MI_scores, l, h, t);
+            pattern[k] = mi_head(runs[k], 0, MI_pattern, l, h, t);
+            if (!score[k] || !pattern[k]) running(c, -1);
+        }
+        for (int j = 0; j <= t; j++) {
+            if (isfinite(score[0][j])) slope += score[2][j] * ((double)score[1][j] - score[0][j]);
+            truth += pattern[2][j] * ((double)pattern[1][j] - pattern[0][j]);
+            if (pattern[0][j] > pattern[0][key]) key = j;
+        }
+        if (!(fabs(truth - slope) > fabs(numbers[2] - numbers[1]))) continue;
+        numbers[0] = pattern[0][key], numbers[1] = slope, numbers[2] = truth;
+        snprintf(place, sizeof(Label), "L%dH%d.pattern@%d:%d", l, h, t, key);
+    }
+}
+
+/* Why the worst cells are so far off: the softmax that bends most on the way, if it says at least a
+ * tenth of it. One that looks at a single key, weight 1, is flat: its slope promises nothing. */
+static void add_reasons(Case *c, const Asked *asked, const Graph *g, int told, int last,
+                        Tables *out)
+{
+    enum { WORST = 5 };
+    int      top[WORST], n = furthest(&out->at[told], &out->at[last], WORST, top), found = 0;
+    uint64_t keep = MI_KEEP(scores) | MI_KEEP(pattern);
+    MiRun   *trunk = held_run(c, 0, asked->what->keep), *gradient = gradient_of(c, trunk, 0, keep);
+    Table   *table = titled(add_table(out, "why", BARS, n, 3), "", "", "", "why: which softmax "
+                            "bends, its weight; the change by its slope and in truth");
+    const Table  *exact = &out->at[last];
+    const MiCells form = asked->cells;
+    strcpy(table->col[0], "weight"), strcpy(table->col[1], "slope"), strcpy(table->col[2], "truth");
+    table->limit = INFINITY;
+    for (int i = 0, first[2] = { 0 }; i < n; i++) {
+        MiEdits edits = { 0 };
+        double  off = fabs(exact->value[top[i]] - out->at[told].value[top[i]]), numbers[3] = { 0 };
+        Label   place = "";
+        if (g) patch_edges(c, g, top[i], top[i] + 1, &edits, first);
+        MiLane lane = { trunk, edits.at, edits.n, -1, 0 };
+        if (!g) lane.edits = form.edits.at + form.first[top[i]];
+        if (!g) lane.n_edits = form.first[top[i] + 1] - form.first[top[i]];
+        MiRun *fork = mi_fork(&lane, 1, -1, keep);
+        if (!fork) running(c, -1);
+        most_bent(c, trunk, fork, gradient, place, numbers);
+        mi_free(fork);
+        mi_edits_free(&edits);
+        if (!*place || !(fabs(numbers[2] - numbers[1]) >= 0.1 * off)) continue;
+        snprintf(table->row[found], sizeof(Label), "%.28s, %.32s", exact->address
+                 ? exact->address[top[i]] : exact->row[top[i]], place);
+        memcpy(table->value + 3 * found++, numbers, sizeof numbers);
+    }
+    table->n_rows = found;
+    mi_free(gradient);
+    if (trunk != c->base) mi_free(trunk);
+}
+
+/* Are so many exact patches, of all prompts, a matter of minutes at most? */
+static int is_affordable(const Case *c, int n)
+{
+    const MiShape *s = &c->study->model->shape;
+    double rows = (double)n * c->samples * c->study->n_run * max_int(c->study->longest,
+                                                                    c->prompt.n);
+    return c->command->exact ||
+           rows * s->n_layer * s->d_model * (4.0 * s->d_model + 2.0 * s->d_mlp) < 1e13;
+}
+
+/* The tables of numbers: attributed, with the pattern anew, and exact. */
+static void add_attributions(Case *c, const Asked *asked, const Graph *g, const int which[3],
+                             Tables *out)
+{
+    static const char *const names[] = { "attribution", "attribution anew", "attribution exact" };
+    const MiCells *form = &asked->cells;
+    const char    *metric = METRICS[c->question.metric].name;
+    char    how[40] = "gradient", title[3][100] = { "", "with the pattern computed anew",
+                                                    "the same patched, one run per cell" };
+    double  side;
+    int     steps = steps_of(c, &side);
+    if (steps) snprintf(how, sizeof how, "mean of %d gradients", steps);
+    snprintf(title[0], sizeof title[0], "--attribute%s, %s . (%s - x)", g ? " edges" : "", how,
+             c->source ? "source" : "0");
+    if (!c->source) strcpy(title[2], "the same set to 0, one run per cell");
+    for (int i = 0; i < 3; i++) {
+        if (!which[i]) continue;
+        Table *table = g ? add_table(out, names[i], BARS, g->n, 1)
+                         : add_cells_table(form, out, names[i], form->n_cols == 1 ? BARS : HEAT);
+        titled(table, metric, g ? "edge" : form->row_axis, g ? "" : form->col_axis,
+               "%s: change of %s from %s", title[i], metric, held_of(c)->name);
+        if (g) memcpy(table->row, g->name, g->n * sizeof(Label));
+        table->is_signed = 1;
+        memset(table->value, 0, cells_of(table) * sizeof *table->value);
+    }
+}
+
+/* --attribute: what a patch would change if the metric were a straight line from the held run to
+ * the source, d metric / d x . (source - x) (Nanda 2023; with TransformerLens' sign: what patching
+ * the source in adds), beside what it does change: every patch is run. */
+static void read_attribute(Case *c, const Asked *asked, Tables *out)
+{
+    const MiCells *form = &asked->cells;
+    MiEdits  cells = form->edits;
+    uint64_t sites = sites_of(&cells, FROM_ANYWHERE) & ~MI_KEEP_NONE;
+    int      edges = !strcmp(asked->text, "edges"), first = out->n;
+    Graph    graph = edges ? list_edges(c) : (Graph){ 0 }, *g = edges ? &graph : NULL;
+    int      n = edges ? g->n : form->n_rows * form->n_cols, there = edges ? n : 0;
+    int      which[] = { 1, !edges && !(sites & ~(MI_KEEP(q) | MI_KEEP(k))), is_affordable(c, n) };
+    int      n_told = 1 + which[1], n_tables = n_told + which[2];
+    add_attributions(c, asked, g, which, out);
+    double  *told = out->at[first].value, *exact = out->at[out->n - 1].value;
+    if (edges) attribute_edges(c, asked, g, told);
+    else attribute_cells(c, asked, told, which[1] ? out->at[first + 1].value : NULL);
+    running(c, mi_edits_bind(&cells, c->base, c->source));
+    if (which[2] && edges) run_edges(c, g, exact);
+    else if (which[2]) run_sweep(c, &cells, form->first, exact, n);
+    for (int i = 0; i < n && !edges; i++) {
+        int is_cell = form->first[i] < form->first[i + 1];
+        if (which[2]) exact[i] -= held_of(c)->metric;
+        for (int k = 0; k < n_tables && !is_cell; k++) out->at[first + k].value[i] = NAN;
+        there += is_cell;
+    }
+    int  shown = edges ? min_int(n, shown_of(c, n, 0)) : is_list(form) ? shown_of(c, n, 64) : 0;
+    char title[200];
+    snprintf(title, sizeof title, "%.*s: %s, %d of %d", (int)strcspn(out->at[first].title, ":"),
+             out->at[first].title, out->at[first].quantity, shown, n);
+    for (int i = first; i < first + n_tables && shown; i++) out->at[i].look = SILENT;
+    if (shown) add_comparison(out, "largest", first, n_tables, shown, title);
+    if (!which[2]) return;
+    Table *audit = add_comparison(out, "audit", first, n_tables, 3, "the audit: how well the exact "
+                                  "changes follow the attributed ones");
+    strcpy(audit->row[0], "correlation");
+    strcpy(audit->row[1], "slope");
+    strcpy(audit->row[2], "largest error");
+    add_comparison(out, "worst", first, n_tables, min_int(there, 5), "where attribution and exact "
+                   "differ most");
+    if (!is_study(c)) add_reasons(c, asked, g, first, first + n_told, out);
 }
 
 /* ---- Attention ---- */
@@ -9493,10 +9871,9 @@ static const Readout READOUTS[] = {
     { "dla", "[layers|tokens|L4N*]", "direct logit attribution: what each part adds to the answer",
       0, ADDRESSES, 0, 0, RESID | MI_KEEP(v) | MI_KEEP(z) | MI_KEEP(attn_out) | MI_KEEP(mlp_out),
       resolve_dla, read_dla },
-    { "attribute", "SITES", "attribution patching towards the source, beside the exact patches", 0,
-      ADDRESSES, 0, 0, RESID | MI_KEEP(ln1_scale) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) |
-      MI_KEEP(scores) | MI_KEEP(pattern) | MI_KEEP(ln2_scale) | MI_KEEP(mlp_pre),
-      resolve_attribute, read_attribute },
+    { "attribute", "SITES|edges", "attribution patching, beside the exact patches", 0, ADDRESSES, 0,
+      0, PATH_SITES | MI_KEEP(ln1_scale) | MI_KEEP(scores) | MI_KEEP(pattern) | MI_KEEP(ln2_scale) |
+      MI_KEEP(mlp_pre), resolve_attribute, read_attribute },
     { "edges", NULL, "every edge of the graph, patched from the source by itself", 0, NOTHING, 0, 0,
       PATH_SITES, resolve_edges, read_edges },
     { "path", "SENDERS", "path patching: senders from the source, into --into", 0, ADDRESSES, 0, 0,
@@ -9638,6 +10015,10 @@ static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_
     for (Table *t = report->at; t < report->at + report->n; t++) {
         size_t cells = cells_of(t);
         double whole = 0;
+        if (t->n_from) {
+            compare(t, report->at + t->from);
+            continue;
+        }
         for (int r = 0; r < n; r++) whole += group[r] >= 0 ? t->wholes[r] / n : 0;
         if (several) t->error = must(calloc(cells + 1, sizeof *t->error));
         for (size_t i = 0; i < cells; i++) {
@@ -9895,6 +10276,9 @@ static void print_heading(const Report *report, const Screen *screen)
         print_note(screen, "%d of %d rows gave a number that is not finite, the first of them row "
                    "%d; they are in no mean", report->n_dropped, report->n,
                    report->from + dropped + 1);
+    if (find_table(report, "attribution") && !find_table(report, "attribution exact"))
+        print_note(screen, "there is nothing exact beside the attribution: so many patches take "
+                   "long; --exact\n          runs them");
     for (const Outcome *o = c->outcome; o < c->outcome + c->n_outcomes && !is_study(c); o++)
         if (*o->ends) print_note(screen, "%s: %s", o->name, o->ends);
 }
@@ -10471,6 +10855,7 @@ static void number_rows(Study *study, int from, int to)
     for (int r = from; r < to && study->rows.n_rows; r++) name[r - from] = cell(&study->rows, r,
                                                                                 "group");
     study->group = must(mi_groups(name, to - from, &study->n_groups));
+    study->n_run = to - from;
     free(name);
 }
 

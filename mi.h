@@ -354,6 +354,14 @@ MiRun *mi_senders(const MiRun *base, const MiRun *source, const MiEdit *senders,
                   int freeze_mlps);
 int    mi_receiver(const MiRun *senders, int n, MiEdit reader, MiEdits *edits);
 
+/* The same to first order, for all readers at once: dx [D] <- the gradient of what a reader reads
+ * of the stream at a position, through its own LayerNorm and for q, k and v its own head. gradient
+ * is that of the run's lane, and kept the reader's site. All readers above one place of the stream
+ * add up to the gradient there; times what a writer would change, it is the score of an edge (EAP,
+ * Syed et al. 2023). -1 where an edit stands between the stream and the reader. */
+int    mi_reader_gradient(const MiRun *run, int lane, const MiRun *gradient, const MiEdit *reader,
+                          int pos, float *dx);
+
 /* ---- Means over many prompts ----
  *
  * Prompts of one group (made from one template, say) are not independent: errors are those of sums

@@ -127,6 +127,8 @@ static const char *const commands[][16] = {
     {"ABC", "--explain", "--ablate", "not:L0H1"},
     {"ABC", "--source", "ACB", "--dla", "--attribute", "heads", "--answer", "#33", "--versus", "#34"},
     {"ABC", "--dla=tokens", "--ablate", "L1H1", "--answer", "#33"},
+    {"ABC", "--source", "ACB", "--attribute", "edges", "--steps", "1", "--answer", "#33"},
+    {"ABC", "--attribute", "L1H*.q", "--answer", "#33", "--ablate", "L0H1"},
     {"ABC", "--source", "ACB", "--path", "heads", "--into", "L2H1.q", "--edges", "--answer", "#33"},
 };
 static const char table[] = "prompt\tsource\tanswer\tversus\tgroup\tS\nABC\tABD\tE\tF\t1\tB\n"

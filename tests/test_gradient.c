@@ -557,6 +557,52 @@ static int golden_site(FILE *file, const char *name, const MiModel *m, const MiR
     return 0;
 }
 
+/* Readers of one sum of the stream add up to its gradient, less that of the next sum; and no reader
+ * but those there are. */
+static void check_readers(const MiModel *m, const MiRun *run)
+{
+    MiShape s = mi_shape(m);
+    MiRun  *grad = mi_gradient(run, 0, POS, dlogits, 0);
+    float   dx[256], sum[256];
+    double  worst = 0;
+    int     failures = 0;
+    for (int half = 0; grad && half <= 2 * s.n_layer; half++) {
+        int l = half / 2, mlp = half % 2, end = half == 2 * s.n_layer;
+        int n = end || mlp ? 1 : 3 * s.n_head;
+        for (int t = 0; t <= POS; t++) {
+            memset(sum, 0, sizeof sum);
+            for (int i = 0; i < n; i++) {
+                MiEdit reader = {.site = end ? MI_ln_f : mlp ? MI_ln2 : MI_q + i % 3, .head = -1,
+                                 .layer = end ? 0 : l, .first = n > 1 ? i / 3 * s.d_head : 0,
+                                 .count = n > 1 ? s.d_head : s.d_model};
+                failures += mi_reader_gradient(run, 0, grad, &reader, t, dx) < 0;
+                for (int j = 0; j < s.d_model; j++) sum[j] += dx[j];
+            }
+            const float *at = end ? mi_site(grad, 0, MI_resid_post, l - 1, t)
+                            : mi_site(grad, 0, mlp ? MI_resid_mid : MI_resid_pre, l, t);
+            const float *next = end ? NULL
+                              : mi_site(grad, 0, mlp ? MI_resid_post : MI_resid_mid, l, t);
+            for (int j = 0; j < s.d_model; j++)
+                worst = fmax(worst, fabs(at[j] - (next ? next[j] : 0) - sum[j]));
+        }
+    }
+    CHECK(grad && !failures && worst < 1e-5, "the sums of readers: %d failures, off by %g",
+          failures, worst);
+    MiEdit wrong = {.site = MI_z, .head = -1, .count = s.d_head};
+    MiEdit late = {.site = MI_ln2, .head = -1, .layer = 1, .count = s.d_model};
+    CHECK(mi_reader_gradient(run, 0, grad, &wrong, 0, dx) < 0 &&
+          strstr(mi_error(), "does not read"), "a reader z: %s", mi_error());
+    CHECK(mi_reader_gradient(run, 0, grad, &late, T, dx) < 0, "a reader after the last position");
+    float  *one = calloc(s.d_model, sizeof *one);
+    MiEdit  set = {.op = MI_SET, .site = MI_ln2, .layer = 1, .head = -1, .count = s.d_model,
+                   .pos_end = 2, .value = one};
+    MiLane  lane = {run, &set, 1, 0, 0};
+    MiRun  *fork = mi_fork(&lane, 1, 0, 0);
+    CHECK(fork && mi_reader_gradient(fork, 0, grad, &late, 0, dx) < 0 &&
+          strstr(mi_error(), "an edit stands between"), "an edited reader: %s", mi_error());
+    mi_free(fork), mi_free(grad), free(one);
+}
+
 /* Replays gradient.golden: see make_gradient.py. */
 static void check_golden(void)
 {
@@ -636,6 +682,7 @@ int main(void)
         check_run(name, m, run);
         check_identities(m, run);
         check_linear(m, run);
+        check_readers(m, run);
         mi_free(run);
 
         MiEdits edits = every_edit(m);

@@ -86,7 +86,7 @@ if "$mi" --data tests/data/ioi.tsv --rows 1-8 --dla --tsv > "$dir/out" 2> "$dir/
 # --attribute: what is linear in the site is foretold exactly; the exact column is --patch --each; and
 # a small step towards the source changes what the gradient says
 S="When Mary and John went to the store, Mary gave a drink to"
-audit() { awk -F'\t' '$1 == "audit" { printf "%.4f ", $5 }' "$dir/out"; }
+audit() { awk -F'\t' '$1 == "audit" && !/error/ { printf "%.4f ", $5 }' "$dir/out"; }
 run() { "$mi" "$@" --tsv > "$dir/out" 2> "$dir/err" || bad "$*" "$(cat "$dir/err")"; }
 run --source "$S" --attribute 'ln_f@*'
 if [ "$(audit)" = "1.0000 1.0000 " ]; then ok; else bad "--attribute ln_f" "$(audit)"; fi
@@ -122,10 +122,100 @@ for wrong in "--metric kl" "--metric rank"; do
     if "$mi" --source "$S" --attribute heads $wrong > "$dir/out" 2> "$dir/err" || [ -s "$dir/out" ] ||
        ! grep -q 'has no gradient here' "$dir/err"; then bad "--attribute $wrong" "$(head -n 1 "$dir/err")"; else ok; fi
 done
-if "$mi" --attribute heads > "$dir/out" 2> "$dir/err" || ! grep -q 'needs --source' "$dir/err"; then
-    bad "--attribute without a source" "$(head -n 1 "$dir/err")"; else ok; fi
-if "$mi" --data tests/data/ioi.tsv --rows 1-6 --attribute heads --tsv > "$dir/out" 2> "$dir/err" &&
-   grep -q '^audit		correlation	' "$dir/out"; then ok; else bad "--attribute --data" "$(cat "$dir/err")"; fi
+
+# Every node, edge and pattern anew is what PyTorch and TransformerLens say, with and without --steps
+cut -f 1 $golden/attribution.golden | grep -v case | sort -u > "$dir/cases"
+while read -r model; do
+    IFS='	' read -r _ _ tokens source answer versus << END
+$(grep "^case	$model	" $golden/attribution.golden)
+END
+    file=$golden/$model.safetensors
+    [ "$model" != tiny ] || file=tiny.safetensors
+    for steps in 0 5 3:left 2:right; do
+        case $model-$steps in tiny-*:*) continue ;; esac
+        : > "$dir/attributed"
+        for sites in edges heads 'L*.mlp_out' embed 'L*H*.q' 'L*H*.k'; do
+            case $steps-$sites in 0-*) ;; *.q | *.k) continue ;; esac
+            set -- -m "$file" --tokens "$tokens" --source-tokens "$source" --answer "#$answer" --versus "#$versus"
+            [ $steps = 0 ] || set -- "$@" --steps $steps
+            run "$@" --attribute "$sites"
+            cat "$dir/out" >> "$dir/attributed"
+        done
+        why=$(awk -F'\t' -v model="$model" -v steps=$steps '
+            FNR == NR { if ($1 == model && $2 == steps) { want[$3, $4] = $5; n++ } next }
+            $1 == "attribution" && $3 ~ />/ { got["edge", $3] = $5 }
+            $1 == "attribution anew" { got["anew", $8] = $5 }
+            $1 == "attribution" && $8 ~ /^(L[0-9]+H[0-9]+|L[0-9]+.mlp_out|embed)$/ { name = $8
+                sub(/embed/, "input", name); sub(/L/, name ~ /H/ ? "a" : "m", name)
+                sub(/H/, ".h", name); sub(/.mlp_out/, "", name); got["node", name] = $5 }
+            END { for (k in want) { if (!(k in got)) print k " is missing"
+                      else if ((got[k] - want[k]) ^ 2 > 1e-8 * (1 + want[k] ^ 2)) print k, got[k], want[k] }
+                  if (!n) print "nothing" }' $golden/attribution.golden "$dir/attributed" | head -n 3)
+        if [ -z "$why" ]; then ok; else bad "--attribute $model --steps $steps" "$why"; fi
+    done
+done < "$dir/cases"
+
+# What needs no reference: a writer's edges add up to its node, also without a source, where a small
+# step to 0 is the attribution and --ablate the exact column; exact edges are those of --edges
+edge_sums() {                       # FLAGS: in $dir/edges those of the writers, beside their nodes
+    run "$@" --attribute edges; cp "$dir/out" "$dir/edges"
+    run "$@" --attribute heads; cp "$dir/out" "$dir/heads"
+    run "$@" --attribute 'L*.mlp_out'
+    why=$(awk -F'\t' '$1 != "attribution" { next } $3 ~ />/ { split($3, at, "->"); sum[at[1]] += $5; next }
+        $8 { name = $8; sub(/L/, name ~ /H/ ? "a" : "m", name); sub(/H/, ".h", name); sub(/.mlp_out/, "", name)
+            if (!(name in sum) || (sum[name] - $5) ^ 2 > 1e-10 * (1 + $5 ^ 2)) print name, sum[name], $5; n++ }
+        END { if (n != 30) print n " nodes" }' "$dir/edges" "$dir/heads" "$dir/out" | head -n 3)
+    if [ -z "$why" ]; then ok; else bad "the sums of edges $*" "$why"; fi
+}
+edge_sums --source "$S"
+run --source "$S" --edges
+why=$(awk -F'\t' '$1 == "metric" { said[$3] = $5 } $1 == "attribution exact" { exact[$3] = $5 }
+    $1 == "edges" { n++; change = $5 * (said["source"] - said["base"])
+        if ((exact[$3] - change) ^ 2 > 1e-10) print $3, exact[$3], change } END { if (n != 1108) print n }' \
+    "$dir/edges" "$dir/out" | head -n 3)
+if [ -z "$why" ]; then ok; else bad "the exact column of edges" "$why"; fi
+edge_sums
+for flags in '--ablate heads' '--scale heads=1.01' '--scale heads=0.99'; do
+    run $flags --each; cp "$dir/out" "$dir/${flags#*=}"
+done
+why=$(awk -F'\t' 'FNR == 1 { file++ } $1 == "attribution" { told[$8] = $5 } $1 == "attribution exact" { exact[$8] = $5 }
+    $1 == "change" { change[file, $8] = $5 } END { for (a in told) { n++; slope = (change[4, a] - change[3, a]) / 0.02
+        if (change[2, a] != exact[a]) print a, change[2, a], exact[a]
+        if ((slope - told[a]) ^ 2 > (0.02 * told[a]) ^ 2 + 1e-5) print a, slope, told[a] } if (n != 24) print n }' \
+    "$dir/heads" "$dir/--ablate heads" "$dir/1.01" "$dir/0.99" | head -n 3)
+if [ -z "$why" ]; then ok; else bad "--attribute without a source" "$why"; fi
+# Why: patched, the softmax of a head's own queries says what the pattern anew says; another head's
+# flat pattern is what hides L4H3
+run --source "$S" --attribute 'L5H*.q'
+why=$(awk -F'\t' '$1 == "attribution anew" { anew[$8] = $5 } $1 == "why" && $4 == "weight" && $5 < 0.99 { print }
+    $1 == "why" && $4 == "truth" { n++; at = $3; sub(/,.*/, "", at); if ((anew[at] - $5) ^ 2 > 1e-8) print at, $5, anew[at] }
+    END { if (!n) print "nothing" }' "$dir/out")
+if [ -z "$why" ]; then ok; else bad "the pattern anew" "$why"; fi
+run --source "$S" --attribute heads
+if grep -q '^why		L4H3, L5H3.pattern@13:1	weight	0.99999' "$dir/out"; then ok; else
+    bad "why" "$(grep '^why' "$dir/out" | head -n 1)"; fi
+# Over many prompts the audit is that of the means
+run --data tests/data/ioi.tsv --rows 1-6 --attribute heads
+why=$(awk -F'\t' '$1 == "attribution" { told[$8] = $5 } $1 == "attribution exact" { n++; x = told[$8]; y = $5
+        t += x; e += y; tt += x * x; te += x * y; ee += y * y } $1 == "audit" { audit[$3] = $5 }
+    END { r = (te - t * e / n) / sqrt((tt - t * t / n) * (ee - e * e / n))
+        if (n != 24 || (audit["correlation"] - r) ^ 2 > 1e-10 || (audit["slope"] - te / tt) ^ 2 > 1e-10)
+            print n, audit["correlation"], r, audit["slope"], te / tt }' "$dir/out")
+if [ -z "$why" ] && grep -q '^worst		L0H1	exact	[-0-9.]*	[0-9.]' "$dir/out"; then ok; else bad "--attribute --data" "$why"; fi
+# What takes too long is left out, and said
+"$mi" --tokens "$(yes '464 3290' | head -n 30 | tr '\n' ' ')" --answer '#464' --attribute 'L*N*@*' > "$dir/out" 2>&1
+if grep -q 'nothing exact beside' "$dir/out"; then ok; else bad "a long --attribute" "$(head -n 1 "$dir/out")"; fi
+while IFS='|' read -r saying flags; do
+    if eval "\"\$mi\" $flags" > "$dir/out" 2> "$dir/err" || [ -s "$dir/out" ] ||
+       ! grep -q -e "$saying" "$dir/err"; then bad "$flags" "$(head -n 1 "$dir/err")"; else ok; fi
+done << 'END'
+expected N, N:left or|--source same --attribute heads --steps 5:middle
+expected N, N:left or|--source same --attribute heads --steps 0
+needs --source|--attribute heads --steps 5
+are for --attribute|--steps 5
+leave out|--attribute edges --ablate L5H3
+expected an address|--attribute heads,edges
+END
 
 # --edges: each edge of a random model, and what needs no reference
 run -m $golden/odd7.safetensors --tokens "32 33 34 32 33 35 40" --source-tokens "32 33 34 33 32 35 41" \

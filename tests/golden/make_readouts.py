@@ -135,12 +135,13 @@ def by_transformer_lens(model, rows, answer, versus):
 
 
 def forward(model, heads, rows, deltas):
-    """{writer: what it wrote [T,D]}, logits; deltas {reader: [T,D]} are added to what it reads"""
+    """{writer: what it wrote [T,D]}, logits; deltas {reader: [T,D]} are added to what it reads, and
+    one of "input" to the embeddings"""
     t = model.transformer
     T, D = len(rows), t.wte.weight.shape[1]
     d = D // heads
     mask = torch.triu(torch.full((T, T), -torch.inf, dtype=torch.float64), 1)
-    written = {"input": t.wte.weight[rows] + t.wpe.weight[:T]}
+    written = {"input": t.wte.weight[rows] + t.wpe.weight[:T] + deltas.get("input", 0)}
     x = written["input"]
 
     def read(name, ln, x):
