@@ -7340,6 +7340,7 @@ typedef struct {
     Metric   metric;
     TokenSet answer, versus;
     int      at;
+    int      loss_from;                 /* the position whose prediction is the first in the loss */
 } Question;
 
 /* What all prompts have in common: one, or the rows of --data. */
@@ -8167,7 +8168,8 @@ static void prepare(Case *c)
             c->step[edit->order].typed->what->value == KIND)
             bind_partner(c, edit);
     }
-    if (!command->n_requests && !needs_source(command)) options.keep |= MI_KEEP_CACHE;
+    if (!command->n_requests && !needs_source(command) && !find_asked(command, "heads"))
+        options.keep |= MI_KEEP_CACHE;
     c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
     if (!c->base) running(c, -1);
     options.keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
@@ -8254,19 +8256,19 @@ static float *room_for_logits(const Case *c, int n)
 static double mean_loss(const Case *c, const MiRun *run, int lane, const Prompt *prompt,
                         double *loss)
 {
-    int    V = n_vocab(c), n = prompt->n - 1;
+    int    V = n_vocab(c), first = c->question.loss_from, n = prompt->n - 1;
     float *logits = room_for_logits(c, n);
     double sum = 0;
-    for (int t = 0; t < n; t++) {
-        const float *row = logits + (size_t)(t % AT_ONCE) * V;
-        if (t % AT_ONCE == 0)
+    for (int t = first; t < n; t++) {
+        const float *row = logits + (size_t)((t - first) % AT_ONCE) * V;
+        if ((t - first) % AT_ONCE == 0)
             running(c, mi_logits_all(run, lane, t, min_int(t + AT_ONCE, n), logits));
         double one = mi_log_sum_exp(row, V) - row[prompt->tokens[t + 1]];
         if (loss) loss[t] = one;
         sum += one;
     }
     free(logits);
-    return sum / n;
+    return sum / (n - first);
 }
 
 /* The metric, from the logits [V] at the position of interest. kl compares with base's logits. */
@@ -9744,6 +9746,62 @@ static void read_attn(Case *c, const Asked *asked, Tables *out)
     }
 }
 
+static void resolve_heads(Case *c, Asked *asked)
+{
+    Parser p = parser_of(c, "--ablate", "heads");
+    MiEdit edit;
+    int    status = parse_intervention(&p, find_intervention("ablate"), &edit);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    edit.order = c->command->n_requests;                /* after all others */
+    resolving(c, lay_out_cells(&p, &edit, 0, &asked->cells));
+}
+
+/* How much a head matters on that prompt: what its ablation adds to the mean loss of the tokens of
+ * the second copy but its first, which nothing foretells. */
+static void add_heads_loss(Case *c, const Asked *asked, Tables *out)
+{
+    Question asked_for = c->question;
+    MiEdits  cells = asked->cells.edits;
+    int      n_lanes = c->edited ? c->samples : 1;
+    double   held = 0;
+    Table   *table = titled(add_cells_table(&asked->cells, out, "heads loss", HEAT),
+                            "rise of the loss", "layer", "head", "loss: rises by this on the "
+                            "second copy, in nats, if the head is ablated (zero)%s",
+                            edited_or_not(c));
+    table->is_signed = 1;
+    memset(table->value, 0, cells_of(table) * sizeof *table->value);
+    c->question.metric = LOSS, c->question.loss_from = c->prompt.n / 2;
+    run_sweep(c, &cells, asked->cells.first, table->value, cells_of(table));
+    for (int s = 0; s < n_lanes; s++)
+        held += mean_loss(c, shown_run(c), c->lane + s, &c->prompt, NULL) / n_lanes;
+    for (int i = 0; i < cells_of(table); i++) table->value[i] -= held;
+    c->question = asked_for;
+}
+
+/* The three heads that look most in each way, and whether they matter: of many that look, few do. */
+static void add_heads_strongest(Tables *out, int first, int n_kinds)
+{
+    enum { SHOWN = 3 };
+    int    top[SHOWN];
+    Table *table = titled(add_table(out, "heads strongest", BARS, n_kinds * SHOWN, 2), "", "head",
+                          "", "the strongest of each: how much they look, and what the loss rises "
+                          "by without them");
+    const Table *loss = &out->at[first + n_kinds];
+    strcpy(table->col[0], "attention"), strcpy(table->col[1], "loss");
+    table->is_signed = table->limit = 1;
+    table->n_rows = 0;
+    for (int kind = 0; kind < n_kinds; kind++) {
+        const Table *looks = &out->at[first + kind];
+        for (int i = 0, n = strongest(looks, 1, SHOWN, top); i < n; i++) {
+            snprintf(table->row[table->n_rows], sizeof(Label), "%.20s %.30s", looks->name,
+                     looks->address[top[i]]);
+            table->value[2 * table->n_rows] = looks->value[top[i]];
+            table->value[2 * table->n_rows++ + 1] = loss->value[top[i]];
+        }
+    }
+}
+
 /* Which heads look where, on the prompt of --heads, n random tokens twice: at what came after this
  * token the first time (induction, A[i, i-n+1]), at the token before (previous, A[i, i-1]), at the
  * same token the first time (duplicate, A[i, i-n]); means over the queries that can. Olsson et al.
@@ -9758,7 +9816,7 @@ static void read_heads(Case *c, const Asked *asked, Tables *out)
         { "previous", "previous token: looks one position back", 1, 1 },
         { "duplicate", "duplicate token: looks at this token's first time", n, n },
     };
-    (void)asked;
+    int first = out->n;
     for (int kind = 0; kind < 3; kind++) {
         int    from = kinds[kind].from;
         Table *table = titled(add_table(out, kinds[kind].name, HEAT, s->n_layer, s->n_head),
@@ -9780,6 +9838,8 @@ static void read_heads(Case *c, const Asked *asked, Tables *out)
             snprintf(table->col[h], sizeof(Label), "H%d", h);
         }
     }
+    add_heads_loss(c, asked, out);
+    add_heads_strongest(out, first, 3);
 }
 
 /* ---- Loss ---- */
@@ -9881,7 +9941,7 @@ static const Readout READOUTS[] = {
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
-      A_NUMBER, 2, 100000, MI_KEEP(pattern), NULL, read_heads },
+      A_NUMBER, 2, 100000, MI_KEEP(pattern), resolve_heads, read_heads },
     { "loss", NULL, "how surprising each token of the prompt is", 0, NOTHING, 0, 0, 0, resolve_loss,
       read_loss },
     { "save", "SITES=FILE.npy", "write values; logits=FILE too", 0, ADDRESS_AND_FILE, 0, 0, 0,

@@ -83,6 +83,25 @@ done
 if "$mi" --data tests/data/ioi.tsv --rows 1-8 --dla --tsv > "$dir/out" 2> "$dir/err" &&
    grep -q '^dla heads		L5	H3	' "$dir/out"; then ok; else bad "--dla --data" "$(cat "$dir/err")"; fi
 
+# --heads: what ablation of each head adds to the loss of the second copy
+while IFS='	' read -r model n; do
+    file=$golden/$model.safetensors
+    [ "$model" != tiny ] || file=tiny.safetensors
+    "$mi" -m "$file" --heads "$n" --tsv > "$dir/out" 2> "$dir/err"
+    why=$(awk -F'\t' -v model="$model" 'FNR == NR { if ($1 == model) { want[$3] = $4; n++ } next }
+        $1 == "heads loss" { n--; if (($5 - want[$8]) ^ 2 > 1e-10 * (1 + want[$8] ^ 2)) print $8, $5, want[$8]
+            rise[$8] = $5 } $1 == "heads strongest" && $4 == "loss" { split($3, a, " ")
+            if ($5 != rise[a[2]]) print $3, $5, rise[a[2]] } END { if (n) print n }' $golden/heads.golden "$dir/out")
+    if [ -z "$why" ]; then ok; else bad "--heads of $model" "$why $(cat "$dir/err")"; fi
+done << 'END'
+odd7	12
+half12	7
+tiny	20
+END
+"$mi" --heads 2 --ablate L4H1 --tsv > "$dir/out" 2> "$dir/err"      # a head that is gone already adds nothing
+why=$(awk -F'\t' '$1 == "heads loss" && $8 == "L4H1" { print $5 }' "$dir/out")
+if [ "$why" = 0 ]; then ok; else bad "--heads with a head ablated" "$why $(cat "$dir/err")"; fi
+
 # --attribute: what is linear in the site is foretold exactly; the exact column is --patch --each; and
 # a small step towards the source changes what the gradient says
 S="When Mary and John went to the store, Mary gave a drink to"

@@ -10,6 +10,9 @@ values is folded as TransformerLens does. A line: MODEL TOKENS ANSWER VERSUS PAR
 attention layers, one neuron in STEP, and heads by source (L2H1@3). TransformerLens in compatibility
 mode is asked for layers, heads and neurons too, and has to say the same.
 
+heads.golden: on the random tokens of --heads N, what zero ablation of each head adds to the mean
+loss of tokens N+1 ... 2N-1. A line: MODEL N HEAD RISE.
+
 edges.golden: every edge of the graph of EAP. The forward pass here takes a difference for the input
 of each reader; without any it is checked against Hugging Face's. A line: EDGE CHANGE, of the logit
 difference of EDGES, when the reader reads what the writer would have written on the source.
@@ -37,6 +40,8 @@ CASES = [
 STEP = 40           # of neurons, one in so many
 
 EDGES = ("odd7", [32, 33, 34, 32, 33, 35, 40], [32, 33, 34, 33, 32, 35, 41], 36, 37)
+
+HEADS = [("odd7", None, 12), ("half12", None, 7), ("tiny", "../../tiny.safetensors", 20)]
 
 
 def load(path):
@@ -189,8 +194,43 @@ def edges():
     print(len(lines), "edges")
 
 
+def mix(x):
+    """splitmix64's mixer"""
+    x = (x + 0x9E3779B97F4A7C15) % 2 ** 64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2 ** 64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2 ** 64
+    return x ^ x >> 31
+
+
+def heads_that_matter():
+    lines = []
+    for name, path, n in HEADS:
+        model, heads, _ = load(os.path.join(HERE, path or f"{name}.safetensors"))
+        tokens = 2 * [mix(mix(0) ^ i << 8) % model.config.vocab_size for i in range(n)]
+        d = model.config.n_embd // heads
+
+        def loss():
+            with torch.no_grad():
+                logits = model(torch.tensor([tokens])).logits[0]
+            return torch.nn.functional.cross_entropy(logits[n:-1], torch.tensor(tokens[n + 1:])).item()
+
+        base = loss()
+        for l, block in enumerate(model.transformer.h):
+            for h in range(heads):
+                def ablate(module, x, h=h):
+                    z = x[0].clone()
+                    z[..., h * d:(h + 1) * d] = 0
+                    return (z,)
+                hook = block.attn.c_proj.register_forward_pre_hook(ablate)
+                lines.append(f"{name}\t{n}\tL{l}H{h}\t{loss() - base:.7g}")
+                hook.remove()
+    with open(os.path.join(HERE, "heads.golden"), "w") as f:
+        f.write("\n".join(lines) + "\n")
+
+
 def main():
     edges()
+    heads_that_matter()
     lines = []
     for name, path, ids, answer, versus in CASES:
         model, heads, vocab = load(os.path.join(HERE, path or f"{name}.safetensors"))
