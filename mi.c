@@ -2827,6 +2827,17 @@ static int64_t read_file(const char *path, void *bytes, size_t most)
     return got < 0 ? -1 : (int64_t)n;
 }
 
+/* A file of at most `most` bytes, whole, and a 0. NULL if it cannot be read. */
+static char *read_text(const char *path, size_t most, size_t *n)
+{
+    char   *text = malloc(most + 2);
+    int64_t got = text ? read_file(path, text, most + 1) : mi_fail("out of memory");
+    if (got > (int64_t)most) got = mi_fail("more than %zu bytes", most);
+    if (got < 0) return free(text), NULL;
+    text[*n = got] = 0;
+    return text;
+}
+
 /* What is left of a JSON text, which ends with NUL. Strings are decoded where they stand. */
 typedef struct {
     char       *at, *end;
@@ -3387,20 +3398,15 @@ static int config_beside(MiModel *model, Config *config, const char *file)
     enum { MOST = 1 << 20 };
     const char *slash = strrchr(file, '/');
     int         folder = slash ? (int)(slash + 1 - file) : 0, status = 1;
-    size_t      size = (size_t)folder + sizeof "config.json";
-    char       *path = malloc(size), *text = malloc(MOST + 2);
+    size_t      size = (size_t)folder + sizeof "config.json", n;
+    char       *path = malloc(size), *text = NULL;
     struct stat info;
-    if (!path || !text) return free(path), free(text), mi_fail("out of memory");
+    if (!path) return mi_fail("out of memory");
     snprintf(path, size, "%.*sconfig.json", folder, file);
     if (lstat(path, &info) < 0 ? errno == ENOENT || errno == ENOTDIR : S_ISDIR(info.st_mode)) {
         status = 0;
-    } else {
-        int64_t n = read_file(path, text, MOST + 1);
-        if (n >= 0) text[n] = 0;
-        if (n < 0) status = -1;
-        else if (n > MOST) status = mi_fail("larger than a megabyte");
-        else if (read_config(model, config, text, n) < 0) status = -1;
-    }
+    } else if (!(text = read_text(path, MOST, &n)) || read_config(model, config, text, n) < 0)
+        status = -1;
     if (status < 0) mi_fail_in(file == model->file ? "config.json beside it" : path);
     free(path);
     free(text);
@@ -4141,7 +4147,7 @@ MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model)
 /* The address grammar                                                                           */
 /*                                                                                               */
 /*     L5H3  L5H3.q@-1  L0-3H*@2-4  L5N120-130  L5.resid_pre@" Mary"  embed  L9H9.pattern@14:10   */
-/*     blocks.5.attn.hook_z   heads  mlps  attns  resid   lists: A,B@3,C   not:LIST               */
+/*     blocks.5.attn.hook_z   heads  mlps  attns  resid   lists: A,B@3,C   not:LIST   file:NAME    */
 /* ============================================================================================= */
 
 /* lo .. hi, both included. many: it was written with more than one value (* or a range); at_end:
@@ -4163,6 +4169,14 @@ typedef struct {                        /* one element of a list of addresses */
 /* A name that stands for a position, because a row of a table says so: "S2" -> "9", "John#2". */
 typedef struct { const char *name, *cell; } Column;
 
+/* Files of addresses, as they were read: what was found in them points into them. */
+typedef struct { char *name, *text; size_t n; } ListFile;
+typedef struct {
+    ListFile *at;
+    int       n;
+    char   *(*read)(const char *path, size_t most, size_t *n);
+} ListFiles;
+
 /* What is being read, and all that is needed to resolve it. */
 typedef struct {
     const MiModel     *model;
@@ -4177,6 +4191,7 @@ typedef struct {
     int                n_columns;
     float             *deviation;       /* of all entries of wte, once it is known; or NULL */
     int                uneven;          /* other prompts of the table have other lengths */
+    ListFiles         *files;
 } Parser;
 
 /* printf to the end of a text */
@@ -4190,22 +4205,32 @@ static void append(char *text, size_t size, const char *format, ...)
     va_end(args);
 }
 
-/* "--ablate: what is wrong", the argument, and a caret under the culprit. */
+/* "--ablate: what is wrong", the argument, and a caret under the culprit; in a file of addresses
+ * "--ablate: FILE:LINE: what is wrong", and that line. */
 __attribute__((format(printf, 3, 4)))
 static int fail_at(const Parser *p, const char *where, const char *format, ...)
 {
-    char why[1024], quoted[512] = "";
-    va_list args;
+    char        why[1024], quoted[512] = "", place[300] = "";
+    const char *line = p->argument, *end = line + strlen(line);
+    va_list     args;
     va_start(args, format);
     vsnprintf(why, sizeof why, format, args);
     va_end(args);
-    size_t before = where - p->argument, shift = before > 50 ? before - 50 : 0;
-    while (shift && (p->argument[shift] & 0xC0) == 0x80) shift--;   /* not within a character */
-    append_visible(quoted, sizeof quoted, p->argument + shift,
-                   strnlen(p->argument + shift, 100));  /* show the culprit, not a long start */
-    mi_fail("%s: %s", p->flag, why);
+    for (int i = 0, number = 1; p->files && i < p->files->n; i++) {
+        const ListFile *file = &p->files->at[i];
+        if (where < file->text || where > file->text + file->n) continue;
+        line = file->text;
+        for (const char *c = line; c < where; c++) if (*c == '\n') line = c + 1, number++;
+        end = line + strcspn(line, "\r\n");
+        snprintf(place, sizeof place, "%.250s:%d: ", file->name, number);
+    }
+    size_t before = where - line, shift = before > 50 ? before - 50 : 0;
+    while (shift && (line[shift] & 0xC0) == 0x80) shift--;      /* not within a character */
+    append_visible(quoted, sizeof quoted, line + shift,         /* the culprit, not a long start */
+                   min_int(100, (int)(end - line - shift)));
+    mi_fail("%s: %s%s", p->flag, place, why);
     append(error_text, sizeof error_text, "\n    %s%s\n    %*s^", shift ? "..." : "", quoted,
-           columns_of(p->argument + shift, before - shift) + (shift ? 3 : 0), "");
+           columns_of(line + shift, before - shift) + (shift ? 3 : 0), "");
     return -1;
 }
 
@@ -4632,15 +4657,71 @@ static int complement(Parser *p, const char *start)
     return p->n_found ? 0 : fail_at(p, start, "nothing is left: the list names every unit");
 }
 
+static int parse_addresses(Parser *p)
+{
+    do {
+        if (parse_address(p) < 0) return -1;
+    } while (take(p, ","));
+    return 0;
+}
+
+/* The text of a file of addresses, which is read once; NULL if it cannot be. */
+static const char *text_of(ListFiles *files, const char *name, size_t length)
+{
+    enum { MOST = 1 << 24 };
+    for (ListFile *file = files->at; file < files->at + files->n; file++)
+        if (strlen(file->name) == length && !strncmp(file->name, name, length)) return file->text;
+    ListFile *list = grow(files->at, files->n, sizeof *list), one = { .name = NULL };
+    if (list) files->at = list, one.name = strndup(name, length);
+    if (!one.name) return mi_fail("out of memory"), NULL;
+    one.text = (files->read ? files->read : read_text)(one.name, MOST, &one.n);
+    if (one.text && memchr(one.text, 0, one.n)) mi_fail("not text: it has a zero byte");
+    else if (one.text) return list[files->n++] = one, one.text;
+    mi_fail_in(one.name);
+    free(one.name);
+    free(one.text);
+    return NULL;
+}
+
+/* The name of a file -> the addresses in it, a line each; # after a space begins a comment. */
+static int parse_file(Parser *p)
+{
+    const char *name = p->at, *end = p->end, *after = memchr(name, ',', end - name);
+    int         found = p->n_found, status = 0;
+    if (!after) after = end;
+    if (after == name) return fail_at(p, name, "expected the name of a file");
+    const char *line = text_of(p->files, name, after - name);
+    if (!line) return -1;
+    for (; *line && status == 0; line += strcspn(line, "\n"), line += *line == '\n') {
+        p->at = p->end = line + strspn(line, " \t\r");
+        int quoted = 0;
+        for (const char *c = p->at, *comment = c; *c && *c != '\n'; c++) {
+            quoted ^= *c == '"';
+            if (*c == '#' && c == comment && !quoted) break;
+            if (isspace((unsigned char)*c)) comment = c + 1;
+            else p->end = c + 1;
+        }
+        if (p->at < p->end) status = parse_addresses(p);
+    }
+    p->at = after, p->end = end;
+    return status < 0 || p->n_found > found ? status : fail_at(p, name, "it has no address in it");
+}
+
 /* LIST or not:LIST -> p->found */
 static int parse_list(Parser *p)
 {
     const char *start = p->at;
     int negate = take(p, "not:");
     do {
-        if (parse_address(p) < 0) return -1;
+        if ((take(p, "file:") ? parse_file(p) : parse_address(p)) < 0) return -1;
     } while (take(p, ","));
     return negate ? complement(p, start) : 0;
+}
+
+static void free_files(ListFiles *files)
+{
+    for (int i = 0; i < files->n; i++) free(files->at[i].name), free(files->at[i].text);
+    free(files->at);
 }
 
 /* Where "=VALUE" begins: the last = outside quotes, or the first, where the value is the name of a
@@ -4842,14 +4923,17 @@ int mi_edits_parse(MiEdits *edits, const MiModel *model, const MiTokenizer *toke
     const Intervention *what = find_intervention(op);
     if (!what) return -1;
     snprintf(flag, sizeof flag, "--%s", op);
+    ListFiles files = { 0 };
     Parser p = { .model = model, .tokenizer = tokenizer, .tokens = tokens, .n = n, .flag = flag,
-                 .argument = argument, .at = argument, .end = argument + strlen(argument) };
+                 .argument = argument, .at = argument, .end = argument + strlen(argument),
+                 .files = &files };
     MiEdit edit;
     int    status = parse_intervention(&p, what, &edit);
     edit.order = edits->n ? edits->at[edits->n - 1].order + 1 : 0;
     for (int i = 0; i < p.n_found && status == 0; i++)
         status = expand(edits, &p, &p.found[i], edit);
     free(p.found);
+    free_files(&files);
     return status;
 }
 
@@ -5107,12 +5191,15 @@ int mi_cells_parse(MiCells *cells, const MiModel *model, const MiTokenizer *toke
     *cells = (MiCells){ 0 };
     if (!what) return -1;
     snprintf(flag, sizeof flag, "--%s", op);
+    ListFiles files = { 0 };
     Parser p = { .model = model, .tokenizer = tokenizer, .tokens = tokens, .n = n, .flag = flag,
-                 .argument = argument, .at = argument, .end = argument + strlen(argument) };
+                 .argument = argument, .at = argument, .end = argument + strlen(argument),
+                 .files = &files };
     int status = parse_intervention(&p, what, &edit);
     if (status == 0) status = lay_out_cells(&p, &edit, 0, cells);
     if (status == 0) status = check_cells(&p, cells);
     free(p.found);
+    free_files(&files);
     if (status < 0) mi_cells_free(cells);
     return status;
 }
@@ -5352,6 +5439,8 @@ static void check_input(const char *path, int result)
     leave(FAULT_OF_RUN);
 }
 
+static int standard_input_is_read;      /* two flags cannot share it */
+
 /* A file, a pipe, or "-" for standard input: everything up to the end, n <= most bytes and a 0. A
  * pipe that somebody has open for writing is waited for as long as it takes; one that nobody has,
  * for two seconds. */
@@ -5361,6 +5450,8 @@ static char *read_all(const char *path, size_t most, size_t *n)
     struct stat   info;
     struct pollfd ready = { .fd = fd, .events = POLLIN };
     size_t        room = 1 << 16;
+    if (!strcmp(path, "-") && standard_input_is_read++)
+        check_input(path, mi_fail("it is read already"));
     if (fd < 0 || fstat(fd, &info) < 0) check_input(path, mi_fail("%s", strerror(errno)));
     if (S_ISDIR(info.st_mode)) check_input(path, mi_fail("a folder, not a file"));
     if (S_ISREG(info.st_mode) && (uintmax_t)info.st_size <= most) room = info.st_size + 1;
@@ -5993,11 +6084,13 @@ static const char *color_of(const Screen *screen, const char *name)
     return ink ? INKS[ink].code[screen->color] : "";
 }
 
-/* The colour of a bar is that of the run its row is about, or its column. */
+/* The colour of a bar is that of the run its row is about, or its column; of two others, each has
+ * its own. */
 static int bar_ink(const Table *table, int i)
 {
-    int ink = ink_of(table->row[i / table->n_cols]);
-    return ink ? ink : ink_of(table->col[i % table->n_cols]);
+    int ink = ink_of(table->row[i / table->n_cols]), column = i % table->n_cols;
+    if (!ink) ink = ink_of(table->col[column]);
+    return ink || !column ? ink : ink_of("edited");
 }
 
 /* A terminal may be light or dark, and 0 should be neither's glare: the smallest numbers are dim,
@@ -6348,7 +6441,8 @@ static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, i
         tsv_text(out, table->row[i / table->n_cols]);
         tsv_text(out, table->col[i % table->n_cols]);
         tsv_number(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i], prompt >= 0);
-        if (prompt < 0 && table->error) tsv_number(out, table->error[i], 0);
+        if (prompt < 0 && table->error && !isnan(table->error[i]))
+            tsv_number(out, table->error[i], 0);
         else fputc('\t', out);
         if (table->token) mi_token_label(words, table->token[i], label, sizeof label);
         tsv_text(out, label);
@@ -6440,7 +6534,7 @@ static void json_table(FILE *out, const Table *table, const MiTokenizer *words)
     json_labels(out, "rows", table->row, table->n_rows);
     json_labels(out, "cols", table->col, table->n_cols);
     json(out, ",\n  'values':"), json_numbers(out, table, table->value, 0);
-    if (table->n_prompts) json(out, ",\n  'se':"), json_numbers(out, table, table->error, 0);
+    if (table->n_prompts || table->error) json(out, ",\n  'se':"), json_numbers(out, table, table->error, 0);
     for (int prompt = 0; prompt < table->n_prompts; prompt++) {
         json(out, prompt ? "," : ",\n  'each':[");
         json_numbers(out, table, table->all + (size_t)prompt * cells_of(table), 1);
@@ -6732,8 +6826,7 @@ static void svg_bars(Figure *f, const Table *table)
     svg_ticks(f, x, f->y + 12, lo, hi, LENGTH);
     svg_text(f, x + LENGTH / 2, f->y + 29, 12, 0, MIDDLE, table->quantity);
     for (int c = 0; c < n && n > 1; c++) {
-        svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[ink_of(table->col[c])].color,
-                 "/>\n");
+        svg_rect(f, end + 30, f->y + 6 + 14 * c, 10, 10, INKS[bar_ink(table, c)].color, "/>\n");
         svg_text(f, end + 46, f->y + 15 + 14 * c, 11, 0, "", table->col[c]);
     }
     f->right = fmax(f->right, end + 12 + 16 * 11 * EM);
@@ -6841,7 +6934,7 @@ struct Readout {
     int         low, high;              /* of its number */
     uint64_t    keep;                   /* the sites that it reads, beside those it is given */
     void      (*resolve)(Case *c, Asked *asked);    /* its argument, for a prompt; or NULL */
-    void      (*read)(Case *c, const Asked *asked, Tables *out);
+    void      (*read)(Case *c, const Asked *asked, Tables *out);    /* NULL: see finish_tables() */
 };
 static const Readout *readout_at(int i);    /* row i of READOUTS (below its functions), or NULL */
 
@@ -6972,7 +7065,8 @@ static void print_help(FILE *out)
         else fprintf(out, "%-32s%s\n", left, o->help);
     }
     fprintf(out,
-            "\nSITES is a list with commas; not:LIST is every unit that the list does not name.\n"
+            "\nSITES is a list with commas; not:LIST is every unit that the list does not name,\n"
+            "file:FILE the addresses in a file, one a line (# comments).\n"
             "@POS binds to its own element: @3  @-1  @2-4  @*  @\" Mary\"  @Mary#2 (the second)\n"
             "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are"
             "\nnot independent, which standard errors take into account); any other names a "
@@ -7178,11 +7272,19 @@ static int uses(const Command *c, MiOp op, int needs)
     return 0;
 }
 
+/* --circuit SITES=KIND */
+static int is_circuit(const Command *c, const char *kind)
+{
+    const Asked *asked = find_asked(c, "circuit");
+    const char  *value = asked ? find_value(asked->text, 0) : NULL;
+    return asked && !strcmp(value ? value + 1 : "mean", kind);
+}
+
 /* Is there anything that reads a source? */
 static int needs_source(const Command *c)
 {
     return uses(c, 0, NEEDS_SOURCE) || find_asked(c, "attribute") || find_asked(c, "edges") ||
-           find_asked(c, "path");
+           find_asked(c, "path") || is_circuit(c, "source");
 }
 
 /* "L5...", "L*..." or a group of addresses: no word of a text. */
@@ -7216,7 +7318,7 @@ static int check_command(Command *c, const Menu *menu)
         const Asked *a = &c->asked[i];
         pictures |= a->what->takes != ADDRESS_AND_FILE && strcmp(a->what->name, "top");
     }
-    int means = 0;
+    int means = is_circuit(c, "mean");
     for (int i = 0; i < c->n_requests; i++) {
         const Request *r = &c->request[i];
         const char    *value = find_value(r->argument, 0);
@@ -7234,6 +7336,8 @@ static int check_command(Command *c, const Menu *menu)
           "--top is for one prompt: the tokens of different prompts have no mean" },
         { c->mean_from && !c->data, "--mean-from is for --data" },
         { c->mean_from && !means, "--mean-from is for --ablate SITES=mean, and there is none" },
+        { find_asked(c, "stability") && (!c->data || c->swept < 0),
+          "--stability chooses cells of a sweep anew on resampled rows: it needs --each and --data" },
         { (c->into || c->freeze_mlps) && !find_asked(c, "path"),
           "--into and --freeze-mlps are for --path" },
         { (c->steps || c->exact) && !find_asked(c, "attribute"),
@@ -7339,7 +7443,7 @@ static int has_sign(Metric m) { return m == LOGIT_DIFF || m == LOGPROB || m == L
 typedef struct {
     Metric   metric;
     TokenSet answer, versus;
-    int      at;
+    int      at, reversed;              /* reversed: kl to base, not from it */
     int      loss_from;                 /* the position whose prediction is the first in the loss */
 } Question;
 
@@ -7356,10 +7460,11 @@ typedef struct {
     int           *partner;             /* [n_rows] of =resample: another row */
     int           *group, n_groups;     /* of each row that is run: rows that belong together */
     int            n_run;               /* how many those are */
-    double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit */
-    long          *count;               /* [n_sums] touches, [longest or 1, count] */
+    double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit that */
+    long          *count;               /* [n_sums] is `averaged` touches, [longest or 1, count] */
     int            n_sums;
     float          deviation;           /* of the entries of wte, once asked for */
+    ListFiles      files;               /* of addresses */
 } Study;
 
 /* An intervention, resolved for one prompt. */
@@ -7401,7 +7506,8 @@ struct Case {
     MiEdit       **edit;                /* [n_edits] of all steps: first n_held that hold in all */
     int            n_edits, n_held;     /* cells, in order, then those of the cells of a sweep */
     MiEdit        *held;                /* [samples, n_held] */
-    int            samples;
+    MiEdit       **averaged;            /* [n_averaged] those whose value is a mean, of readouts too */
+    int            n_averaged, samples;
     Asked         *asked;
     int            n_asked;
     MiRun         *base, *source, *edited, *other;  /* other: another row of --data */
@@ -7503,7 +7609,7 @@ static Parser parser_of(Case *c, const char *flag, const char *text)
                      .tokens = c->prompt.tokens, .n = c->prompt.n, .flag = flag, .argument = text,
                      .at = text, .end = text + strlen(text), .columns = c->columns,
                      .n_columns = c->n_columns, .deviation = &c->study->deviation,
-                     .uneven = is_study(c) && !c->study->aligned };
+                     .uneven = is_study(c) && !c->study->aligned, .files = &c->study->files };
 }
 
 /* "464 3290" -> tokens */
@@ -7560,6 +7666,7 @@ static void read_source(Case *c)
     if (!in->source && !in->source_tokens) {
         const char *who = find_asked(command, "edges") ? "edges"
                         : find_asked(command, "path") ? "path"
+                        : is_circuit(command, "source") ? "circuit"
                         : needed && column_of(&c->study->rows, "source") >= 0 ? "attribute" : NULL;
         if (uses(command, 0, NEEDS_SOURCE))
             resolving(c, mi_fail("--patch needs --source PROMPT: where the value comes from"));
@@ -7569,8 +7676,8 @@ static void read_source(Case *c)
     }
     if (!needed && !command->mean_from) {               /* a column that is not needed */
         if (!is_study(c))
-            resolving(c, mi_fail("--source is for --patch, --attribute, --edges and --path, and "
-                                 "there is none"));
+            resolving(c, mi_fail("--source is for --patch, --attribute, --edges, --path and "
+                                 "--circuit SITES=source, and there is none"));
         return;
     }
     if (in->source && !strcmp(in->source, "same")) c->donor = c->prompt;
@@ -7918,6 +8025,19 @@ static void list_edits(Case *c)
             }
 }
 
+/* The edits that take means, which over --data are summed up for them. */
+static void list_averaged(Case *c)
+{
+    int n = c->n_edits;
+    for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++) n += a->rows.n;
+    c->averaged = room(c, n, sizeof *c->averaged);
+    for (int i = 0; i < c->n_edits; i++)
+        if (c->edit[i]->from == MI_FROM_MEAN) c->averaged[c->n_averaged++] = c->edit[i];
+    for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
+        for (int i = 0; i < a->rows.n && a->rows.at[i].from == MI_FROM_MEAN; i++)
+            c->averaged[c->n_averaged++] = &a->rows.at[i];
+}
+
 /* One prompt, read and resolved but not run: all that can be wrong with what was typed. */
 static Case *open_case(Study *study, int row)
 {
@@ -7943,6 +8063,7 @@ static Case *open_case(Study *study, int row)
     list_edits(c);
     choose_metric(c);
     read_asked(c);
+    list_averaged(c);
     return c;
 }
 
@@ -8124,7 +8245,7 @@ static void bind_file(Case *c, Step *step)
 static void bind_mean(Case *c, int which)
 {
     const Study *study = c->study;
-    MiEdit *edit = c->edit[which];
+    MiEdit *edit = c->averaged[which];
     int     n = study->aligned ? study->longest * edit->count : edit->count;
     float  *mean = room(c, n, sizeof *mean);
     for (int i = 0; i < n; i++) mean[i] = (float)(study->sum[which][i] / study->count[which]);
@@ -8160,15 +8281,16 @@ static void prepare(Case *c)
     MiModel  *model = c->study->model;
     MiOptions options = { .keep = sites_shown(c), .threads = command->threads };
     options.keep |= sites_of_steps(c, FROM_BASE);
+    for (int i = 0; i < c->n_averaged && c->study->sum; i++) bind_mean(c, i);
     for (int i = 0; i < c->n_edits; i++) {
         MiEdit *edit = c->edit[i];
         if (i >= c->n_held) options.keep |= site_of(edit, FROM_ANYWHERE);
-        if (edit->from == MI_FROM_MEAN && c->study->sum) bind_mean(c, i);
         if (edit->from == MI_FROM_CALLER && !edit->value &&
             c->step[edit->order].typed->what->value == KIND)
             bind_partner(c, edit);
     }
-    if (!command->n_requests && !needs_source(command) && !find_asked(command, "heads"))
+    if (!command->n_requests && !needs_source(command) && !find_asked(command, "heads") &&
+        !find_asked(command, "circuit"))
         options.keep |= MI_KEEP_CACHE;
     c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
     if (!c->base) running(c, -1);
@@ -8281,7 +8403,7 @@ static double metric_of(const Question *q, const float *logits, const float *bas
     case LOGPROB:    return logit - mi_log_sum_exp(logits, V);
     case LOGIT:      return logit;
     case RANK:       return rank_of(&q->answer, logits, V);
-    case KL:         return divergence(base, logits, V);
+    case KL:         return q->reversed ? divergence(logits, base, V) : divergence(base, logits, V);
     default:         return NAN;
     }
 }
@@ -9091,8 +9213,8 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
 static void resolve_edges(Case *c, Asked *asked)
 {
     if (c->n_edits)
-        resolving(c, mi_fail("--%s: edges and paths are those of the unedited run; leave out "
-                             "interventions", asked->what->name));
+        resolving(c, mi_fail("--%s starts from the unedited run: leave out interventions",
+                             asked->what->name));
 }
 
 /* --path SENDERS --into RECEIVERS: heads and MLPs, whose output is patched; and who reads it. */
@@ -9697,6 +9819,389 @@ static void read_attribute(Case *c, const Asked *asked, Tables *out)
     if (!is_study(c)) add_reasons(c, asked, g, first, first + n_told, out);
 }
 
+/* ---- Circuits ---- */
+
+enum { RANDOM_SETS = 20 };
+
+/* --circuit SITES[=KIND] or FILE[=KIND] -> its members as cells; and as rows what ablates each layer
+ * of their sites, whole: what is no member is a part of that. */
+static void resolve_circuit(Case *c, Asked *asked)
+{
+    const char *text = asked->text, *value = find_value(text, 0);
+    int   length = (int)(value ? value - text : (int)strlen(text));
+    char *name = own(c, malloc(strlen(text) + 6));
+    sprintf(name, "%.*s", length, text);
+    if (!strcmp(name, "-") || !access(name, F_OK)) {
+        sprintf(name, "file:%s", text);
+        value = find_value(text = name, 0);
+    }
+    Parser p = parser_of(c, "--circuit", text);
+    MiEdit edit = { .op = MI_SET, .from = MI_FROM_SOURCE, .head = -1 };
+    resolve_edges(c, asked);
+    if (value) p.end = value;
+    int status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    for (const Address *a = p.found; a < p.found + p.n_found; a++)
+        if (SITES[a->site].width == MI_KEYS || SITES[a->site].width == MI_ONE)
+            resolving(c, fail_at(&p, a->text, "a circuit has heads, neurons and whole sites"));
+    if (!is_circuit(c->command, "source") &&
+        !read_value(&p, value ? value + 1 : "mean", KIND, &edit))
+        resolving(c, fail_at(&p, value + 1, "what is not in the circuit is set =mean, =zero, "
+                             "=tlzero, =resample or =source"));
+    if (edit.from == MI_FROM_CALLER && !is_study(c))
+        resolving(c, mi_fail("--circuit =resample takes another row's value: it needs --data"));
+    resolving(c, lay_out_cells(&p, &edit, 0, &asked->cells));
+    for (MiSite site = 0; site < MI_N_SITES; site++) {
+        Address whole = { .site = site, .pos.hi = c->prompt.n - 1, .has_pos = 1,
+                          .layer.hi = n_layers_of(c->study->model, site) - 1 };
+        int named = 0;
+        for (int i = 0; i < p.n_found; i++) named |= p.found[i].site == site;
+        if (named) resolving(c, expand(&asked->rows, &p, &whole, edit));
+    }
+}
+
+/* A circuit among all units of its sites, the narrowest that it names: site after site, layer after
+ * layer. */
+typedef struct {
+    MiEdits whole;                      /* what ablates each layer of each site */
+    int     n, T;                       /* units, positions */
+    MiEdit *unit;                       /* [n] what ablates it at all positions */
+    char   *member;                     /* [n,T] is it one there? */
+} Circuit;
+
+/* The part of an ablated unit that is at these positions, or with more columns its neighbours'. */
+static MiEdit part_of(MiEdit unit, int count, int pos, int pos_end)
+{
+    if (unit.value) unit.value += pos * unit.value_stride;
+    unit.count = count, unit.pos = pos, unit.pos_end = pos_end;
+    return unit;
+}
+
+static int unit_of(const Circuit *x, const MiEdit *member)
+{
+    int u = 0;
+    while (x->unit[u].site != member->site || x->unit[u].layer != member->layer ||
+           x->unit[u].first != member->first) u++;
+    return u;
+}
+
+static Circuit open_circuit(Case *c, const Asked *asked)
+{
+    const MiEdits *members = &asked->cells.edits;
+    Circuit x = { .T = c->prompt.n };
+    int     width[MI_N_SITES] = { 0 };
+    for (int i = 0; i < asked->rows.n; i++) {
+        running(c, add_edit(&x.whole, &asked->rows.at[i]));
+        MiEdit *edit = &x.whole.at[i];
+        if (edit->from == MI_FROM_CALLER && !edit->value) bind_partner(c, edit);
+    }
+    running(c, mi_edits_bind(&x.whole, c->base, c->source));
+    for (const MiEdit *e = members->at; e < members->at + members->n; e++)
+        width[e->site] = width[e->site] ? min_int(width[e->site], e->count) : e->count;
+    for (int i = 0; i < x.whole.n; i++) x.n += x.whole.at[i].count / width[x.whole.at[i].site];
+    x.unit = room(c, x.n, sizeof *x.unit);
+    x.member = room(c, (size_t)x.n * x.T, 1);
+    MiEdit *unit = x.unit;
+    for (const MiEdit *e = x.whole.at; e < x.whole.at + x.whole.n; e++)
+        for (int first = 0; first < e->count; first += width[e->site]) {
+            *unit = part_of(*e, width[e->site], 0, x.T);
+            if (unit->value) unit->value += first;
+            unit++->first = first;
+        }
+    for (const MiEdit *e = members->at; e < members->at + members->n; e++)
+        for (int u = unit_of(&x, e), i = 0; i < e->count / width[e->site]; i++)
+            memset(x.member + (size_t)(u + i) * x.T + e->pos, 1, min_int(e->pos_end, x.T) - e->pos);
+    return x;
+}
+
+/* order [n] -> set number `set` of random ones: which unit's place each unit takes, within its site;
+ * -1: its own. (Fisher and Yates.) */
+static void shuffle_units(const Circuit *x, int seed, int set, int *order)
+{
+    for (int u = 0, from = 0; u < x->n; u++) {
+        if (u && x->unit[u].site != x->unit[u - 1].site) from = u;
+        uint64_t key = mix_bits(seed) ^ ((uint64_t)set << 32 | (uint32_t)u);
+        int      other = set < 0 ? u : from + (int)(mix_bits(key) % (u - from + 1));
+        order[u] = order[other];
+        order[other] = u;
+    }
+}
+
+/* What ablates all members (of a shuffled circuit), or all others: the fewest edits. */
+static void ablate_units(Case *c, const Circuit *x, const int *order, int members, MiEdits *edits)
+{
+    for (int u = 0, next; u < x->n; u = next) {
+        const char *here = x->member + (size_t)order[u] * x->T;
+        for (next = u + 1; next < x->n && x->unit[next].first > x->unit[u].first &&
+             !memcmp(here, x->member + (size_t)order[next] * x->T, x->T);) next++;
+        for (int t = 0, end; t < x->T; t = end) {
+            for (end = t + 1; end < x->T && here[end] == here[t];) end++;
+            MiEdit edit = part_of(x->unit[u], (next - u) * x->unit[u].count, t, end);
+            if (here[t] == members) running(c, add_edit(edits, &edit));
+        }
+    }
+}
+
+/* The runs of a circuit C in the model M, as cells of one sweep: C, M less C, nothing of its kinds;
+ * random sets R, each followed by M less R; then of each member v C less v, and M less v. */
+static int *lay_out_circuit(Case *c, const Asked *asked, const Circuit *x, int n, MiEdits *edits)
+{
+    const MiCells *form = &asked->cells;
+    int *order = room(c, x->n, sizeof *order), *first = room(c, n + 1, sizeof *first);
+    for (int i = 0; i < n; i++) {
+        int set = i < 3 ? i - 3 : (i - 3) / 2, v = set - RANDOM_SETS;
+        int others = i < 3 ? i != 1 : (i - 3) % 2 == 0, members = i < 3 ? i > 0 : !others;
+        shuffle_units(x, c->command->seed, v < 0 ? set : -1, order);
+        if (others) ablate_units(c, x, order, 0, edits);
+        if (members && v < 0) ablate_units(c, x, order, 1, edits);
+        for (int j = v < 0 ? 0 : form->first[v]; j < (v < 0 ? 0 : form->first[v + 1]); j++) {
+            const MiEdit *e = &form->edits.at[j];
+            MiEdit one = part_of(x->unit[unit_of(x, e)], e->count, e->pos,
+                                 min_int(e->pos_end, x->T));
+            running(c, add_edit(edits, &one));
+        }
+        first[i + 1] = edits->n;
+    }
+    return first;
+}
+
+/* "4 of 24 heads, 2 of 6 mlp_out" */
+static void count_members(const Circuit *x, char *text, size_t size)
+{
+    for (int u = 0, n = 0, all = 0; u < x->n; u++) {
+        MiSite site = x->unit[u].site;
+        n += memchr(x->member + (size_t)u * x->T, 1, x->T) != NULL, all++;
+        if (u + 1 < x->n && x->unit[u + 1].site == site) continue;
+        append(text, size, "%s%d of %d %s", *text ? ", " : "", n, all, site == MI_z ? "heads"
+               : site == MI_mlp_post ? "neurons" : SITES[site].name);
+        n = all = 0;
+    }
+}
+
+/* Each of the sets' numbers, and their means as rows 2 and 4 of rows[0], of the metric, and rows[1],
+ * of KL. */
+static void add_random_sets(const double *metric, const double *kl, double rows[2][6], Tables *out)
+{
+    static const char *const cols[] = { "circuit", "complement", "circuit kl", "complement kl" };
+    Table *sets = titled(add_table(out, "random sets", SILENT, RANDOM_SETS, 4), "", "set", "",
+                         "random sets of the circuit's size and kinds");
+    for (int i = 0; i < 4 * RANDOM_SETS; i++) {
+        int k = i % 4;
+        sets->value[i] = (k < 2 ? metric : kl)[3 + 2 * (i / 4) + k % 2];
+        rows[k / 2][2 + 2 * (k % 2)] += sets->value[i] / RANDOM_SETS;
+        snprintf(sets->row[i / 4], sizeof(Label), "%d", i / 4 + 1);
+        strcpy(sets->col[k], cols[k]);
+    }
+}
+
+/* The circuit and the model without each member, F(C-v) and F(M-v), less what either is (Wang et al.
+ * 2022: minimality, and incompleteness for sets of one; theirs are absolute). */
+static void add_members(const MiCells *form, const char *quantity, const double *metric,
+                        Tables *out, Table *circuit)
+{
+    int    n = form->n_rows * form->n_cols;
+    Table *table = titled(add_table(out, "members", BARS, n, 2), quantity, "member", "",
+                          "without member v: F(C-v) - F(C), its minimality; F(C-v) - F(M-v)");
+    table->is_signed = 1;
+    table->address = must(calloc(2 * n + 1, sizeof(Label)));
+    strcpy(table->col[0], "minimality"), strcpy(table->col[1], "incompleteness");
+    for (int i = 0; i < n; i++) {
+        const double *less = metric + 3 + 2 * (RANDOM_SETS + i);
+        circuit->value[6 + i] = less[0];
+        table->value[2 * i] = less[0] - metric[0];
+        table->value[2 * i + 1] = less[0] - less[1];
+        snprintf(circuit->row[6 + i], sizeof(Label), "less %.50s", form->address[i]);
+        strcpy(table->row[i], form->address[i]);
+        for (int k = 0; k < 2; k++) strcpy(table->address[2 * i + k], form->address[i]);
+    }
+}
+
+/* Sets as rows: of the circuit's table all, and its members; of the others some. */
+static void add_circuit_tables(Case *c, const Asked *asked, const Circuit *x, const double *metric,
+                               const double *kl, Tables *out)
+{
+    static const char *const sets[] = { "whole", "circuit", "random circuits", "complement",
+                                        "random complements", "all ablated" };
+    static const struct { const char *name; int from, to; } forms[] = {
+        { "circuit", 0, 6 }, { "faithfulness", 1, 5 }, { "completeness", 1, 6 } };
+    const char *name = METRICS[c->question.metric].name;
+    int    n = asked->cells.n_rows * asked->cells.n_cols, at = out->n, mlps = 0;
+    double rows[2][6] = { { c->outcome[0].metric, metric[0], 0, metric[1], 0, metric[2] },
+                          { 0, kl[0], 0, kl[1], 0, kl[2] } };
+    char   what[100] = "";
+    count_members(x, what, sizeof what);
+    for (int i = 0; i < x->whole.n; i++) mlps |= half_of(c->study->model, x->whole.at[i].site, 0);
+    add_random_sets(metric, kl, rows, out);
+    for (int k = 0; k < 3; k++) {
+        Table *table = add_table(out, forms[k].name, BARS, forms[k].to - forms[k].from + !k * n, 1);
+        strcpy(table->col[0], k == 0 ? name : k == 1 ? "faithfulness" : "kl");
+        for (int i = forms[k].from, row = 0; i < forms[k].to; i++, row++) {
+            strcpy(table->row[row], sets[i]);
+            table->value[row] = rows[k == 2][i] - (k == 1 ? metric[2] : 0);
+        }
+    }
+    add_members(&asked->cells, name, metric, out, &out->at[at + 1]);
+    Table *circuit = &out->at[at + 1];
+    titled(circuit, name, "set", "", "%s with %s, the others ablated%s", name,
+           what, mlps ? "" : "; MLPs are left alone");
+    titled(circuit + 1, "faithfulness", "set", "",
+           "faithfulness: 0 as with all ablated, 1 as the whole model");
+    titled(circuit + 2, "KL, in nats", "set", "",
+           "completeness: KL(set || whole) of the complement, in nats; high is good");
+    circuit->is_signed = has_sign(c->question.metric) && c->question.metric != LOGPROB;
+    circuit->limit = c->question.metric == PROB;
+    circuit[1].is_signed = circuit[1].is_share = 1;
+    circuit[1].whole = rows[0][0] - metric[2];
+}
+
+/* --circuit: the parts that are said to do something, alone and left out, beside random parts of the
+ * same number and kind. Only units of their kinds are ablated. A member keeps its own value at the
+ * positions it names, everywhere if it names none: all else of its kind is not in the circuit. */
+static void read_circuit(Case *c, const Asked *asked, Tables *out)
+{
+    int      sets = 3 + 2 * RANDOM_SETS, n = sets + 2 * asked->cells.n_rows * asked->cells.n_cols;
+    Circuit  x = open_circuit(c, asked);
+    MiEdits  edits = { 0 };
+    int     *first = lay_out_circuit(c, asked, &x, n, &edits);
+    double  *metric = room(c, n, sizeof *metric), *kl = room(c, sets, sizeof *kl);
+    Question typed = c->question;
+    run_sweep(c, &edits, first, metric, n);
+    c->question.metric = KL, c->question.reversed = 1;
+    run_sweep(c, &edits, first, kl, sets);
+    c->question = typed;
+    add_circuit_tables(c, asked, &x, metric, kl, out);
+    mi_edits_free(&edits);
+    mi_edits_free(&x.whole);
+}
+
+static Table *table_named(const Tables *tables, const char *name)
+{
+    for (int i = 0; i < tables->n; i++)
+        if (!strcmp(tables->at[i].name, name)) return &tables->at[i];
+    return NULL;
+}
+
+/* Random sets have the error of a mean over sets, in the tables that follow them. */
+static void finish_circuit(Tables *report)
+{
+    Table *sets = table_named(report, "random sets");
+    double whole = fabs(sets[1].value[0] - sets[1].value[5]);
+    for (int i = 1; i < 4; i++)
+        if (!sets[i].error) {
+            sets[i].error = must(malloc(cells_of(&sets[i]) * sizeof(double)));
+            for (int k = 0; k < cells_of(&sets[i]); k++) sets[i].error[k] = NAN;
+        }
+    for (int k = 0; k < 4; k++) {
+        double mean = 0, squares = 0;
+        for (int s = 0; s < RANDOM_SETS; s++) mean += sets->value[4 * s + k] / RANDOM_SETS;
+        for (int s = 0; s < RANDOM_SETS; s++) squares += pow(sets->value[4 * s + k] - mean, 2);
+        double error = sqrt(squares / RANDOM_SETS / (RANDOM_SETS - 1));
+        if (k < 2) sets[1].error[2 + 2 * k] = error, sets[2].error[1 + 2 * k] = error / whole;
+        else sets[3].error[1 + 2 * (k - 2)] = error;
+    }
+}
+
+/* ---- Stability ---- */
+
+static double log_choose(int n, int k)
+{
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1);
+}
+
+/* E |A n B| / |A u B| of two random sets of K of n: i in common, hypergeometric, is i / (2K - i). */
+static double jaccard_at_random(int n, int K)
+{
+    double sum = 0;
+    for (int i = max_int(1, 2 * K - n); i <= K; i++)
+        sum += i / (2.0 * K - i) * exp(log_choose(K, i) + log_choose(n - K, K - i) - log_choose(n, K));
+    return sum;
+}
+
+/* The K cells with the largest |mean| over rows: all, or those of G groups drawn with replacement,
+ * resample number b. */
+static void choose_cells(const Table *change, const int *group, const int *groups, int G, int seed,
+                         int b, int K, int *chosen)
+{
+    int     n = cells_of(change), *times = must(calloc(change->n_prompts + 1, sizeof *times));
+    double *sum = must(calloc(n + 1, sizeof *sum));
+    float  *size = must(malloc((n + 1) * sizeof *size));
+    for (int j = 0; j < G; j++) {
+        uint64_t key = mix_bits(seed) ^ ((uint64_t)b << 32 | (uint32_t)j);
+        times[groups[b < 0 ? j : (int)(mix_bits(key) % G)]]++;
+    }
+    for (int r = 0; r < change->n_prompts; r++)
+        for (int i = 0; i < n && group[r] >= 0 && times[group[r]]; i++)
+            sum[i] += times[group[r]] * change->all[(size_t)r * n + i];
+    for (int i = 0; i < n; i++) size[i] = (float)fabs(sum[i]);
+    mi_top(size, n, K, chosen);
+    free(times);
+    free(sum);
+    free(size);
+}
+
+/* --stability K: had the prompts been others, would the same K cells be the strongest? Groups of
+ * rows are drawn again with replacement, RESAMPLES times; any two of the sets of K compared. */
+static void finish_stability(const Study *study, int K, Tables *report)
+{
+    enum { RESAMPLES = 100, PAIRS = RESAMPLES * (RESAMPLES - 1) / 2 };
+    const Table change = *table_named(report, "change");
+    int    n = cells_of(&change), cells = 0, G = 0;
+    int   *groups = must(calloc(study->n_groups + 1, sizeof *groups));
+    double jaccard = 0;
+    for (int i = 0; i < n; i++) cells += isfinite(change.value[i]);
+    for (int g = 0; g < study->n_groups; g++)           /* those with a row that is left */
+        for (int r = 0; r < change.n_prompts && (!G || groups[G - 1] != g); r++)
+            if (study->group[r] == g) groups[G++] = g;
+    if (K >= cells || G < 2)
+        check(mi_fail(K >= cells ? "--stability: %d of %d cells are no choice"
+                      : "--stability: %d of %d cells cannot be chosen anew from one group of rows",
+                      K, cells), FAULT_OF_RUN);
+    int  *chosen = must(malloc((RESAMPLES + 1) * (size_t)K * sizeof *chosen));
+    char *is_in = must(calloc((size_t)RESAMPLES * n + 1, 1));       /* [RESAMPLES,n] */
+    for (int b = 0; b <= RESAMPLES; b++) {
+        choose_cells(&change, study->group, groups, G, study->command->seed,
+                     b < RESAMPLES ? b : -1, K, chosen + b * K);
+        for (int i = 0; i < K && b < RESAMPLES; i++) is_in[(size_t)b * n + chosen[b * K + i]] = 1;
+        for (int a = 0, both = 0; a < b && b < RESAMPLES; a++, both = 0) {
+            for (int i = 0; i < K; i++) both += is_in[(size_t)a * n + chosen[b * K + i]];
+            jaccard += both / (2.0 * K - both) / PAIRS;
+        }
+    }
+    Table *table = titled(add_table(report, "stability", BARS, K, 1), "share of resamples", "cell",
+                          "", "--stability: the %d strongest cells, and how often they are in %d "
+                          "resamples", K, RESAMPLES);
+    table->limit = 1;
+    table->address = must(calloc(K + 1, sizeof(Label)));
+    strcpy(table->col[0], "chosen");
+    for (int i = 0; i < K; i++) {
+        int  cell = chosen[RESAMPLES * K + i], times = 0;
+        char place[160];
+        place_of(&change, cell, place);
+        label_append(table->row[i], sizeof(Label), place, strlen(place));
+        strcpy(table->address[i], change.address[cell]);
+        for (int b = 0; b < RESAMPLES; b++) times += is_in[(size_t)b * n + cell];
+        table->value[i] = times / (double)RESAMPLES;
+    }
+    table = titled(add_table(report, "jaccard", BARS, 2, 1), "Jaccard index", "", "",
+                   "mean pairwise Jaccard index of these sets (the field asks for .8)");
+    table->limit = 1;
+    strcpy(table->col[0], "jaccard");
+    strcpy(table->row[0], "resamples"), strcpy(table->row[1], "random sets");
+    table->value[0] = jaccard, table->value[1] = jaccard_at_random(cells, K);
+    free(groups);
+    free(chosen);
+    free(is_in);
+}
+
+/* What is said of the means of all rows, when they are known. */
+static void finish_tables(const Study *study, Tables *report)
+{
+    const Asked *stability = find_asked(study->command, "stability");
+    if (find_asked(study->command, "circuit")) finish_circuit(report);
+    if (stability) finish_stability(study, stability->number, report);
+}
+
 /* ---- Attention ---- */
 
 /* Heads, or all heads of a layer's scores or pattern */
@@ -9938,6 +10443,10 @@ static const Readout READOUTS[] = {
       PATH_SITES, resolve_edges, read_edges },
     { "path", "SENDERS", "path patching: senders from the source, into --into", 0, ADDRESSES, 0, 0,
       PATH_SITES, resolve_path, read_path },
+    { "circuit", "SITES|FILE[=KIND]", "these alone, and all but these; others =mean, =source ...", 0,
+      ADDRESSES, 0, 0, 0, resolve_circuit, read_circuit },
+    { "stability", "K", "are the K strongest of --each those of other rows of --data, too?", 0,
+      A_NUMBER, 1, 1000, 0, NULL, NULL },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
       read_attn },
     { "heads", "[N]", "induction, previous and duplicate heads, on N random tokens, twice", 0,
@@ -10109,9 +10618,7 @@ typedef struct {
 
 static const Table *find_table(const Report *report, const char *name)
 {
-    for (int i = 0; i < report->tables.n; i++)
-        if (!strcmp(report->tables.at[i].name, name)) return &report->tables.at[i];
-    return NULL;
+    return table_named(&report->tables, name);
 }
 
 /* Tokens from <= t < to of a prompt as they were typed, what could move a cursor replaced. */
@@ -10235,6 +10742,18 @@ static int is_too_late(const Case *c, const MiEdits *edits)
     return late;
 }
 
+/* What =mean is a mean of. */
+static const char *mean_note(const Case *c)
+{
+    const char *from = c->command->mean_from;
+    return !is_study(c) ? "   (posmean: the mean over all positions, later ones too)"
+         : from && *from == 's'
+         ? c->study->aligned ? "   (mean over the rows' sources, position by position)"
+         : "   (mean over the rows' sources and their positions)"
+         : c->study->aligned ? "   (mean over the rows, position by position)"
+         : "   (mean over the rows and their positions)";
+}
+
 /* What was changed, step by step, with what the reader should know of it. */
 static void print_steps(const Report *report, const Screen *screen)
 {
@@ -10251,12 +10770,7 @@ static void print_steps(const Report *report, const Screen *screen)
         snprintf(flag, sizeof flag, "--%s", request->what->name);
         print_typed(out, flag, request->argument, "");
         if (request->what->value == KIND && value && !strcmp(value, "=mean"))
-            fputs(!is_study(c) ? "   (posmean: the mean over all positions, later ones too)"
-                  : command->mean_from && *command->mean_from == 's'
-                  ? c->study->aligned ? "   (mean over the rows' sources, position by position)"
-                  : "   (mean over the rows' sources and their positions)"
-                  : c->study->aligned ? "   (mean over the rows, position by position)"
-                  : "   (mean over the rows and their positions)", out);
+            fputs(mean_note(c), out);
         if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
         if (request->what->op == MI_ADD && !is_study(c) && i != command->swept)
             fprintf(out, "   (|C v| / |h| = %.3g)", step->strength);
@@ -10275,6 +10789,19 @@ static void print_steps(const Report *report, const Screen *screen)
             print_note(screen, "it comes after position %d, which is read, and changes nothing "
                        "there", c->question.at);
     }
+}
+
+/* The circuit, and what is done to all that is not in it. */
+static void print_circuit(const Case *c, const Screen *screen)
+{
+    const Asked *asked = find_asked(c->command, "circuit");
+    if (!asked) return;
+    fputs("  circuit ", screen->out);
+    print_typed(screen->out, "--circuit", asked->text, "");
+    fprintf(screen->out, "%s%s\n", find_value(asked->text, 0) ? "" : "=mean",
+            is_circuit(c->command, "mean") ? mean_note(c) : "");
+    print_note(screen, "random: %d sets of its size and kinds, seed %d; ± is over the sets",
+               RANDOM_SETS, c->command->seed);
 }
 
 /* How many prompts end with a space that belongs to the next token? */
@@ -10321,6 +10848,7 @@ static void print_heading(const Report *report, const Screen *screen)
     }
     fputc('\n', out);
     print_steps(report, screen);
+    print_circuit(c, screen);
     note_answer(c, screen, 0);
     note_answer(c, screen, 1);
     int spaces = n_ending_with_space(report);
@@ -10827,23 +11355,22 @@ static void add_to_means(Study *study, Case *c)
     const Command *command = study->command;
     int from_source = command->mean_from && !strcmp(command->mean_from, "source");
     const Prompt *prompt = from_source ? &c->donor : &c->prompt;
-    MiOptions options = { .threads = command->threads, .keep = sites_of_steps(c, FROM_MEAN) };
-    if (options.keep == MI_KEEP_NONE) return;
-    options.keep |= MI_KEEP_CACHE;
+    MiOptions options = { .threads = command->threads, .keep = MI_KEEP_CACHE };
+    if (!c->n_averaged) return;
+    for (int i = 0; i < c->n_averaged; i++) options.keep |= site_of(c->averaged[i], FROM_MEAN);
     if (!study->sum) {
-        study->n_sums = c->n_edits;
-        study->sum = must(calloc(c->n_edits, sizeof *study->sum));
-        study->count = must(calloc(c->n_edits, sizeof *study->count));
+        study->n_sums = c->n_averaged;
+        study->sum = must(calloc(c->n_averaged, sizeof *study->sum));
+        study->count = must(calloc(c->n_averaged, sizeof *study->count));
     }
-    if (c->n_edits != study->n_sums)
+    if (c->n_averaged != study->n_sums)
         resolving(c, mi_fail("its cells are not those of row 1: =mean over rows of different "
                              "length needs positions by name or from the end"));
     if (!prompt->n) resolving(c, mi_fail("--mean-from source needs a column source"));
     MiRun *run = mi_run(study->model, prompt->tokens, prompt->n, NULL, &options);
     if (!run) running(c, -1);
-    for (int i = 0; i < c->n_edits; i++) {
-        const MiEdit *edit = c->edit[i];
-        if (edit->from != MI_FROM_MEAN) continue;
+    for (int i = 0; i < c->n_averaged; i++) {
+        const MiEdit *edit = c->averaged[i];
         if (!study->sum[i])
             study->sum[i] = must(calloc((size_t)study->longest * edit->count, sizeof(double)));
         for (int t = 0; t < prompt->n; t++) {
@@ -10894,7 +11421,7 @@ static void survey(Study *study)
             if (pass == 1) add_to_means(study, c);
             if (pass == 0 && r > 0 && c->prompt.n != study->longest) study->aligned = 0;
             if (pass == 0) study->longest = max_int(study->longest, c->prompt.n);
-            int means = sites_of_steps(c, FROM_MEAN) != MI_KEEP_NONE;
+            int means = c->n_averaged;
             close_case(c);
             if (pass == 1 && !means) break;
         }
@@ -10966,7 +11493,7 @@ static void run_study(Study *study, Report *report)
             Case  *c = cases[i];
             Tables one = { 0 };
             for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
-                a->what->read(c, a, &one);
+                if (a->what->read) a->what->read(c, a, &one);
             add_prompt(c, &report->tables, &one, r + i - from, report->n);
         }
         for (int i = n - 1; i >= 0; i--) {
@@ -10979,6 +11506,7 @@ static void run_study(Study *study, Report *report)
                     r + n < to ? "" : "\r\033[K");
     }
     summarize(&report->tables, study->group, report->n, &report->n_dropped, &report->n_groups);
+    finish_tables(study, &report->tables);
     for (int i = 0; i < report->tables.n && !study->rows.n_rows; i++)
         report->tables.at[i].n_prompts = 0;
 }
@@ -11076,7 +11604,7 @@ static void print_all(Report *report, int argc, char **argv)
 
 static void run_command(const Command *command, int argc, char **argv)
 {
-    Study  study = { .command = command, .aligned = 1, .n_rows = 1 };
+    Study  study = { .command = command, .aligned = 1, .n_rows = 1, .files.read = read_all };
     Report report = { .study = &study };
     if (command->data) {
         study.rows = read_rows(command->data);
@@ -11104,6 +11632,7 @@ static void run_command(const Command *command, int argc, char **argv)
     free(study.partner);
     free(study.group);
     free_rows(&study.rows);
+    free_files(&study.files);
     mi_tokenizer_close(study.words);
     mi_close(study.model);
 }

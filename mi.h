@@ -201,8 +201,8 @@ typedef struct {                /* a list of edits, and the constants they use *
 } MiEdits;
 
 /* Add the edits that "--OP ARGUMENT" of the command line means, e.g. ("ablate", "L5H3@-1=mean"),
- * for a prompt of n tokens. OP: ablate patch freeze scale knockout noise
- * steer project set. The values are still open; those of the last three are the caller's to set. */
+ * for a prompt of n tokens; "file:NAME" in it stands for the addresses in a file, which is read now.
+ * OP: ablate patch freeze scale knockout noise steer project set. The values are still open; those of the last three are the caller's to set. */
 int  mi_edits_parse(MiEdits *edits, const MiModel *model, const MiTokenizer *tokenizer,
                     const int *tokens, int n, const char *op, const char *argument);
 /* Fill in the values: means and frozen values from base, patches from source (unedited runs). */

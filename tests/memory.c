@@ -129,6 +129,8 @@ static const char *const commands[][16] = {
     {"ABC", "--dla=tokens", "--ablate", "L1H1", "--answer", "#33"},
     {"ABC", "--source", "ACB", "--attribute", "edges", "--steps", "1", "--answer", "#33"},
     {"ABC", "--attribute", "L1H*.q", "--answer", "#33", "--ablate", "L0H1"},
+    {"--data", "t.tsv", "--circuit", "t.txt"},
+    {"--data", "t.tsv", "--ablate", "file:t.txt", "--each", "--stability", "1"},
     {"ABC", "--source", "ACB", "--path", "heads", "--into", "L2H1.q", "--edges", "--answer", "#33"},
 };
 static const char table[] = "prompt\tsource\tanswer\tversus\tgroup\tS\nABC\tABD\tE\tF\t1\tB\n"
@@ -171,7 +173,7 @@ static void run(const char *const *command, long fail_at, int fail_all, Outcome 
     DIR *folder = opendir("work");
     for (struct dirent *entry; folder && (entry = readdir(folder));) {
         char path[400];
-        if (entry->d_name[0] == '.' || !strcmp(entry->d_name, "t.tsv")) continue;
+        if (entry->d_name[0] == '.' || !strncmp(entry->d_name, "t.", 2)) continue;
         snprintf(path, sizeof path, "work/%s", entry->d_name);
         FILE *file = fopen(path, "rb");
         size_t used = strlen(outcome->files);
@@ -240,6 +242,9 @@ int main(int argc, char **argv)
     FILE *file = fopen("work/t.tsv", "w");
     if (!file) return perror("work/t.tsv"), 1;
     fputs(table, file);
+    fclose(file);
+    if (!(file = fopen("work/t.txt", "w"))) return perror("work/t.txt"), 1;
+    fputs("L0H1 # two heads\nL1H0@S\n", file);
     fclose(file);
     for (int c = 0; c < (int)(sizeof commands / sizeof *commands); c++) try_command(c);
     return report();

@@ -103,6 +103,7 @@ static void reads_prompt(const char *what, const char *typed, const char *want)
     size_t n;
     int    saved = dup(0), fd = open(put_text("in", typed), O_RDONLY);
     dup2(fd, 0);
+    standard_input_is_read = 0;
     char *text = read_standard_input(&n);
     CHECK(n == strlen(want) && !strcmp(text, want), "standard input, %s: \"%s\"", what, text);
     free(text);
@@ -114,6 +115,7 @@ static void from(const char *path, int fd)              /* the child's standard 
 {
     int opened = path ? open(path, O_RDONLY) : fd;
     dup2(opened, 0);
+    standard_input_is_read = 0;
 }
 
 static void test_reading(void)
