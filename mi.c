@@ -5923,7 +5923,7 @@ typedef struct {
     int     is_share;           /* the values are parts of what `whole` stands for */
     double  whole, *wholes;     /* of this prompt; [n_prompts] */
     int     most;               /* show so many cells, the largest both ways; 0: all */
-    int     from, n_from;       /* n_from > 0: it is made of the means of so many tables: compare() */
+    int     from, n_from;       /* n_from > 0: it is made of so many tables' means by compare() */
 } Table;
 
 /* An array that is to be written to a file; over --data with one part for each prompt. */
@@ -6064,6 +6064,7 @@ static Color heat(double share)
 static const struct { const char *name; Color color; const char *code[3]; } INKS[] = {
     INK("bar", 95, 135, 175, 67), INK("base", 86, 156, 214, 74), INK("edited", 232, 137, 61, 173),
     INK("held", 232, 137, 61, 173), INK("swept", 200, 110, 200, 170),
+    INK("exact", 232, 137, 61, 173), INK("pattern anew", 200, 110, 200, 170),
     INK("source", 120, 180, 110, 107), { "bold", { 0, 0, 0 }, { "", "\033[1m", "\033[1m" } },
     { "dim", { 0, 0, 0 }, { "", "\033[2m", "\033[2m" } },
     { "off", { 0, 0, 0 }, { "", "\033[0m", "\033[0m" } },
@@ -6764,7 +6765,7 @@ static void svg_maps(Figure *f, const Table *table, int n)
         const Table *shown = n > 1 ? &table[i] : table;
         p.rows = i % across == 0;
         p.cols = i < across || n == 1;
-        if (p.rows) p.y = f->y += (n > 1 ? 8 : 0) + (p.cols ? p.above : 0);
+        if (p.rows) p.y = f->y += (n > 1 ? 16 : 0) + (p.cols ? p.above : 0);
         p.first = n > 1 ? 0 : i * per_panel;
         p.last = min_int(p.first + per_panel, cols);
         p.x = left + i % across * (p.width * cols + 14);
@@ -6865,7 +6866,9 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
     if (title) svg_lines(&f, 15, COLUMN, " font-weight=\"bold\"", title), f.y += 8;
     for (const Table *table = tables->at; table < end; table += n) {
         n = maps_alike(table, end);
-        if (table->look == SILENT || !cells_of(table) || (others && is_summary(table))) continue;
+        if (table->look == SILENT || !cells_of(table) || (others && is_summary(table)) ||
+            (others && isinf(table->limit)))            /* numbers of several kinds */
+            continue;
         Tables few = { 0 };
         const Table *shown = is_long(table) ? add_largest(&few, table) : table;
         if (n == 1) svg_lines(&f, 12, COLUMN, "", shown->title), f.y += 4;
@@ -7332,7 +7335,8 @@ static int check_command(Command *c, const Menu *menu)
         { c->data && c->generate, "--data: --generate is for one prompt" },
         { find_asked(c, "heads") && (c->prompt || c->tokens || c->data || c->bos),
           "--heads: its prompt is random tokens; leave out yours (and --bos)" },
-        { c->data && find_asked(c, "top") && c->swept < 0,
+        { c->data && find_asked(c, "top") && c->swept < 0 && !find_asked(c, "attribute") &&
+          !find_asked(c, "edges"),
           "--top is for one prompt: the tokens of different prompts have no mean" },
         { c->mean_from && !c->data, "--mean-from is for --data" },
         { c->mean_from && !means, "--mean-from is for --ablate SITES=mean, and there is none" },
@@ -9630,8 +9634,8 @@ static int furthest(const Table *told, const Table *exact, int n, int *top)
     return n;
 }
 
-/* A table that is made of the means of others, the last of them exact: their audit; or cells of them
- * side by side, the largest, or where the first and the exact differ most. */
+/* A table that is made of the means of others, the last of them exact: their audit; or cells of
+ * them side by side, the largest, or where the first and the exact differ most. */
 static void compare(Table *t, const Table *of)
 {
     const Table *exact = of + t->n_from - 1;
@@ -9653,8 +9657,7 @@ static void compare(Table *t, const Table *of)
     free(top);
 }
 
-/* The tables that compare() fills, of n at `from`: the columns of each are those n, but for the
- * audit without the exact one. */
+/* The tables that compare() fills, with a column for each of n at `from`; the audit has no last. */
 static Table *add_comparison(Tables *out, const char *name, int from, int n, int n_rows,
                              const char *title)
 {
@@ -9665,8 +9668,7 @@ static Table *add_comparison(Tables *out, const char *name, int from, int n, int
     table->address = must(calloc(cells_of(table) + 1, sizeof(Label)));  /* NAN is no cell */
     table->is_signed = 1;
     table->limit = audit ? INFINITY : 0;
-    for (int k = 0; k < table->n_cols; k++)
-        strcpy(table->col[k], k && k + 1 == n ? "exact" : k ? "pattern anew" : "attribution");
+    for (int k = 0; k < table->n_cols; k++) strcpy(table->col[k], out->at[from + k].name);
     return table;
 }
 
@@ -9753,7 +9755,7 @@ static int is_affordable(const Case *c, int n)
 static void add_attributions(Case *c, const Asked *asked, const Graph *g, const int which[3],
                              Tables *out)
 {
-    static const char *const names[] = { "attribution", "attribution anew", "attribution exact" };
+    static const char *const names[] = { "attribution", "pattern anew", "exact" };
     const MiCells *form = &asked->cells;
     const char    *metric = METRICS[c->question.metric].name;
     char    how[40] = "gradient", title[3][100] = { "", "with the pattern computed anew",
@@ -10864,7 +10866,7 @@ static void print_heading(const Report *report, const Screen *screen)
         print_note(screen, "%d of %d rows gave a number that is not finite, the first of them row "
                    "%d; they are in no mean", report->n_dropped, report->n,
                    report->from + dropped + 1);
-    if (find_table(report, "attribution") && !find_table(report, "attribution exact"))
+    if (find_table(report, "attribution") && !find_table(report, "exact"))
         print_note(screen, "there is nothing exact beside the attribution: so many patches take "
                    "long; --exact\n          runs them");
     for (const Outcome *o = c->outcome; o < c->outcome + c->n_outcomes && !is_study(c); o++)

@@ -116,7 +116,7 @@ for sites in heads 'L*.mlp_out@*' 'L2H*.pattern@-1' 'L1.resid_pre@9-13' 'L3H0-3.
     cp "$dir/out" "$dir/attributed"
     run --source "$S" --patch "$sites" --each
     why=$(awk -F'\t' '$1 == "cells" { cell[$8] = $5 } $1 == "metric" && $3 == "base" { base = $5 }
-        $1 == "attribution exact" { told[$8] = $5 } END {
+        $1 == "exact" { told[$8] = $5 } END {
             for (a in told) { n++; if ((cell[a] - base - told[a]) ^ 2 > 1e-12) print a, cell[a] - base, told[a] }
             if (!n) print "nothing" }' "$dir/out" "$dir/attributed")
     if [ -z "$why" ]; then ok; else bad "--attribute $sites" "$why"; fi
@@ -163,7 +163,7 @@ END
         why=$(awk -F'\t' -v model="$model" -v steps=$steps '
             FNR == NR { if ($1 == model && $2 == steps) { want[$3, $4] = $5; n++ } next }
             $1 == "attribution" && $3 ~ />/ { got["edge", $3] = $5 }
-            $1 == "attribution anew" { got["anew", $8] = $5 }
+            $1 == "pattern anew" { got["anew", $8] = $5 }
             $1 == "attribution" && $8 ~ /^(L[0-9]+H[0-9]+|L[0-9]+.mlp_out|embed)$/ { name = $8
                 sub(/embed/, "input", name); sub(/L/, name ~ /H/ ? "a" : "m", name)
                 sub(/H/, ".h", name); sub(/.mlp_out/, "", name); got["node", name] = $5 }
@@ -188,7 +188,7 @@ edge_sums() {                       # FLAGS: in $dir/edges those of the writers,
 }
 edge_sums --source "$S"
 run --source "$S" --edges
-why=$(awk -F'\t' '$1 == "metric" { said[$3] = $5 } $1 == "attribution exact" { exact[$3] = $5 }
+why=$(awk -F'\t' '$1 == "metric" { said[$3] = $5 } $1 == "exact" { exact[$3] = $5 }
     $1 == "edges" { n++; change = $5 * (said["source"] - said["base"])
         if ((exact[$3] - change) ^ 2 > 1e-10) print $3, exact[$3], change } END { if (n != 1108) print n }' \
     "$dir/edges" "$dir/out" | head -n 3)
@@ -197,7 +197,7 @@ edge_sums
 for flags in '--ablate heads' '--scale heads=1.01' '--scale heads=0.99'; do
     run $flags --each; cp "$dir/out" "$dir/${flags#*=}"
 done
-why=$(awk -F'\t' 'FNR == 1 { file++ } $1 == "attribution" { told[$8] = $5 } $1 == "attribution exact" { exact[$8] = $5 }
+why=$(awk -F'\t' 'FNR == 1 { file++ } $1 == "attribution" { told[$8] = $5 } $1 == "exact" { exact[$8] = $5 }
     $1 == "change" { change[file, $8] = $5 } END { for (a in told) { n++; slope = (change[4, a] - change[3, a]) / 0.02
         if (change[2, a] != exact[a]) print a, change[2, a], exact[a]
         if ((slope - told[a]) ^ 2 > (0.02 * told[a]) ^ 2 + 1e-5) print a, slope, told[a] } if (n != 24) print n }' \
@@ -206,7 +206,7 @@ if [ -z "$why" ]; then ok; else bad "--attribute without a source" "$why"; fi
 # Why: patched, the softmax of a head's own queries says what the pattern anew says; another head's
 # flat pattern is what hides L4H3
 run --source "$S" --attribute 'L5H*.q'
-why=$(awk -F'\t' '$1 == "attribution anew" { anew[$8] = $5 } $1 == "why" && $4 == "weight" && $5 < 0.99 { print }
+why=$(awk -F'\t' '$1 == "pattern anew" { anew[$8] = $5 } $1 == "why" && $4 == "weight" && $5 < 0.99 { print }
     $1 == "why" && $4 == "truth" { n++; at = $3; sub(/,.*/, "", at); if ((anew[at] - $5) ^ 2 > 1e-8) print at, $5, anew[at] }
     END { if (!n) print "nothing" }' "$dir/out")
 if [ -z "$why" ]; then ok; else bad "the pattern anew" "$why"; fi
@@ -215,7 +215,7 @@ if grep -q '^why		L4H3, L5H3.pattern@13:1	weight	0.99999' "$dir/out"; then ok; e
     bad "why" "$(grep '^why' "$dir/out" | head -n 1)"; fi
 # Over many prompts the audit is that of the means
 run --data tests/data/ioi.tsv --rows 1-6 --attribute heads
-why=$(awk -F'\t' '$1 == "attribution" { told[$8] = $5 } $1 == "attribution exact" { n++; x = told[$8]; y = $5
+why=$(awk -F'\t' '$1 == "attribution" { told[$8] = $5 } $1 == "exact" { n++; x = told[$8]; y = $5
         t += x; e += y; tt += x * x; te += x * y; ee += y * y } $1 == "audit" { audit[$3] = $5 }
     END { r = (te - t * e / n) / sqrt((tt - t * t / n) * (ee - e * e / n))
         if (n != 24 || (audit["correlation"] - r) ^ 2 > 1e-10 || (audit["slope"] - te / tt) ^ 2 > 1e-10)
