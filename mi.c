@@ -11369,6 +11369,9 @@ static void add_to_means(Study *study, Case *c)
         resolving(c, mi_fail("its cells are not those of row 1: =mean over rows of different "
                              "length needs positions by name or from the end"));
     if (!prompt->n) resolving(c, mi_fail("--mean-from source needs a column source"));
+    if (study->aligned && prompt->n != study->longest)
+        resolving(c, mi_fail("--mean-from source: the source has %d tokens, all prompts %d: there "
+                             "is no mean position by position", prompt->n, study->longest));
     MiRun *run = mi_run(study->model, prompt->tokens, prompt->n, NULL, &options);
     if (!run) running(c, -1);
     for (int i = 0; i < c->n_averaged; i++) {

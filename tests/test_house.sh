@@ -94,6 +94,12 @@ has "a row that is no number" "2 prompts"
 json "$base $edited .data.n .data.dropped" --data t.tsv --scale L5.resid_mid@S=3e38 --metric kl
 is "a KL that is no number" "0 0 2 1"
 
+# ---- Means over sources of another length, where prompts have one
+
+printf 'prompt\tsource\tanswer\n%s\t%s now\t Mary\n%s\t%s\t Mary\n' "$P" "$S" "$S" "$P" > t.tsv
+refuses "means of longer sources" 2 "the source has 16 tokens, all prompts 14" --data t.tsv --ablate L1H1=mean \
+    --mean-from source
+
 # ---- Columns and positions
 
 table 'prompt\tanswer\t0\t3\tthe\tall\tS\tS-3\tS1+1\tIO-1\ttwo words\n{P}\t Mary\t5\t9\t2\t1\t1\t9\t4\t5\t7\n'
