@@ -232,9 +232,7 @@ static void *grow(void *array, int n, size_t element)
     return bigger;
 }
 
-/* A weight as it lies in the mapped file. The published GPT-2 has its tensors at odd addresses;
- * this type tells the compiler so, and reading stays defined and fast. */
-typedef float weight __attribute__((aligned(1), may_alias));
+typedef MiWeight weight;
 
 /* ============================================================================================= */
 /* Names and shapes                                                                              */
@@ -581,6 +579,7 @@ struct MiRun {
     const MiEdit **edit_table;                          /* the lanes' edits, one after another */
     NoNumber      *no_number;                           /* where to note the first one, or NULL */
     int            is_gradient;                         /* of values: made by mi_gradient() */
+    int            failed;                              /* a function of the caller's said so */
 };
 
 /* Where a row of a site lies in this run: width_of(site) floats. */
@@ -620,9 +619,10 @@ static Keys keys_of(const MiRun *run, MiSite site, int layer, const Lane *lane)
 /* Edits: the one place where activations are changed                                            */
 /*                                                                                               */
 /* Ablate, patch, steer, freeze, add noise, cut an edge: to the model they are one thing: some   */
-/* numbers of a site that become others before anyone reads them. mi.h lists the six operations. */
-/* An edit looks at nothing but its own row and constants that were fixed before the run. So it  */
-/* gives the same number in the whole pass, in a cone, and beside other lanes.                   */
+/* numbers of a site that become others before anyone reads them. mi.h lists the operations.     */
+/* An edit looks at nothing but its own row and constants that were fixed before the run (and a  */
+/* function of the caller's at what the row could have seen). So it gives the same number in the */
+/* whole pass, in a cone, and beside other lanes.                                                */
 /* ============================================================================================= */
 
 /* Counter in, random bits out: splitmix64's mixer. */
@@ -658,7 +658,12 @@ static void apply_edit(const MiRun *run, const MiEdit *edit, float *x, const flo
         for (int i = 0; i < n; i++) x[i] = v ? v[i] : amount;
         break;
     case MI_MIX:
-        for (int i = 0; i < n; i++) x[i] += amount * (v[i] - x[i]);
+        for (int i = 0; i < n && !edit->basis; i++) x[i] += amount * (v[i] - x[i]);
+        for (int r = 0; r < edit->rank; r++) {              /* orthogonal: one by one */
+            const float *b = edit->basis + (size_t)r * n;
+            float along = amount * (run->kernel->dot(v, b, n) - run->kernel->dot(x, b, n));
+            for (int i = 0; i < n && along != 0; i++) x[i] += along * b[i];
+        }
         break;
     case MI_ADD:
         for (int i = 0; i < n; i++) x[i] += amount * v[i];
@@ -674,11 +679,40 @@ static void apply_edit(const MiRun *run, const MiEdit *edit, float *x, const flo
     case MI_NOISE:
         for (int i = 0; i < n; i++) x[i] += amount * normal_at(edit, pos, edit->first + i);
         break;
+    case MI_CALL: break;                                /* has more to look at: call_edit() */
     }
 }
 
+const float *mi_look(const MiView *view, MiSite site, int layer, int head, int pos)
+{
+    const MiModel *model = view->run->model;
+    const MiEdit  *edit = view->edit;
+    const float   *x = head < 0 ? mi_site(view->run, view->lane, site, layer, pos)
+                                : mi_head(view->run, view->lane, site, layer, head, pos);
+    int own = half_of(model, edit->site, edit->layer), half = x ? half_of(model, site, layer) : 0;
+    if (!x) return NULL;
+    if (pos <= view->pos && (half < own || (half == own && site < edit->site)) &&
+        edit->sees >> site & 1)
+        return x;
+    return mi_fail("a function at %s of position %d looks at %s of layer %d, position %d: it is "
+                   "not finished then, or the edit does not say that it sees it",
+                   SITES[edit->site].name, view->pos, SITES[site].name, layer, pos), NULL;
+}
+
+/* x [n] <- what a function of the caller's makes of it. Where it fails the run does. */
+static void call_edit(MiRun *run, const MiEdit *edit, float *x, int n, int row)
+{
+    MiView view = { run, run->row_lane[row], run->row_pos[row], edit };
+    if (run->failed) return;
+    error_text[0] = 0;
+    if (edit->call(edit->context, &view, x, n) == 0) return;
+    run->failed = 1;
+    if (!error_text[0])
+        mi_fail("a function at %s failed at position %d", SITES[edit->site].name, view.pos);
+}
+
 /* One edit on one row. Of a row of scores or pattern, only keys up to the query exist. */
-static void edit_row(const MiRun *run, const MiEdit *edit, int layer, int row)
+static void edit_row(MiRun *run, const MiEdit *edit, int layer, int row)
 {
     int    pos = run->row_pos[row];
     int    n = edit->count;
@@ -688,11 +722,12 @@ static void edit_row(const MiRun *run, const MiEdit *edit, int layer, int row)
         n = min_int(n, pos + 1 - edit->first);
     }
     const float *v = edit->value ? edit->value + (pos - edit->pos) * edit->value_stride : NULL;
-    apply_edit(run, edit, x, v, n, pos);
+    if (edit->op == MI_CALL) call_edit(run, edit, x, n, row);
+    else apply_edit(run, edit, x, v, n, pos);
 }
 
 /* Apply every lane's edits of a site to the rows from <= r < to. */
-static void edit_rows(const MiRun *run, MiSite site, int layer, int from, int to)
+static void edit_rows(MiRun *run, MiSite site, int layer, int from, int to)
 {
     if (!run->edited[site * run->model->shape.n_layer + layer]) return;
     for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++)
@@ -721,7 +756,7 @@ static int all_numbers(const MiRun *run, MiSite site, int layer, int row)
 }
 
 /* Called after each site, when its rows are complete and before anyone reads them. */
-static void hook(const MiRun *run, MiSite site, int layer, int from, int to)
+static void hook(MiRun *run, MiSite site, int layer, int from, int to)
 {
     edit_rows(run, site, layer, from, to);
     for (int row = from; run->no_number && !run->no_number->found && row < to; row++)
@@ -918,10 +953,11 @@ static void attention(MiRun *run, int l, int from, int to)
         add(run, MI_resid_pre, l, MI_resid_post, l - 1, NONE, from, to);
     }
     layernorm(run, MI_resid_pre, MI_ln1_scale, MI_ln1, l, w->ln1_gamma, w->ln1_beta, from, to);
+    int needed = first_needed(run, l, from);
+    linear(run, MI_ln1, MI_q, l, w->W_QKV, 3 * D, w->b_QKV, needed, to);
     linear(run, MI_ln1, MI_k, l, w->W_QKV + D, 3 * D, w->b_QKV + D, from, to);
     linear(run, MI_ln1, MI_v, l, w->W_QKV + 2 * D, 3 * D, w->b_QKV + 2 * D, from, to);
-    from = first_needed(run, l, from);
-    linear(run, MI_ln1, MI_q, l, w->W_QKV, 3 * D, w->b_QKV, from, to);
+    from = needed;
     attention_scores(run, l, from, to);
     attention_pattern(run, l, from, to);
     attention_z(run, l, from, to);
@@ -971,13 +1007,14 @@ int mi_forward(MiRun *run, int from, int to)
     if (from < 0 || from > to || to > run->n_rows)
         return mi_fail("this run has no rows %d to %d", from, to - 1);
     int threads = run->threads, D = model->shape.d_model;
+    run->failed = 0;
     if ((double)(to - from) * D * D < MIN_WORK) run->threads = 1;
     for (int half = run->half; half < 2 * model->shape.n_layer; half++)
         half & 1 ? mlp(run, half / 2, from, to) : attention(run, half / 2, from, to);
     layernorm(run, MI_resid_post, MI_ln_f_scale, MI_ln_f, 0, model->ln_f_gamma, model->ln_f_beta,
               max_int(from, run->first_read), to);
     run->threads = threads;
-    return 0;
+    return -run->failed;
 }
 
 /* ============================================================================================= */
@@ -1361,11 +1398,16 @@ static int take_memory(MiRun *run, size_t size, Memory *spare)
     return 0;
 }
 
-/* Give each site its own buffer; all of them lie in one block of memory. */
+/* Give each site its own buffer; all of them lie in one block of memory. What functions of the
+ * caller's look at is kept, and in the last layer nothing is left out. */
 static int allocate_sites(MiRun *run, Memory *spare)
 {
     const MiModel *model = run->model;
     size_t total = 0, offset[MI_N_SITES];
+    for (const Lane *lane = run->lanes; lane < run->lanes + run->n_lanes; lane++)
+        for (int i = 0; i < lane->n_edits; i++)
+            if (lane->edits[i]->sees)
+                run->keep |= lane->edits[i]->sees & MI_KEEP_ALL, run->first_read = 0;
     for (int site = 0; site < MI_N_SITES; site++) {
         int is_kept = kept(run, site);
         if (is_kept && SITES[site].place == MI_BLOCK)
@@ -1423,8 +1465,13 @@ static int check_edit(const MiModel *model, const MiEdit *edit)
     if (!keys && edit->head != -1 && edit->head != 0)
         return mi_fail("an edit of %s cannot choose head %d: its columns say which", info->name,
                        edit->head);
-    if ((int)edit->op < 0 || edit->op > MI_NOISE)
+    if ((int)edit->op < 0 || edit->op > MI_CALL)
         return mi_fail("there is no operation %d", (int)edit->op);
+    if (!edit->call != (edit->op != MI_CALL) || (edit->sees && !edit->call))
+        return mi_fail("an edit of %s: MI_CALL, and it alone, has a function, which sees sites",
+                       info->name);
+    if ((edit->basis || edit->rank) && (edit->op != MI_MIX || keys || edit->rank < 1))
+        return mi_fail("an edit of %s cannot have a basis of rank %d", info->name, edit->rank);
     if (edit->first < 0 || edit->count < 1 || edit->count > width - edit->first)
         return mi_fail("%s has no columns %d to %lld", info->name, edit->first,
                        (long long)edit->first + edit->count - 1);
@@ -1447,6 +1494,10 @@ static int lane_edits(MiRun *run, Lane *lane, const MiEdit **table, const MiEdit
         table[n++] = lane->trunk->lanes[0].edits[i];
     for (int i = 0; i < n_own; i++) {
         if (check_edit(run->model, &own[i]) < 0) return -1;
+        for (int site = 0; site < MI_N_SITES && lane->trunk; site++)
+            if (own[i].sees >> site & 1 && !kept(lane->trunk, site))
+                return mi_fail("a function looks at %s, which its trunk did not keep",
+                               SITES[site].name);
         table[n++] = &own[i];
     }
     for (int i = 1; i < n; i++)
@@ -1532,7 +1583,10 @@ int mi_append(MiRun *run, const int *tokens, int n)
     }
     run->lanes[0].n_pos = run->n_rows = from + n;
     run->lanes[0].last_row = from + n - 1;
-    return mi_forward(run, from, from + n);
+    if (mi_forward(run, from, from + n) == 0) return 0;
+    run->lanes[0].n_pos = run->n_rows = from;           /* a function of the caller's failed */
+    run->lanes[0].last_row = from - 1;
+    return -1;
 }
 
 /* ---- Forks ---- */
@@ -1682,7 +1736,9 @@ static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n
         const MiEdit *edit = &edits[i];
         int last = min_int(edit->pos_end, n_pos), keys = SITES[edit->site].width == MI_KEYS;
         if (edit->pos >= last) continue;
-        if ((edit->op != MI_SET && edit->op != MI_MIX) || !kept(trunk, edit->site)) return 0;
+        if ((edit->op != MI_SET && edit->op != MI_MIX) || edit->basis ||
+            !kept(trunk, edit->site))
+            return 0;
         for (int j = 0; j < held->n_edits; j++)
             if (held->edits[j]->site == edit->site && held->edits[j]->layer == edit->layer)
                 return 0;
@@ -1809,8 +1865,14 @@ static const float *value(const Backward *b, MiSite site, int layer, int t)
  * changes nothing, and a projection is its own transpose. Twin of apply_edit(). */
 static void unapply_edit(const MiRun *run, const MiEdit *edit, float *g, const float *v, int n)
 {
-    float share = edit->op == MI_MIX ? 1 - edit->amount : edit->op == MI_SCALE ? edit->amount : 1;
+    float share = edit->op == MI_MIX && !edit->basis ? 1 - edit->amount
+                : edit->op == MI_SCALE ? edit->amount : 1;
     float along = edit->op == MI_PROJECT ? run->kernel->dot(g, v, n) : 0;
+    for (int r = 0; r < edit->rank; r++) {
+        const float *b = edit->basis + (size_t)r * n;
+        float part = edit->amount * run->kernel->dot(g, b, n);
+        for (int i = 0; i < n; i++) g[i] -= part * b[i];
+    }
     for (int i = 0; i < n; i++)
         g[i] = edit->op == MI_SET ? 0 : edit->op == MI_PROJECT ? g[i] - along * v[i] : share * g[i];
 }
@@ -2087,6 +2149,11 @@ MiRun *mi_gradient(const MiRun *of, int lane, int pos, const float *dlogits, uin
     int T = mi_n_tokens(of, lane);
     if (T < 0 || check_values(of) < 0 || mi_token(of, lane, pos) < 0) return NULL;
     Backward b = { .of = of, .lane = lane, .n = pos + 1 };
+    const Lane *edited = &of->lanes[lane];
+    for (int i = 0; i < edited->n_edits; i++)
+        if (edited->edits[i]->op == MI_CALL)
+            return mi_fail("there is no gradient through a function of the caller's, at %s",
+                           SITES[edited->edits[i]->site].name), NULL;
     if (check_backward(&b) < 0) return NULL;
     MiRun *run = b.run = new_run(of->model, 1, T, T, keep ? keep : MI_KEEP_ALL, 0);
     if (!run) return NULL;
@@ -3203,16 +3270,16 @@ static const weight *take_tensor(MiModel *model, const Header *header, const cha
 
 /* The tensors of GPT-2: where each goes, its name and shape. One table for loading and checking;
  * the tests' random models are written from it too. */
-typedef struct { size_t field; const char *name, *shape; } TensorField;
+typedef struct { const char *field; size_t offset; const char *name, *shape; } TensorField;
 
 static const TensorField model_tensors[] = {
-#define X(field, name, shape) { offsetof(MiModel, field), name, shape },
+#define X(field, name, shape) { #field, offsetof(MiModel, field), name, shape },
     MI_MODEL_TENSORS(X)
 #undef X
     { 0 },
 };
 static const TensorField block_tensors[] = {
-#define X(field, name, shape) { offsetof(Block, field), name, shape },
+#define X(field, name, shape) { #field, offsetof(Block, field), name, shape },
     MI_BLOCK_TENSORS(X)
 #undef X
     { 0 },
@@ -3227,9 +3294,29 @@ static int take_fields(MiModel *model, const Header *header, void *owner, const 
         snprintf(name, sizeof name, "%s%s", prefix, field->name);
         const weight *data = take_tensor(model, header, name, field->shape);
         if (!data) return -1;
-        memcpy((char *)owner + field->field, &data, sizeof data);
+        memcpy((char *)owner + field->offset, &data, sizeof data);
     }
     return 0;
+}
+
+const MiWeight *mi_weight(const MiModel *model, const char *name, int layer, int *rows, int *cols)
+{
+    static const TensorField W_U = { "W_U", offsetof(MiModel, W_U), "", "VD" };
+    const TensorField *field = model_tensors, *found = strcmp(name, W_U.field) ? NULL : &W_U;
+    for (; field->name && !found; field++)
+        if (!strcmp(name, field->field)) found = field;
+    int in_block = !found, n_layer = in_block ? model->shape.n_layer : 1;
+    for (field = block_tensors; field->name && !found; field++)
+        if (!strcmp(name, field->field)) found = field;
+    if (!found) return mi_fail("there is no weight %.40s; mi.h has their names", name), NULL;
+    if (layer < 0 || layer >= n_layer)
+        return mi_fail("%s has no layer %d: 0-%d", name, layer, n_layer - 1), NULL;
+    const void     *owner = in_block ? (const void *)&model->block[layer] : model;
+    int             is_matrix = found->shape[1] != 0;
+    const MiWeight *data;
+    *rows = is_matrix ? (int)dimension(&model->shape, found->shape[0]) : 1;
+    *cols = (int)dimension(&model->shape, found->shape[is_matrix]);
+    return memcpy(&data, (const char *)owner + found->offset, sizeof data), data;
 }
 
 /* Models that are GPT-2s, but not as Hugging Face writes them: say so. */

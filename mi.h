@@ -124,6 +124,11 @@ typedef struct {
     X(W_out,      "mlp.c_proj.weight",  "FD")                                                    \
     X(b_out,      "mlp.c_proj.bias",    "D")
 
+/* A weight as it lies in the file. The published GPT-2 has its tensors at odd addresses: this type
+ * tells the compiler so, and w[i] is read like any float. Code that takes float * takes a copy:
+ * memcpy(x, w + i * cols, cols * sizeof *x). */
+typedef float MiWeight __attribute__((aligned(1), may_alias));
+
 /* A GPT-2 .safetensors file, or the folder with its model.safetensors. What the config.json beside
  * it says is computed, or the file is refused with the name of the setting. */
 MiModel *mi_open(const char *path);
@@ -134,6 +139,12 @@ typedef struct {
 MiModel *mi_open_with(const char *path, const MiOpen *options);
 void     mi_close(MiModel *model);
 MiShape  mi_shape(const MiModel *model);
+
+/* A weight by its field in the tables above, "W_QKV", or "W_U" [V,D], which is wte unless the file
+ * has another: w[i * cols + j], i < rows, j < cols, for as long as the model is open; vectors have
+ * one row. Of F16 and BF16 files it is the converted value, the one that the runs use. layer: 0
+ * outside the blocks. NULL if there is no such weight or layer. */
+const MiWeight *mi_weight(const MiModel *model, const char *name, int layer, int *rows, int *cols);
 
 /* ---- Tokens ---- */
 
@@ -161,15 +172,17 @@ int          mi_id_of_row(const MiTokenizer *tokenizer, int token);
 /* ---- Edits: one row of the table that hook() applies after each site ----
  *
  * An edit may use the old value of its own row, constants fixed before the run, and
- * (seed, sample, address): nothing else. Forks and their bit-for-bit promises rest on that. */
+ * (seed, sample, address): nothing else (but see MI_CALL). Forks and their bit-for-bit promises
+ * rest on that. */
 
 typedef enum {
     MI_SET,         /* x <- v                     v: `value`, or the constant `amount` if NULL */
-    MI_MIX,         /* x <- x + amount (v - x)                                                 */
+    MI_MIX,         /* x <- x + amount (v - x); only the part in the span of `basis`, if any    */
     MI_ADD,         /* x <- x + amount v                                                       */
     MI_SCALE,       /* x <- amount x                                                           */
     MI_PROJECT,     /* x <- x - (x.v) v           v has norm 1                                 */
-    MI_NOISE        /* x <- x + amount g          g standard normal, keyed by the address      */
+    MI_NOISE,       /* x <- x + amount g          g standard normal, keyed by the address      */
+    MI_CALL         /* x <- whatever `call` makes of it                                        */
 } MiOp;
 
 typedef enum {      /* where mi_edits_bind() takes `value` from */
@@ -178,7 +191,32 @@ typedef enum {      /* where mi_edits_bind() takes `value` from */
     MI_FROM_CALLER  /* it does not: a direction or an array that the caller has to set */
 } MiFrom;
 
+typedef struct MiEdit MiEdit;
+
+/* The function of an MI_CALL. x [n]: the columns of the edit in one row, in with their old values
+ * (after the edits before this one; of scores and pattern the keys up to the query), out with what
+ * is to stand there. view: which row of which lane of which run; edit is its edit. 0, or -1: the
+ * call that computes the run fails, with what mi_look() said, if that failed.
+ *
+ * It has to be pure: for the same x, position, context and what mi_look() shows, the same bits, and
+ * nothing else may come in: no counters, no other lanes. Rows and lanes come in any order, some
+ * never (what cannot change what is read is not computed), some more than once. It is called by the
+ * thread that computes the run; runs in several threads call it in each of them. */
 typedef struct {
+    const MiRun  *run;
+    int           lane, pos;
+    const MiEdit *edit;
+} MiView;
+typedef int MiCall(void *context, const MiView *view, float *x, int n);
+
+/* What is finished when a row is edited, edits included: sites of its own lane that stand before
+ * its site in the order of a pass (that of MI_SITES, layer by layer), at positions up to its own,
+ * if its `sees` has them: then its runs keep them, and a trunk must have kept them before it can be
+ * forked with it. A whole row, or of q, k, v, z, scores and pattern one head (-1: the whole row);
+ * NULL for anything else. */
+const float *mi_look(const MiView *view, MiSite site, int layer, int head, int pos);
+
+struct MiEdit {
     MiOp         op;
     MiSite       site;
     int          layer;         /* 0 for ENTRY and FINAL sites */
@@ -191,7 +229,12 @@ typedef struct {
     uint64_t     seed, sample;  /* MI_NOISE */
     int          order;         /* edits of one site apply in this order, then as listed */
     MiFrom       from;
-} MiEdit;
+    const float *basis;         /* MI_MIX: [rank,count] orthonormal rows, or NULL; borrowed */
+    int          rank;
+    MiCall      *call;          /* MI_CALL */
+    void        *context;       /* the first thing that it is given */
+    uint64_t     sees;          /* MI_KEEP(resid_pre) | ...: what it looks at; 0: x alone */
+};
 
 typedef struct {                /* a list of edits, and the constants they use */
     MiEdit *at;

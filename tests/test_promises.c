@@ -35,6 +35,7 @@ static const char *decode_is_prefill(World *w)
 static const char *fork_is_whole_pass(World *w)
 {
     MiEdits held = {0}, own = {0};
+    w->calls = 1;
     if (below(w, 2)) TRY(random_edits(w, &held, 1 + below(w, 2)));
     TRY(random_edits(w, &own, 1 + below(w, 3)));
     MiEdits all = joined(w, held, own);
@@ -79,8 +80,10 @@ static const char *lane_is_run_alone(World *w)
         e.layer = layers_of(w, site) - 1;
         e.value = random_values(w, MI_ADD, site, 1, e.count);
         if (below(w, 2)) add_edit(w, &own[i], e);
+        w->calls = 1;
         for (int j = below(w, 2) + !own[i].n; j > 0; j--)
             add_edit(w, &own[i], random_edit(w, below(w, MI_N_SITES), lengths[k]));
+        w->calls = 0;
         lanes[i] = (MiLane){trunks[k], own[i].at, own[i].n,
                             below(w, 3) ? -1 : below(w, lowest_row(own[i]) + 1), 0};
     }
@@ -103,6 +106,7 @@ static const char *one_thread_is_n_threads(World *w)
 {
     MiEdits held = {0}, own = {0};
     int threads = 2 + below(w, 4);
+    w->calls = 1;
     TRY(same(w, trunk(run(w, w->tokens, w->T, NULL, (MiOptions){.threads = threads})),
              trunk(w->base)));
     TRY(random_edits(w, &held, 1));
@@ -196,6 +200,7 @@ static const char *patched_everywhere_is_source(World *w)
 static const char *fast_is_naive(World *w)
 {
     MiEdits held = {0}, own = {0};
+    w->calls = 1;
     MiRun *naive = run(w, w->tokens, w->T, NULL, (MiOptions){.naive = 1});
     TRY(same(w, trunk(naive), trunk(w->base)));
     TRY(random_edits(w, &held, 1));
@@ -336,6 +341,7 @@ static const char *read_position_is_whole_pass(World *w)
     int n = 1 + below(w, MAX_LANES);
     MiEdits held = {0}, own[MAX_LANES] = {{0}};
     MiLane lanes[MAX_LANES];
+    w->calls = 1;
     TRY(random_edits(w, &held, below(w, 2)));
     MiRun *base = whole(w, &held);
     for (int i = 0; i < n; i++) {
@@ -463,6 +469,7 @@ static const char *edit_is_its_pieces(World *w)
 static const char *generation_is_whole_pass(World *w)
 {
     MiEdits list = {0}, own = {0};
+    w->calls = 1;
     for (int i = 1 + below(w, 3); i > 0; i--) {
         MiEdit e = random_edit(w, below(w, MI_N_SITES), w->T);
         if (below(w, 4)) e.pos_end = INT_MAX, e.value_stride = 0;

@@ -182,6 +182,13 @@ static void test_sizes(void)
 
 /* ---- One model, many threads ---- */
 
+static int set_to_zero(void *context, const MiView *view, float *x, int n)
+{
+    (void)view;
+    for (int i = 0; i < n; i++) x[i] = *(const float *)context;
+    return 0;
+}
+
 typedef struct { int id, wrong; } Worker;
 static float expected[T][V];        /* logits of each position without one head */
 
@@ -191,6 +198,8 @@ static void *work(void *argument)
     for (int round = 0; round < 6; round++) {
         int     t = (w->id + round) % T, row = V + w->id;
         MiEdit  edit = zero_z(1, 1);
+        static float zero;                      /* every other round by a function of ours */
+        if (round & 1) edit.op = MI_CALL, edit.call = set_to_zero, edit.context = &zero;
         MiEdits list = {.at = &edit, .n = 1};
         MiOptions options = {.threads = 1, .naive = w->id & 1, .keep = MI_KEEP(z)};
         edit.pos = t;

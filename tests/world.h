@@ -34,6 +34,7 @@ typedef struct {
     MiRun   *base;              /* the prompt, unedited: all sites, one thread, fast kernels */
     int      knockouts;         /* edits may set scores to -inf (and then do nothing that
                                  * would make NaN of them) */
+    int      calls;             /* some random edits are functions */
     MiRun   *runs[MAX_RUNS];     int n_runs;
     MiEdits  lists[MAX_LISTS];   int n_lists;
     void    *blocks[MAX_BLOCKS]; int n_blocks;
@@ -87,6 +88,7 @@ static inline void begin(World *w, uint64_t seed)
 {
     w->random = seed;
     w->edits[0] = 0;
+    w->calls = 0;
     w->knockouts = below(w, 3) == 0;
     snprintf(lost, sizeof lost, "no run");
 }
@@ -259,7 +261,8 @@ static inline const char *same(World *w, View a, View b)
 
 static inline void add_edit(World *w, MiEdits *list, MiEdit e)
 {
-    static const char *const ops[] = {"set", "mix", "add", "scale", "project", "noise"};
+    static const char *const ops[] = {"set", "mix", "add", "scale", "project", "noise",
+                                      "call"};
     MiEdit *at = memory(w, (size_t)(list->n + 1) * sizeof *at);
     if (list->n) memcpy(at, list->at, (size_t)list->n * sizeof *at);
     at[list->n++] = e;
@@ -304,6 +307,40 @@ static inline float *random_values(World *w, MiOp op, int site, int n_rows, int 
     return v;
 }
 
+/* A pure function: x scaled, and every other number of it replaced by some of what was finished
+ * `back` positions before. */
+typedef struct { MiSite site; int layer, head, back, width; float amount; } Call;
+
+static inline int call(void *context, const MiView *view, float *x, int n)
+{
+    const Call *c = context;
+    int pos = view->pos > c->back ? view->pos - c->back : 0, width = c->width ? c->width : pos + 1;
+    for (int i = 0; i < n; i++) x[i] *= c->amount;
+    if (!view->edit->sees) return 0;
+    const float *seen = mi_look(view, c->site, c->layer, c->head, pos);
+    for (int i = pos % 2; seen && i < n; i += 2) x[i] = seen[i % width];
+    return seen ? 0 : -1;
+}
+
+/* An edit becomes a function at the same address. */
+static inline void make_call(World *w, MiEdit *e)
+{
+    int sigma = mi_site_info(e->site)->width == MI_ONE, own = half_of(w, e->site, e->layer);
+    Call *c = memory(w, sizeof *c);
+    c->amount = sigma || w->knockouts ? 1.25f + 0.75f * real(w) : 2 * real(w);
+    c->back = below(w, 4);
+    e->op = MI_CALL, e->call = call, e->context = c, e->value = NULL, e->value_stride = 0;
+    for (int tries = 0; tries < 30 && !sigma && !e->sees; tries++) {
+        int site = below(w, MI_N_SITES), layer = below(w, layers_of(w, site));
+        int half = half_of(w, site, layer), keys = is_keys(site);
+        if (half > own || (half == own && site >= (int)e->site) || (keys && w->knockouts)) continue;
+        c->site = (MiSite)site, c->layer = layer;
+        c->head = keys ? below(w, w->s.n_head) : -1;
+        c->width = keys ? 0 : width_of(w, site);
+        e->sees = (uint64_t)1 << site;
+    }
+}
+
 /* Any op at any address of a run of T rows. Sigmas stay positive and infinite scores never meet
  * an op that makes NaN of them: every number stays finite, and so do comparisons. */
 static inline MiEdit random_edit(World *w, int site, int T)
@@ -333,6 +370,7 @@ static inline MiEdit random_edit(World *w, int site, int T)
     }
     e.seed = random_bits(&w->random);
     e.sample = (uint64_t)below(w, 3);
+    if (w->calls && below(w, 3) == 0) make_call(w, &e);
     return e;
 }
 

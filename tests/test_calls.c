@@ -1,0 +1,386 @@
+/* test_calls.c - what a caller of mi.h adds to it or takes from it: functions as edits (MI_CALL),
+ * the subspaces of MI_MIX, and weights (mi_weight). That functions keep the promises of bits,
+ * whatever they look at, is tried by test_promises.c. */
+#include "scratch.h"
+#include "check.h"
+#include "world.h"
+
+static World w;
+
+/* ---- A function that does what an operation does ---- */
+
+static int as_edit(void *context, const MiView *view, float *x, int n)
+{
+    const MiEdit *e = context;
+    const float  *v = e->value ? e->value + (size_t)(view->pos - e->pos) * e->value_stride : NULL;
+    for (int i = 0; i < n; i++) x[i] = e->op == MI_SET ? v ? v[i] : e->amount : e->amount * x[i];
+    return 0;
+}
+
+static MiEdits as_calls(MiEdits list)
+{
+    MiEdits calls = {.at = memory(&w, (size_t)list.n * sizeof *calls.at), .n = list.n};
+    for (int i = 0; i < list.n; i++) {
+        MiEdit *e = &calls.at[i];
+        *e = list.at[i];
+        e->op = MI_CALL, e->call = as_edit, e->context = &list.at[i], e->value = NULL;
+    }
+    return calls;
+}
+
+static double first_logits(void *context, const MiRun *run, int lane)
+{
+    float logit[2];
+    (void)context;
+    return mi_logits_of(run, lane, w.T - 1, (int[]){0, 1}, 2, logit) < 0 ? NAN
+           : (double)logit[0] - 0.5 * (double)logit[1];
+}
+
+/* In a trunk, in decoding, in a fork, in lanes beside each other, in a sweep. */
+static const char *calls_are_operations(void)
+{
+    MiEdits list = {0};
+    for (int i = 0; i < 4; i++) {
+        MiEdit e = random_edit(&w, below(&w, MI_N_SITES), w.T);
+        if (e.op != MI_SET) e.op = MI_SCALE, e.value = NULL, e.amount = 1.5f;
+        add_edit(&w, &list, e);
+    }
+    MiEdits calls = as_calls(list);
+    MiRun  *ops = whole(&w, &list), *fns = whole(&w, &calls);
+    TRY(same(&w, trunk(fns), trunk(ops)));
+    TRY(same(&w, trunk(fork_one(&w, w.base, calls, -1, -1)), trunk(ops)));
+    MiRun *grown = run(&w, w.tokens, 1, &calls, (MiOptions){.capacity = w.T});
+    for (int t = 1; t < w.T; t++)
+        if (mi_append(grown, w.tokens + t, 1) < 0) return because("mi_append: %s", message());
+    TRY(same(&w, trunk(grown), trunk(ops)));
+    MiLane lanes[8];
+    for (int i = 0; i < 8; i++)
+        lanes[i] = (MiLane){w.base, (i & 1 ? calls : list).at + i / 2, 1, -1, 0};
+    MiRun *fork = fork_lanes(&w, lanes, 8, -1, MI_KEEP_ALL);
+    for (int i = 0; i < 8; i += 2) TRY(same(&w, lane_of(fork, i + 1), lane_of(fork, i)));
+    double  value[2][4];
+    MiSweep sweep = {.trunk = w.base, .first = (int[]){0, 1, 2, 3, 4}, .n_cells = 4, .read = w.T,
+                     .metric = first_logits};
+    for (int i = 0; i < 2; i++) {
+        sweep.edits = (i ? calls : list).at;
+        if (mi_sweep(&sweep, value[i]) < 0) return because("mi_sweep: %s", message());
+    }
+    return memcmp(value[0], value[1], sizeof *value) ? "a sweep of functions has other values"
+                                                     : NULL;
+}
+
+/* ---- When it is called, and what it may look at ---- */
+
+typedef struct { int calls, pos; MiSite site; int layer, head, at, fails; } Spy;
+
+static int spy(void *context, const MiView *view, float *x, int n)
+{
+    Spy *s = context;
+    (void)x, (void)n;
+    s->calls++;
+    if (view->pos != s->pos) return 0;
+    if (s->fails) return -1;
+    const float *seen = mi_look(view, s->site, s->layer, s->head, s->at);
+    return seen ? 0 : -1;
+}
+
+static MiEdit spying(MiSite site, int layer, uint64_t sees, Spy *s)
+{
+    return (MiEdit){.op = MI_CALL, .site = site, .layer = layer, .head = -1, .pos_end = INT_MAX,
+                    .count = width_of(&w, site), .call = spy, .context = s, .sees = sees};
+}
+
+/* One that changes nothing is called all the same, once a row: here 3 of a cell are read. */
+static void calls_are_never_skipped(void)
+{
+    Spy     s = {.pos = -1};
+    MiEdit  edit = spying(MI_resid_mid, 0, 0, &s);
+    double  value;
+    MiSweep sweep = {.trunk = w.base, .edits = &edit, .first = (int[]){0, 1}, .n_cells = 1,
+                     .read = 0, .metric = first_logits};
+    edit.pos = w.T - 3;
+    CHECK(mi_sweep(&sweep, &value) == 0 && s.calls == 3, "a function is called %d times, not 3: %s",
+          s.calls, mi_error());
+    CHECK(value == first_logits(NULL, w.base, 0), "a function that does nothing changes a metric");
+}
+
+/* Layer, site and position of what is looked at, from L1.ln1 of position 2. */
+static void what_can_be_seen(void)
+{
+    const uint64_t all = MI_KEEP(z) | MI_KEEP(ln1) | MI_KEEP(resid_pre) | MI_KEEP(q) |
+                         MI_KEEP(embed) | MI_KEEP(ln_f) | MI_KEEP(pattern);
+    static const struct { MiSite site; int layer, head, at; const char *says; } cases[] = {
+        {MI_resid_pre, 1, -1, 2, NULL}, {MI_resid_pre, 0, -1, 0, NULL}, {MI_z, 0, 1, 1, NULL},
+        {MI_embed, 0, -1, 2, NULL}, {MI_pattern, 0, 1, 2, NULL}, {MI_z, 0, -1, 2, NULL},
+        {MI_resid_pre, 1, -1, 3, "not finished"}, {MI_ln1, 1, -1, 2, "not finished"},
+        {MI_ln1, 1, -1, 1, "not finished"}, {MI_q, 1, -1, 0, "not finished"},
+        {MI_z, 1, -1, 0, "not finished"}, {MI_ln_f, 0, -1, 0, "not finished"},
+        {MI_resid_pre, 1, -1, -1, "no such value"}, {MI_resid_pre, 9, -1, 1, "no such value"},
+        {MI_z, 0, 99, 1, "no head"}, {MI_mlp_out, 0, -1, 1, "not kept"},
+        {MI_pos_embed, 0, -1, 1, "does not say"}, {MI_z, INT_MAX, -1, 1, "no such value"},
+        {(MiSite)99, 0, -1, 1, "no such value"}, {(MiSite)-1, 0, -1, 1, "no such value"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        Spy     s = {.pos = 2, .site = cases[i].site, .layer = cases[i].layer,
+                     .head = cases[i].head, .at = cases[i].at};
+        MiEdit  edit = spying(MI_ln1, 1, all, &s);
+        MiEdits list = {.at = &edit, .n = 1};
+        MiRun  *pass = mi_run(w.model, w.tokens, w.T, &list, &(MiOptions){.keep = MI_KEEP_CACHE});
+        const char *says = cases[i].says;
+        CHECK(!pass == !!says && (!says || strstr(mi_error(), says)), "looking at site %d of "
+              "layer %d, position %d: %s", (int)cases[i].site, cases[i].layer, cases[i].at,
+              pass ? "it can" : mi_error());
+        mi_free(pass);
+        MiLane lane = {.trunk = w.base, .edits = &edit, .n_edits = 1, .t0 = -1, .read = w.T};
+        pass = mi_fork(&lane, 1, -1, MI_KEEP_NONE);
+        CHECK(!pass == !!says, "the same in a fork: %s", pass ? "it can" : mi_error());
+        mi_free(pass);
+    }
+}
+
+/* A function that fails ends what computes the run; a run that it ended while growing is as long as
+ * before. */
+static void failing_functions(void)
+{
+    Spy     s = {.pos = 2, .fails = 1};
+    MiEdit  edit = spying(MI_mlp_post, 0, 0, &s);
+    MiEdits list = {.at = &edit, .n = 1};
+    MiRun  *pass = mi_run(w.model, w.tokens, w.T, &list, NULL);
+    CHECK(!pass && strstr(mi_error(), "mlp_post failed at position 2"), "mi_run: %s", mi_error());
+    CHECK(s.calls == 3, "a function that failed is called again: %d times", s.calls);
+    mi_free(pass);
+    pass = mi_run(w.model, w.tokens, 2, &list, &(MiOptions){.capacity = w.T});
+    CHECK(pass && mi_append(pass, w.tokens + 2, 1) == -1 && mi_n_tokens(pass, 0) == 2,
+          "mi_append: %s", mi_error());
+    s.fails = 0, s.pos = -1;
+    CHECK(pass && mi_append(pass, w.tokens + 2, w.T - 2) == 0, "growing again: %s", mi_error());
+    const char *why = same(&w, trunk(pass), trunk(w.base));
+    CHECK(!why, "a run that could not grow and then did: %s", why);
+    s = (Spy){.pos = w.T - 1, .fails = 1};
+    MiLane lane = {.trunk = w.base, .edits = &edit, .n_edits = 1, .t0 = -1};
+    CHECK(!mi_fork(&lane, 1, -1, MI_KEEP_ALL), "mi_fork with a function that fails");
+    double  value;
+    MiSweep sweep = {.trunk = w.base, .edits = &edit, .first = (int[]){0, 1}, .n_cells = 1,
+                     .read = w.T, .metric = first_logits};
+    CHECK(mi_sweep(&sweep, &value) == -1 && strstr(mi_error(), "failed"), "mi_sweep: %s",
+          mi_error());
+    mi_free(pass);
+}
+
+static void what_is_refused(void)
+{
+    Spy    s = {.pos = -1};
+    float  dlogits[4096] = {1}, row[4096] = {1};
+    MiEdit edit = spying(MI_z, 0, MI_KEEP(q), &s), none = edit, alone = edit, wrong = edit;
+    MiEdits list = {.at = &edit, .n = 1};
+    MiRun *pass = whole(&w, &list);
+    MiRun *gradient = pass ? mi_gradient(pass, 0, w.T - 1, dlogits, 0) : NULL;
+    CHECK(pass && !gradient && strstr(mi_error(), "no gradient through a function"),
+          "a gradient through a function: %s", mi_error());
+    MiRun *few = run(&w, w.tokens, w.T, NULL, (MiOptions){.keep = MI_KEEP(z)});
+    MiLane lane = {.trunk = few, .edits = &edit, .n_edits = 1, .t0 = -1};
+    CHECK(few && !mi_fork(&lane, 1, -1, MI_KEEP_ALL) && strstr(mi_error(), "q, which its trunk"),
+          "a fork that sees what its trunk has not: %s", mi_error());
+    none.call = NULL;
+    alone.op = MI_SCALE;
+    wrong = (MiEdit){.op = MI_SET, .site = MI_z, .head = -1, .count = 1, .pos_end = 1,
+                     .basis = row, .rank = 1};
+    MiEdit rank = wrong, keys = wrong;
+    rank.op = keys.op = MI_MIX, rank.value = keys.value = row, rank.rank = 0;
+    keys.site = MI_pattern, keys.head = 0;
+    const struct { MiEdit edit; const char *says; } cases[] = {
+        {none, "function"}, {alone, "function"}, {wrong, "basis"}, {rank, "basis"},
+        {keys, "basis"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        MiEdit  one = cases[i].edit;
+        MiEdits single = {.at = &one, .n = 1};
+        MiRun  *bad = mi_run(w.model, w.tokens, w.T, &single, NULL);
+        CHECK(!bad && strstr(mi_error(), cases[i].says), "bad edit %d: %s", (int)i, mi_error());
+        mi_free(bad);
+    }
+}
+
+/* ---- Subspaces ---- */
+
+/* x + amount (v - x) B^T B, in double. Rows of B are two unit vectors, turned by 30 degrees. */
+static void a_mix_in_a_subspace(void)
+{
+    int     D = w.s.d_model, pos = w.T - 1;
+    float  *basis = memory(&w, 2 * (size_t)D * sizeof *basis);
+    MiRun  *other = source_run(&w);
+    MiEdit  edit = copy_edit(&w, other, MI_resid_mid, 1, -1, 0, D, pos, pos + 1);
+    basis[0] = 0.8660254f, basis[D - 1] = 0.5f, basis[D] = -0.5f, basis[2 * D - 1] = 0.8660254f;
+    edit.op = MI_MIX, edit.amount = 0.75f, edit.basis = basis, edit.rank = 2;
+    MiEdits list = {.at = &edit, .n = 1};
+    const float *x = mi_site(w.base, 0, MI_resid_mid, 1, pos);
+    const float *got = mi_site(whole(&w, &list), 0, MI_resid_mid, 1, pos);
+    double off = 0;
+    for (int i = 0; i < D && got; i++) {
+        double want = x[i], share = edit.amount;
+        if (i == 0 || i == D - 1) want += share * ((double)edit.value[i] - x[i]);
+        off = fmax(off, fabs(got[i] - want));
+    }
+    CHECK(got && off < 1e-5, "x + .75 (v - x) in a plane of two axes is off by %g", off);
+    edit.value = x;
+    const char *why = same(&w, trunk(whole(&w, &list)), trunk(w.base));
+    CHECK(!why, "a value put in its own place along two rows: %s", why);
+    float  *axis = memory(&w, (size_t)D * sizeof *axis), *zeros = memory(&w, (size_t)D * sizeof *zeros);
+    double  value;
+    MiSweep sweep = {.trunk = w.base, .edits = &edit, .first = (int[]){0, 1}, .n_cells = 1,
+                     .read = w.T, .metric = first_logits};
+    axis[D - 1] = 1;
+    edit = copy_edit(&w, other, MI_resid_mid, 1, -1, 0, D, pos, pos + 1);
+    edit.op = MI_MIX, edit.amount = 1, edit.basis = axis, edit.rank = 1;
+    CHECK(mi_sweep(&sweep, &value) == 0 && value == first_logits(NULL, whole(&w, &list), 0) &&
+          value != first_logits(NULL, w.base, 0), "a cell of a sweep along the last axis is %g", value);
+    MiEdit both[2] = {edit, edit};              /* -0 stays -0 where nothing is exchanged */
+    for (int i = 0; i < D; i++) zeros[i] = -0.0f;
+    both[0].op = MI_SET, both[0].basis = NULL, both[0].rank = 0;
+    both[0].value = both[1].value = zeros, both[1].order = 1;
+    MiRun *set = whole(&w, &(MiEdits){.at = both, .n = 1});
+    why = same(&w, trunk(whole(&w, &(MiEdits){.at = both, .n = 2})), trunk(set));
+    CHECK(!why, "-0 put in its own place: %s", why);
+}
+
+/* d logit / d x through the edit is that of x before it: finite differences, along its parts. */
+static void its_gradient(void)
+{
+    int     D = w.s.d_model, pos = w.T - 1;
+    float  *basis = memory(&w, 2 * (size_t)D * sizeof *basis), *dlogits = memory(&w, 4096 * 4);
+    float  *push = memory(&w, (size_t)D * sizeof *push);
+    MiRun  *other = source_run(&w);
+    MiEdits list = {0};
+    for (int i = 0; i < D; i++) push[i] = real(&w);
+    basis[0] = 0.6f, basis[1] = 0.8f, basis[D] = -0.8f, basis[D + 1] = 0.6f;
+    add_edit(&w, &list, (MiEdit){.op = MI_ADD, .site = MI_resid_mid, .head = -1, .count = D,
+                                 .pos = pos, .pos_end = pos + 1, .value = push});
+    add_edit(&w, &list, copy_edit(&w, other, MI_resid_mid, 0, -1, 0, D, pos, pos + 1));
+    list.at[1].op = MI_MIX, list.at[1].amount = 0.75f, list.at[1].order = 1;
+    list.at[1].basis = basis, list.at[1].rank = 2;
+    dlogits[0] = 1;
+    double sum = 0, said[2];
+    float  logit;
+    MiRun *pass = whole(&w, &list);
+    MiRun *gradient = pass ? mi_gradient(pass, 0, pos, dlogits, 0) : NULL;
+    for (int i = 0; i < 2; i++) {               /* attn_out goes into resid_mid and nowhere else */
+        list.at[0].amount = i ? 1e-3f : -1e-3f;
+        said[i] = mi_logits_of(whole(&w, &list), 0, pos, (int[]){0}, 1, &logit) < 0 ? NAN : logit;
+    }
+    list.at[0].amount = 0;
+    pass = whole(&w, &list);
+    mi_free(gradient);
+    gradient = pass ? mi_gradient(pass, 0, pos, dlogits, 0) : NULL;
+    const float *g = gradient ? mi_site(gradient, 0, MI_attn_out, 0, pos) : NULL;
+    for (int i = 0; i < D && g; i++) sum += (double)g[i] * push[i];
+    double slope = (said[1] - said[0]) / 2e-3;
+    CHECK(g && fabs(sum - slope) < 5e-3 * (1 + fabs(slope)), "the gradient below a mix in a "
+          "subspace: %g, by differences %g", sum, slope);
+    mi_free(gradient);
+}
+
+/* ---- Weights ---- */
+
+/* embed is a row of wte, ln_f times W_U the logits, ln1 W_QKV + b_QKV the queries: whatever the type
+ * of the file and wherever in it the numbers lie. */
+static void weights_are_those_of_the_runs(const char *path)
+{
+    MiModel *model = mi_open(path);
+    CHECK(model, "%s", mi_error());
+    if (!model) return;
+    MiShape s = mi_shape(model);
+    int     token = s.n_vocab - 1, rows = 0, cols = 0, l = s.n_layer - 1;
+    MiRun  *run = mi_run(model, (int[]){1, token}, 2, NULL, NULL);
+    const MiWeight *wte = mi_weight(model, "wte", 0, &rows, &cols);
+    CHECK(wte && rows == s.n_vocab && cols == s.d_model, "%s: wte is [%d,%d]", path, rows, cols);
+    CHECK(wte && !memcmp(wte + (size_t)token * cols, mi_site(run, 0, MI_embed, 0, 1),
+                         (size_t)cols * sizeof(float)), "%s: wte is not what runs read", path);
+    const MiWeight *W_U = mi_weight(model, "W_U", 0, &rows, &cols);
+    CHECK(W_U && rows == s.n_vocab && cols == s.d_model, "%s: W_U is [%d,%d]", path, rows, cols);
+    float  logit[1], *copy = malloc((size_t)s.d_model * sizeof *copy);
+    double sum = 0;
+    memcpy(copy, W_U + (size_t)token * cols, (size_t)cols * sizeof *copy);  /* as mi.h says */
+    mi_logits_of(run, 0, 1, &token, 1, logit);
+    for (int i = 0; i < cols; i++) sum += (double)copy[i] * mi_site(run, 0, MI_ln_f, 0, 1)[i];
+    CHECK(fabs(sum - logit[0]) < 1e-4 * (1 + fabs(sum)), "%s: W_U says %g, not %g", path, sum,
+          (double)logit[0]);
+    const MiWeight *W = mi_weight(model, "W_QKV", l, &rows, &cols);
+    CHECK(W && rows == s.d_model && cols == 3 * s.d_model, "%s: W_QKV is [%d,%d]", path, rows, cols);
+    const MiWeight *b = mi_weight(model, "b_QKV", l, &rows, &cols);
+    CHECK(b && rows == 1 && cols == 3 * s.d_model, "%s: b_QKV is [%d,%d]", path, rows, cols);
+    sum = b[cols - 1];
+    for (int i = 0; i < s.d_model; i++)
+        sum += (double)mi_site(run, 0, MI_ln1, l, 1)[i] * W[(size_t)i * cols + cols - 1];
+    double v = mi_site(run, 0, MI_v, l, 1)[s.d_model - 1];
+    CHECK(fabs(sum - v) < 1e-4 * (1 + fabs(v)), "%s: W_QKV says %g, not %g", path, sum, v);
+    free(copy);
+    mi_free(run);
+    mi_close(model);
+}
+
+static int dimension(char letter)
+{
+    return letter == 'V' ? w.s.n_vocab : letter == 'N' ? w.s.n_ctx : letter == 'F' ? w.s.d_mlp
+         : letter == 'A' ? 3 * w.s.d_model : w.s.d_model;
+}
+
+static void names_of_weights(void)
+{
+    static const struct { const char *name, *shape; } all[] = {
+#define X(field, name, shape) { #field, shape },
+        MI_MODEL_TENSORS(X) MI_BLOCK_TENSORS(X)
+#undef X
+        { "W_U", "VD" },
+    };
+    int rows, cols, n = sizeof all / sizeof *all;
+    for (int i = 0; i < n; i++) {
+        const char *shape = all[i].shape;
+        int matrix = shape[1] != 0, L = i >= 4 && i < n - 1 ? w.s.n_layer : 1;
+        const MiWeight *first = mi_weight(w.model, all[i].name, 0, &rows, &cols);
+        CHECK(first && rows == (matrix ? dimension(shape[0]) : 1) &&
+              cols == dimension(shape[matrix]), "%s is [%d,%d]: %s", all[i].name, rows,
+              cols, mi_error());
+        const MiWeight *last = mi_weight(w.model, all[i].name, L - 1, &rows, &cols);
+        CHECK(last && (L == 1) == (last == first), "%s of the last layer", all[i].name);
+        CHECK(!mi_weight(w.model, all[i].name, L, &rows, &cols) && strstr(mi_error(), "no layer") &&
+              !mi_weight(w.model, all[i].name, -1, &rows, &cols), "%s of layer %d", all[i].name, L);
+    }
+    static const char *const none[] = {"", "W_Q", "wte.weight", "W", "score_scale", "w_u", "W_U "};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        CHECK(!mi_weight(w.model, none[i], 0, &rows, &cols) && strstr(mi_error(), "no weight"),
+              "a weight \"%s\": %s", none[i], mi_error());
+}
+
+static int body(void)
+{
+    for (uint64_t seed = 1; seed <= 12; seed++) {
+        if (open_world(&w, seed)) return printf("%s\n0 passed, 1 failed\n", lost), 1;
+        doing("test_calls: %s", w.where);
+        begin(&w, seed);
+        const char *why = calls_are_operations();
+        CHECK(!why, "functions == operations: %s: %s; edits:%s", w.where, why, w.edits);
+        if (w.s.n_layer > 1 && w.T > 4 && w.s.n_head > 1 && w.s.d_model > 1) {
+            calls_are_never_skipped();
+            what_can_be_seen();
+            failing_functions();
+            what_is_refused();
+            a_mix_in_a_subspace();
+            its_gradient();
+            names_of_weights();
+        }
+        free_from(&w, 1);
+        close_world(&w);
+    }
+    static const char *const files[] = {"odd7", "brain11", "half12"};
+    for (int i = 0; i < 3; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "tests/golden/%s.safetensors", files[i]);
+        weights_are_those_of_the_runs(path);
+    }
+    return report();
+}
+
+int main(void)
+{
+    return in_scratch(body);
+}
