@@ -6984,7 +6984,7 @@ typedef struct Readout Readout;
 typedef struct {
     const Intervention *what;
     char                flag[16];       /* "--ablate", or "--trace", which stands for two */
-    const char         *argument, *toward, *away, *direction, *align;
+    const char         *argument, *toward, *away, *direction, *align, *from, *along;
     int                 window;         /* ROME's: a sweep of so many layers at a time */
 } Request;
 
@@ -7075,10 +7075,14 @@ static const Option OPTIONS[] = {
     TITLE("Interventions, in the order given (SITES: L5H3, L0-3H*, L5.resid_pre@-1)",
           "mi --ablate heads --each"),
     { .kind = INTERVENTION_ROWS },
+    OF_REQUEST(from, "SITE", "of --patch: the source's value of another place"),
+    OF_REQUEST(along, "FILE.npy|random:SEED:K|data:FILE",
+               "of --patch: only the part along K directions"),
     OF_REQUEST(toward, "TEXT", "the direction: the site's value after TEXT ..."),
     OF_REQUEST(away, "TEXT", "... minus its value after TEXT"),
-    OF_REQUEST(direction, "FILE.npy|random:SEED",
-               "a file's, or random, of the texts' length or 1"),
+    OF_REQUEST(direction, "FILE.npy|random:SEED|data:FILE",
+               "a file's; random, of the texts' length or 1; or\n"
+               "                                the mean of rows with label 1 less label 0"),
     OF_REQUEST(align, "last|front", "front: steer token by token from the first"),
     OPTION(EACH, 0, "each", NULL, swept, "sweep the edit before it: one run per cell"),
     OPTION(TEXT, 0, "trace", "TEXT", trace, "causal trace: noise on TEXT, each state restored"),
@@ -7161,7 +7165,7 @@ static void print_help(FILE *out)
             "Columns of --data: prompt or tokens, source, answer, versus, at, group (rows that are"
             "\nnot independent, which standard errors take into account); any other names a "
             "position\nby its text or index: --ablate L5H3@S2. A flag holds for all rows "
-            "instead.\n"
+            "instead.\nOf data:FILE: prompt or tokens, label (0 or 1), at.\n"
             "In pictures: 0 exactly, · below .005, ~ what may well be 0 (within its error).\n"
             "Without PROMPT, a built-in one is used: who got the drink?\n");
 }
@@ -7253,18 +7257,20 @@ static int needs_direction(const Request *request)
 
 static int set_modifier(Command *command, const Option *o, const char *value)
 {
-    int is_align = !strcmp(o->name, "align");
+    int is_align = !strcmp(o->name, "align"), of_patch = is_choice("from|along", o->name);
     for (int i = command->n_requests - 1; i >= 0; i--) {
         Request *request = &command->request[i];
-        if (!needs_direction(request) || (is_align && request->what->op != MI_ADD)) continue;
+        if (!(request->what->needs & (of_patch ? NEEDS_SOURCE : NEEDS_DIRECTION)) ||
+            (is_align && request->what->op != MI_ADD))
+            continue;
         const char **field = (const char **)((char *)request + o->field);
         if (*field)
             return mi_fail("--%s: the %s before it has one already", o->name, request->flag);
         *field = value;
         return 0;
     }
-    return mi_fail("--%s: there is no --steer%s before it", o->name,
-                   is_align ? "" : " or --project");
+    return mi_fail("--%s: there is no %s before it", o->name, of_patch ? "--patch"
+                   : is_align ? "--steer" : "--steer or --project");
 }
 
 /* --each belongs to the intervention before it, and there is one sweep at most. */
@@ -7311,7 +7317,7 @@ static int add_asked(Command *command, const Option *o, const char *value)
 static int set_option(Command *command, const Option *o, const char *value)
 {
     char *field = (char *)command + o->field;
-    if (value && !*value && is_choice("model|tokenizer|svg|data|direction", o->name))
+    if (value && !*value && is_choice("model|tokenizer|svg|data|direction|along", o->name))
         return mi_fail("--%s: the name of a file is empty", o->name);
     if ((o->kind == CHOICE || !strcmp(o->name, "align")) && !is_choice(o->argument, value))
         return mi_fail("--%s: \"%.100s\" is not one of %s", o->name, value, o->argument);
@@ -7370,12 +7376,18 @@ static int is_circuit(const Command *c, const char *kind)
     return asked && !strcmp(value ? value + 1 : "mean", kind);
 }
 
-/* Is there anything that reads a source? */
-static int needs_source(const Command *c)
+/* Is there anything that reads a source? paired: at the prompt's own positions, so that both are of
+ * one length and can be compared; --from SITE@POS takes a row of any source. */
+static int reads_source(const Command *c, int paired)
 {
-    return uses(c, 0, NEEDS_SOURCE) || find_asked(c, "attribute") || find_asked(c, "edges") ||
-           find_asked(c, "path") || is_circuit(c, "source");
+    for (const Request *r = c->request; r < c->request + c->n_requests; r++)
+        if ((r->what->needs & NEEDS_SOURCE) && !(paired && r->from && strchr(r->from, '@')))
+            return 1;
+    return find_asked(c, "attribute") || find_asked(c, "edges") || find_asked(c, "path") ||
+           is_circuit(c, "source");
 }
+
+static int needs_source(const Command *c) { return reads_source(c, 0); }
 
 /* "L5...", "L*..." or a group of addresses: no word of a text. */
 static int looks_like_address(const char *word)
@@ -7538,6 +7550,9 @@ typedef struct {
     int      loss_from;                 /* the position whose prediction is the first in the loss */
 } Question;
 
+/* data:FILE, at all layers of a site: [layers,width]; and how many rows had label 0, and 1. */
+typedef struct { const char *file; MiSite site; float *v; int n[2]; } Contrast;
+
 /* What all prompts have in common: one, or the rows of --data. */
 typedef struct {
     const Command *command;
@@ -7556,6 +7571,8 @@ typedef struct {
     int            n_sums;
     float          deviation;           /* of the entries of wte, once asked for */
     ListFiles      files;               /* of addresses */
+    Contrast      *contrast;            /* [n_contrasts] what data:FILE stood for so far */
+    int            n_contrasts;
 } Study;
 
 /* An intervention, resolved for one prompt. */
@@ -7565,6 +7582,9 @@ typedef struct {
     double         strength;            /* |C v| / |h| of a steering; the deviation of noise */
     Prompt         text[2];             /* --toward and --away */
     Array          file;                /* the shape that --set expects */
+    MiEdit         from;                /* --from, one that is never applied */
+    int            from_at;             /* it has a position of its own */
+    int            rank, labels[2];     /* of --along; rows of data:FILE with label 0 and 1 */
 } Step;
 
 /* What the model says at the position of interest in one run, a mean over its samples of noise. */
@@ -7773,7 +7793,7 @@ static void read_source(Case *c)
     }
     if (in->source && !strcmp(in->source, "same")) c->donor = c->prompt;
     else read_prompt(c, "--source", in->source, in->source_tokens, &c->donor);
-    if (c->donor.n == c->prompt.n || !needed) return;
+    if (c->donor.n == c->prompt.n || !needed || !reads_source(command, 1)) return;
     char ours[700], theirs[700];
     list_tokens(c, &c->prompt, ours, sizeof ours);
     list_tokens(c, &c->donor, theirs, sizeof theirs);
@@ -7955,6 +7975,13 @@ static void choose_metric(Case *c)
 
 /* ---- Interventions and addresses ---- */
 
+/* "L5.z", or "embed" */
+static void site_name(MiSite site, int layer, char name[64])
+{
+    if (SITES[site].place == MI_BLOCK) snprintf(name, 64, "L%d.%s", layer, SITES[site].name);
+    else snprintf(name, 64, "%s", SITES[site].name);
+}
+
 /* Addresses that are read, not changed: one edit that is never applied for each row. */
 static const MiEdit READ_ONLY = { .op = MI_SET, .from = MI_FROM_CALLER, .head = -1 };
 
@@ -7993,6 +8020,52 @@ static int is_front(const Request *request)
     return request->align && !strcmp(request->align, "front");
 }
 
+/* The rank of "random:SEED", 1, and of "random:SEED:K"; 0: they are written otherwise. */
+static int random_rank(const char *text)
+{
+    static const char digits[] = "0123456789";
+    size_t      n = strspn(text + 7, digits);
+    const char *rank = text + 7 + n + 1;
+    if (n < 1 || n > 18 || !rank[-1]) return n >= 1 && n <= 18;
+    return rank[-1] == ':' && strlen(rank) < 7 && !rank[strspn(rank, digits)] ? atoi(rank) : 0;
+}
+
+/* --from: one place of the source's run, whose value all that the --patch names takes: without a
+ * position, row by row; with one, everywhere; with several, as many rows in their order. */
+static void read_from(Case *c, Step *step)
+{
+    Parser  p = parser_of(c, "--from", step->typed->from);
+    MiEdits edits = { 0 };
+    char    site[64];
+    p.tokens = c->donor.tokens, p.n = c->donor.n;
+    int status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    resolving(c, expand(&edits, &p, p.found, READ_ONLY));
+    MiEdit *from = &step->from;
+    *from = edits.at[0];
+    step->from_at = p.found->has_pos;
+    if (p.n_found != 1 || edits.n != 1)
+        resolving(c, fail_at(&p, p.argument, "expected one place: a head, neurons or a site of one "
+                             "layer"));
+    mi_edits_free(&edits);
+    int keys = from->head >= 0, given = from->pos_end - from->pos;
+    if (keys && step->from_at)
+        resolving(c, fail_at(&p, p.argument, "rows of scores and pattern differ in length: they "
+                             "are taken from the same position; leave out the @"));
+    for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
+        int rows = edit->pos_end - edit->pos;
+        site_name(edit->site, edit->layer, site);
+        if (keys != (edit->head >= 0) || (!keys && from->count != edit->count))
+            resolving(c, fail_at(&p, p.argument, "it has %d numbers a position, what is patched of "
+                                 "%s has %d", from->count, site, edit->count));
+        if (step->from_at && given != 1 && given != rows)
+            resolving(c, fail_at(&p, p.found->pos_text, "it names %d positions, the patch of %s "
+                                 "%d: give one, or as many", given, site, rows));
+        edit->from = MI_FROM_CALLER;
+    }
+}
+
 /* The direction of a --steer or --project, as far as the command line goes. */
 static void read_direction(Case *c, Step *step)
 {
@@ -8011,8 +8084,7 @@ static void read_direction(Case *c, Step *step)
     }
     if (!file) return;
     if (!strncmp(file, "random:", 7)) {
-        size_t digits = strspn(file + 7, "0123456789");
-        if (digits < 1 || digits > 18 || file[7 + digits])
+        if (random_rank(file) != 1)
             resolving(c, mi_fail("--direction: expected a whole number after random:"));
     } else if (texts[0] || texts[1])
         resolving(c, mi_fail("--direction: there is a direction already, --toward or --away"));
@@ -8038,6 +8110,14 @@ static void read_step(Case *c, int which)
         resolving(c, mi_fail("--each: a --set is not swept"));
     if (request->what->value == KIND && edit.from == MI_FROM_CALLER && !is_study(c))
         resolving(c, mi_fail("--ablate =resample takes another row's value: it needs --data"));
+    const char *along = request->along;
+    for (const Address *a = p.found; a < p.found + p.n_found && along; a++)
+        if (SITES[a->site].width == MI_KEYS)
+            resolving(c, fail_at(&p, a->text, "the rows of scores and pattern differ in length: "
+                                 "they have no direction"));
+    if (along && !strncmp(along, "random:", 7) && !random_rank(along))
+        resolving(c, mi_fail("--along: expected random:SEED, or random:SEED:K for K directions"));
+    if (along) edit.op = MI_MIX;
     if (which == command->swept) {
         resolving(c, lay_out_cells(&p, &edit, request->window, &c->cells));
         resolving(c, check_cells(&p, &c->cells));
@@ -8047,6 +8127,7 @@ static void read_step(Case *c, int which)
         for (int i = 0; i < p.n_found; i++)
             resolving(c, expand(&step->edits, &p, &p.found[i], edit));
     if (needs_direction(request)) read_direction(c, step);
+    if (request->from) read_from(c, step);
 }
 
 /* ---- A case ---- */
@@ -8220,8 +8301,128 @@ static uint64_t sites_shown(const Case *c)
     return keep;
 }
 
+/* The mean of a site over the rows of a table with label 1 less that over those with label 0, each
+ * at its column `at` or its last token. All layers at once, and once for all prompts. */
+static const Contrast *contrast_of(Study *study, const char *file, MiSite site)
+{
+    const Command command = { .metric = "kl", .swept = -1, .bos = study->command->bos };
+    int layers = n_layers_of(study->model, site), D = width_of(study->model, site, 0);
+    for (Contrast *known = study->contrast; known < study->contrast + study->n_contrasts; known++)
+        if (known->site == site && !strcmp(known->file, file)) return known;
+    Study of = { .command = &command, .model = study->model, .words = study->words,
+                 .rows = read_rows(file) };
+    if (column_of(&of.rows, "label") < 0)
+        check(mi_fail("%s: expected a column named label, of 0 and 1", file), FAULT_OF_RUN);
+    of.n_rows = of.rows.n_rows;
+    double   *sum = must(calloc(2 * (size_t)layers * D, sizeof *sum));
+    Contrast  made = { .file = file, .site = site };
+    MiOptions options = { .threads = study->command->threads,
+                          .keep = (uint64_t)1 << site | MI_KEEP_CACHE };
+    for (int r = 0; r < of.n_rows; r++) {
+        Case       *c = open_case(&of, r);
+        const char *label = cell(&of.rows, r, "label");
+        int         side = *label - '0', at = c->question.at;
+        if (!is_choice("0|1", label))
+            running(c, mi_fail("the label is \"%.100s\", not 0 or 1", label));
+        MiRun *run = mi_run(of.model, c->prompt.tokens, at + 1, NULL, &options);
+        for (int l = 0; l < layers; l++) {
+            const float *x = run ? mi_site(run, 0, site, l, at) : NULL;
+            if (!x) running(c, -1);
+            for (int i = 0; i < D; i++) sum[(side * layers + l) * (size_t)D + i] += x[i];
+        }
+        made.n[side]++;
+        mi_free(run);
+        close_case(c);
+    }
+    if (!made.n[0] || !made.n[1])
+        check(mi_fail("%s: no row has label %d", file, made.n[0] != 0), FAULT_OF_RUN);
+    made.v = must(malloc((size_t)layers * D * sizeof *made.v));
+    for (int i = 0; i < layers * D; i++)
+        made.v[i] = (float)(sum[layers * D + i] / made.n[1] - sum[i] / made.n[0]);
+    free(sum);
+    free_rows(&of.rows);
+    study->contrast = must(grow(study->contrast, study->n_contrasts, sizeof made));
+    study->contrast[study->n_contrasts] = made;
+    return &study->contrast[study->n_contrasts++];
+}
+
+/* The rows at an edit that FILE.npy, random:SEED[:K] or data:FILE stand for: [*k,count], *k at most
+ * `most`. */
+static float *direction_rows(Case *c, Step *step, const MiEdit *edit, const char *from, int most,
+                             int *k)
+{
+    int    n = edit->count, random = !strncmp(from, "random:", 7);
+    int    data = !strncmp(from, "data:", 5);
+    Array  array = { .n = random ? (size_t)random_rank(from) * n : (size_t)n };
+    MiEdit noise = *edit;
+    if (!random && !data) own(c, (array = read_npy(from)).values);
+    *k = (int)(array.n / n);
+    if (array.n % n || *k > most || (array.n_dims && *k > 1 && array.dim[array.n_dims - 1] != n))
+        running(c, mi_fail("%s: %zu numbers; a direction here has %d, and there can be %d", from,
+                           array.n, n, most));
+    if (array.values) return array.values;
+    float *x = room(c, array.n, sizeof *x);
+    if (random) noise.seed = strtoull(from + 7, NULL, 10);
+    for (int i = 0; i < *k * n && random; i++) x[i] = normal_at(&noise, i / n, i % n);
+    if (random) return x;
+    const Contrast *contrast = contrast_of(c->study, from + 5, edit->site);
+    size_t          start = (size_t)edit->layer * width_of(c->study->model, edit->site, 0);
+    memcpy(step->labels, contrast->n, sizeof contrast->n);
+    return memcpy(x, contrast->v + start + edit->first, n * sizeof *x);
+}
+
+/* Gram and Schmidt: b_i <- b_i - sum_{j<i} (b_i . b_j) b_j, twice, since once leaves what rounding
+ * does; then of length 1. x [k,n] spans what it spanned. */
+static void orthonormalize(const Case *c, const char *name, float *x, int k, int n)
+{
+    for (int i = 0; i < k; i++) {
+        float *b = x + (size_t)i * n;
+        double whole = 0, rest = 0;
+        for (int e = 0; e < n; e++) whole += (double)b[e] * b[e];
+        for (int j = 0; j < 2 * i; j++) {
+            const float *a = x + (size_t)(j % i) * n;
+            double along = 0;
+            for (int e = 0; e < n; e++) along += (double)a[e] * b[e];
+            for (int e = 0; e < n; e++) b[e] -= (float)(along * a[e]);
+        }
+        for (int e = 0; e < n; e++) rest += (double)b[e] * b[e];
+        if (!isfinite(whole) || !(rest > 1e-10 * whole))
+            running(c, mi_fail("--along: direction %d of %s %s", i, name, whole == 0 ? "is zero"
+                               : isfinite(whole) ? "depends on those before it" : "is infinite"));
+        for (int e = 0; e < n; e++) b[e] = (float)(b[e] / sqrt(rest));
+    }
+}
+
+/* The bases of a --patch --along, into its edits: neighbours share what is the same. */
+static void bind_along(Case *c, Step *step)
+{
+    const char *from = step->typed->along;
+    for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
+        const MiEdit *last = edit > step->edits.at ? edit - 1 : NULL;
+        int   same = last && last->site == edit->site && last->layer == edit->layer &&
+                     last->first == edit->first && last->count == edit->count;
+        float *basis = same ? NULL : direction_rows(c, step, edit, from, edit->count, &step->rank);
+        if (basis) orthonormalize(c, from, basis, step->rank, edit->count);
+        edit->basis = basis ? basis : last->basis;
+        edit->rank = step->rank;
+    }
+}
+
+/* The values of a --patch --from. */
+static void bind_from(Case *c, Step *step)
+{
+    const MiEdit *from = &step->from;
+    for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
+        const float *row = row_at(c->source, 0, from, step->from_at ? from->pos : edit->pos);
+        if (!row) running(c, -1);
+        edit->value = from->head < 0 ? row : row + edit->first;     /* of keys: the same ones */
+        edit->value_stride = step->from_at && from->pos_end - from->pos == 1 ? 0
+                           : width_of(c->study->model, from->site, c->source->key_stride);
+    }
+}
+
 /* v [count] at one edit: toward minus away, a file's values, or random ones of the same norm. */
-static void direction_row(Case *c, const Step *step, const MiEdit *edit, MiRun *const runs[2],
+static void direction_row(Case *c, Step *step, const MiEdit *edit, MiRun *const runs[2],
                           int row, float *v)
 {
     const char *from = step->typed->direction;
@@ -8233,24 +8434,12 @@ static void direction_row(Case *c, const Step *step, const MiEdit *edit, MiRun *
         for (int i = 0; i < edit->count; i++) v[i] = side ? v[i] - h[i] : h[i];
     }
     if (!from) return;
-    if (strncmp(from, "random:", 7)) {
-        Array array = read_npy(from);
-        if (array.n != (size_t)edit->count)
-            running(c, mi_fail("%s: a direction here has %d numbers; the file has %zu", from,
-                               edit->count, array.n));
-        memcpy(v, array.values, edit->count * sizeof *v);
-        free(array.values);
-        return;
-    }
-    MiEdit noise = *edit;
-    double norm = sqrt(c->base->kernel->dot(v, v, edit->count)), drawn = 0;
-    noise.seed = strtoull(from + 7, NULL, 10);
-    for (int i = 0; i < edit->count; i++) {
-        v[i] = normal_at(&noise, 0, i);
-        drawn += v[i] * v[i];
-    }
-    for (int i = 0; i < edit->count; i++)
-        v[i] *= (float)((runs[0] || runs[1] ? norm : 1) / sqrt(drawn));
+    int    n = edit->count, k;
+    double norm = sqrt(c->base->kernel->dot(v, v, n)), drawn = 0;
+    memcpy(v, direction_rows(c, step, edit, from, 1, &k), n * sizeof *v);
+    if (strncmp(from, "random:", 7)) return;
+    for (int i = 0; i < n; i++) drawn += v[i] * v[i];
+    for (int i = 0; i < n; i++) v[i] *= (float)((runs[0] || runs[1] ? norm : 1) / sqrt(drawn));
 }
 
 /* |C v| / |h|, averaged over the rows that are steered: how hard do we push? */
@@ -8386,6 +8575,8 @@ static void prepare(Case *c)
     c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
     if (!c->base) running(c, -1);
     options.keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
+    for (Step *step = c->step; step < c->step + command->n_requests; step++)
+        if (step->typed->from) options.keep |= (uint64_t)1 << step->from.site;
     for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
         options.keep |= sites_of(&a->cells.edits, FROM_SOURCE) | a->what->keep;
     if (c->donor.n && needs_source(command) &&
@@ -8394,6 +8585,8 @@ static void prepare(Case *c)
     for (Step *step = c->step; step < c->step + command->n_requests; step++) {
         if (step->typed->what->value == FILE_NAME) bind_file(c, step);
         if (needs_direction(step->typed)) bind_directions(c, step);
+        if (step->typed->from) bind_from(c, step);
+        if (step->typed->along) bind_along(c, step);
         running(c, mi_edits_bind(&step->edits, c->base, c->source));
     }
     c->held = room(c, (size_t)c->samples * c->n_held, sizeof *c->held);
@@ -8499,13 +8692,6 @@ static double metric_of(const Question *q, const float *logits, const float *bas
     }
 }
 
-/* "L5.z", or "embed" */
-static void site_name(MiSite site, int layer, char name[64])
-{
-    if (SITES[site].place == MI_BLOCK) snprintf(name, 64, "L%d.%s", layer, SITES[site].name);
-    else snprintf(name, 64, "%s", SITES[site].name);
-}
-
 /* Where in a run numbers stop being numbers, in words; "" if they do not. */
 static void where_numbers_end(const MiRun *run, int lane, char *text, size_t size)
 {
@@ -8548,7 +8734,7 @@ static void measure_runs(Case *c)
     if (c->edited)
         add_outcome(c, (Outcome){ .name = swept ? "held" : "edited", .run = c->edited,
                                   .prompt = &c->prompt, .lane = c->lane, .n_lanes = c->samples });
-    if (c->source)
+    if (c->source && reads_source(c->command, 1))
         add_outcome(c, (Outcome){ .name = "source", .run = c->source, .prompt = &c->donor,
                                   .n_lanes = 1 });
 }
@@ -8562,7 +8748,7 @@ static const Outcome *held_of(const Case *c) { return &c->outcome[c->edited != N
 static double restorable(const Case *c)
 {
     const Outcome *last = &c->outcome[c->n_outcomes - 1];
-    return c->source ? last->metric - held_of(c)->metric : NAN;
+    return strcmp(last->name, "source") ? NAN : last->metric - held_of(c)->metric;
 }
 
 /* The runs of a few cases: those of the unedited prompts one by one, the edited ones together. */
@@ -8732,7 +8918,8 @@ static void read_sweep(Case *c, const Asked *asked, Tables *out)
     if (c->command->swept < 0) return;
     const Request *request = &c->command->request[c->command->swept];
     const MiCells *form = &c->cells;
-    int    n = form->n_rows * form->n_cols, patch = request->what->needs & NEEDS_SOURCE;
+    int    n = form->n_rows * form->n_cols;
+    int    patch = (request->what->needs & NEEDS_SOURCE) && !request->from;
     Table *cells = titled(add_cells_table(form, out, "cells", SILENT), metric, form->row_axis,
                           form->col_axis, "--%s, one run per cell: %s", request->what->name,
                           metric);
@@ -8823,7 +9010,7 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
     edited = c->outcome[1].metric;
     if (q->metric != RANK && q->metric != KL)
         add_share(c, out, "left", "edited / base", edited, base);
-    if (c->source)
+    if (c->n_outcomes == 3)
         add_share(c, out, "restored", "(edited - base) / (source - base)", edited - base,
                   c->outcome[2].metric - base);
 }
@@ -10756,18 +10943,21 @@ static void print_typed(FILE *out, const char *flag, const char *text, const cha
     fprintf(out, "%s %s%s%s", flag, quote, shown, quote);
 }
 
-/* The direction of a --steer or --project as it was typed, on a line of its own. */
+/* The modifiers of an intervention as they were typed, on a line of their own. */
 static void print_direction(FILE *out, const char *indent, const Request *request)
 {
-    const char *words[] = { request->toward, request->away, request->direction, request->align };
-    static const char *const flags[] = { "--toward", "--away", "--direction", "--align" };
-    for (int i = 0; i < 4; i++) {
+    const char *words[] = { request->toward, request->away, request->direction, request->align,
+                            request->from, request->along };
+    static const char *const flags[] = { "--toward", "--away", "--direction", "--align", "--from",
+                                         "--along" };
+    const char *space = indent;
+    for (int i = 0; i < 6; i++) {
         if (!words[i]) continue;
-        fputs(indent, out);
+        fputs(space, out);
         print_typed(out, flags[i], words[i], i < 2 ? "\"" : "");
-        indent = " ";
+        space = " ";
     }
-    if (needs_direction(request)) fputc('\n', out);
+    if (space != indent) fputc('\n', out);
 }
 
 /* A line about something that people might take otherwise. */
@@ -10866,8 +11056,14 @@ static void print_steps(const Report *report, const Screen *screen)
         if (request->what->op == MI_NOISE)
             fprintf(out, "   (deviation %.3g; mean of %d samples, seed %d)", step->strength,
                     c->samples, command->seed);
+        if (request->along)
+            fprintf(out, "   (the part in %d of %d dimensions)", step->rank,
+                    step->edits.at->count);
         fputc('\n', out);
         print_direction(out, "          ", request);
+        if (step->labels[1])
+            print_note(screen, "the direction is the mean of %d rows with label 1 less that of %d "
+                       "with label 0", step->labels[1], step->labels[0]);
         const Request *later = is_study(c) || i == command->swept ? NULL : undone_by(c, i);
         char shown[256] = "";
         if (later) append_visible(shown, sizeof shown, later->argument, strlen(later->argument));
@@ -11298,6 +11494,15 @@ static void print_plan(const Case *c, const Tables *plan, const Screen *screen)
         print_typed(screen->out, request->flag, request->argument, "");
         fputs(i == c->command->swept ? " --each\n" : "\n", screen->out);
         print_direction(screen->out, "  ", request);
+        const MiEdit *from = &c->step[i].from;
+        char site[64];
+        site_name(from->site, from->layer, site);
+        if (request->from) fprintf(screen->out, "  takes %s of the source at ", site);
+        if (request->from && c->step[i].from_at) fprintf(screen->out, "%d", from->pos);
+        if (request->from && from->pos_end - from->pos > 1)
+            fputs(c->step[i].from_at ? " and the next, row by row" : "the same position",
+                  screen->out);
+        if (request->from) fputc('\n', screen->out);
     }
     print_cost(c, screen->out);
     fputc('\n', screen->out);
@@ -11721,6 +11926,8 @@ static void run_command(const Command *command, int argc, char **argv)
     for (int i = 0; i < study.n_sums; i++) free(study.sum[i]);
     free(study.sum);
     free(study.count);
+    for (int i = 0; i < study.n_contrasts; i++) free(study.contrast[i].v);
+    free(study.contrast);
     free(study.partner);
     free(study.group);
     free_rows(&study.rows);

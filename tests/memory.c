@@ -132,9 +132,12 @@ static const char *const commands[][16] = {
     {"--data", "t.tsv", "--circuit", "t.txt"},
     {"--data", "t.tsv", "--ablate", "file:t.txt", "--each", "--stability", "1"},
     {"ABC", "--source", "ACB", "--path", "heads", "--into", "L2H1.q", "--edges", "--answer", "#33"},
+    {"ABC", "--source", "ACB", "--patch", "L0.resid_pre@1", "--from", "L1.resid_post@2", "--along",
+     "data:t.tsv", "--patch", "L*.mlp_out@1", "--along", "random:1:2", "--each"},
 };
-static const char table[] = "prompt\tsource\tanswer\tversus\tgroup\tS\nABC\tABD\tE\tF\t1\tB\n"
-                            "ACC\tADC\tF\tE\t2\tA\nBCA\tBDA\tF\tE\t2\tC\n";
+static const char table[] = "prompt\tsource\tanswer\tversus\tgroup\tS\tlabel\n"
+                            "ABC\tABD\tE\tF\t1\tB\t1\nACC\tADC\tF\tE\t2\tA\t0\n"
+                            "BCA\tBDA\tF\tE\t2\tC\t1\n";
 
 typedef struct { int status; size_t n_out, n_err; char out[MOST], err[MOST], files[4096]; } Outcome;
 

@@ -225,7 +225,8 @@ static void a_mix_in_a_subspace(void)
     edit.value = x;
     const char *why = same(&w, trunk(whole(&w, &list)), trunk(w.base));
     CHECK(!why, "a value put in its own place along two rows: %s", why);
-    float  *axis = memory(&w, (size_t)D * sizeof *axis), *zeros = memory(&w, (size_t)D * sizeof *zeros);
+    float  *axis = memory(&w, (size_t)D * sizeof *axis);
+    float  *zeros = memory(&w, (size_t)D * sizeof *zeros);
     double  value;
     MiSweep sweep = {.trunk = w.base, .edits = &edit, .first = (int[]){0, 1}, .n_cells = 1,
                      .read = w.T, .metric = first_logits};
@@ -233,7 +234,8 @@ static void a_mix_in_a_subspace(void)
     edit = copy_edit(&w, other, MI_resid_mid, 1, -1, 0, D, pos, pos + 1);
     edit.op = MI_MIX, edit.amount = 1, edit.basis = axis, edit.rank = 1;
     CHECK(mi_sweep(&sweep, &value) == 0 && value == first_logits(NULL, whole(&w, &list), 0) &&
-          value != first_logits(NULL, w.base, 0), "a cell of a sweep along the last axis is %g", value);
+          value != first_logits(NULL, w.base, 0), "a cell of a sweep along the last axis is %g",
+          value);
     MiEdit both[2] = {edit, edit};              /* -0 stays -0 where nothing is exchanged */
     for (int i = 0; i < D; i++) zeros[i] = -0.0f;
     both[0].op = MI_SET, both[0].basis = NULL, both[0].rank = 0;
@@ -281,8 +283,8 @@ static void its_gradient(void)
 
 /* ---- Weights ---- */
 
-/* embed is a row of wte, ln_f times W_U the logits, ln1 W_QKV + b_QKV the queries: whatever the type
- * of the file and wherever in it the numbers lie. */
+/* embed is a row of wte, ln_f times W_U the logits, ln1 W_QKV + b_QKV at its end the values: of
+ * whatever type the file is, and wherever in it the numbers lie. */
 static void weights_are_those_of_the_runs(const char *path)
 {
     MiModel *model = mi_open(path);
@@ -305,7 +307,8 @@ static void weights_are_those_of_the_runs(const char *path)
     CHECK(fabs(sum - logit[0]) < 1e-4 * (1 + fabs(sum)), "%s: W_U says %g, not %g", path, sum,
           (double)logit[0]);
     const MiWeight *W = mi_weight(model, "W_QKV", l, &rows, &cols);
-    CHECK(W && rows == s.d_model && cols == 3 * s.d_model, "%s: W_QKV is [%d,%d]", path, rows, cols);
+    CHECK(W && rows == s.d_model && cols == 3 * s.d_model, "%s: W_QKV is [%d,%d]", path, rows,
+          cols);
     const MiWeight *b = mi_weight(model, "b_QKV", l, &rows, &cols);
     CHECK(b && rows == 1 && cols == 3 * s.d_model, "%s: b_QKV is [%d,%d]", path, rows, cols);
     sum = b[cols - 1];

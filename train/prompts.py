@@ -142,7 +142,8 @@ def sentiment(bpe, rng):
         between = between.format(day=rng.choice(DAYS), city=rng.choice(sorted(CITY_COUNTRY)))
         prompt, source = (text.feel_text(template, g, verb, work, day, between) for g in (is_good, not is_good))
         row = dict(prompt=prompt, answer=" " + (good if is_good else bad), versus=" " + (bad if is_good else good),
-                   source=source, group=f"{template}-{'good' if is_good else 'bad'}")
+                   source=source, group=f"{template}-{'good' if is_good else 'bad'}",
+                   label=int(is_good))
         if len(bpe.encode(prompt)) != len(bpe.encode(source)):
             row["source"] = ""
         yield row
