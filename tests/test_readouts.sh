@@ -174,6 +174,15 @@ END
     done
 done < "$dir/cases"
 
+# On the way to the source, the embeddings' gradients add up to all that changes, also under an edit
+for edit in '--ablate L1H1' '--scale L0H2=1.5'; do
+    run -m $golden/odd7.safetensors --tokens "32 33 34 32 33 35 40" --source-tokens "32 33 34 33 32 35 41" \
+        --answer "#36" --versus "#37" --attribute embed --steps 200 $edit
+    why=$(awk -F'\t' '$1 == "attribution" { told = $5 } $1 == "exact" { exact = $5 }
+        END { if (!exact || (told - exact) ^ 2 > 1e-8) print told, exact }' "$dir/out")
+    if [ -z "$why" ]; then ok; else bad "completeness $edit" "$why"; fi
+done
+
 # What needs no reference: a writer's edges add up to its node, also without a source, where a small
 # step to 0 is the attribution and --ablate the exact column; exact edges are those of --edges
 edge_sums() {                       # FLAGS: in $dir/edges those of the writers, beside their nodes
