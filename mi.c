@@ -10301,7 +10301,7 @@ static void add_circuit_tables(Case *c, const Asked *asked, const Circuit *x, co
                                         "random complements", "all ablated" };
     static const struct { const char *name; int from, to; } forms[] = {
         { "circuit", 0, 6 }, { "faithfulness", 1, 5 }, { "completeness", 1, 6 } };
-    const char *name = METRICS[c->question.metric].name;
+    const char *name = METRICS[c->question.metric].name, *kind = find_value(asked->text, 0);
     int    n = asked->cells.n_rows * asked->cells.n_cols, at = out->n, mlps = 0;
     double rows[2][6] = { { c->outcome[0].metric, metric[0], 0, metric[1], 0, metric[2] },
                           { 0, kl[0], 0, kl[1], 0, kl[2] } };
@@ -10319,8 +10319,8 @@ static void add_circuit_tables(Case *c, const Asked *asked, const Circuit *x, co
     }
     add_members(&asked->cells, name, metric, out, &out->at[at + 1]);
     Table *circuit = &out->at[at + 1];
-    titled(circuit, name, "set", "", "%s with %s, the others ablated%s", name,
-           what, mlps ? "" : "; MLPs are left alone");
+    titled(circuit, name, "set", "", "%s with %s, the others %s%s", name, what,
+           kind ? kind : "=mean", mlps ? "" : "; MLPs are left alone");
     titled(circuit + 1, "faithfulness", "set", "",
            "faithfulness: 0 as with all ablated, 1 as the whole model");
     titled(circuit + 2, "KL, in nats", "set", "",
@@ -10369,9 +10369,9 @@ static void finish_circuit(Tables *report)
             for (int k = 0; k < cells_of(&sets[i]); k++) sets[i].error[k] = NAN;
         }
     for (int k = 0; k < 4; k++) {
-        double mean = 0, squares = 0;
-        for (int s = 0; s < RANDOM_SETS; s++) mean += sets->value[4 * s + k] / RANDOM_SETS;
-        for (int s = 0; s < RANDOM_SETS; s++) squares += pow(sets->value[4 * s + k] - mean, 2);
+        double mean = 0, squares = 0, *value = sets->value + k;     /* mean: above the first's */
+        for (int s = 0; s < RANDOM_SETS; s++) mean += (value[4 * s] - *value) / RANDOM_SETS;
+        for (int s = 0; s < RANDOM_SETS; s++) squares += pow(value[4 * s] - *value - mean, 2);
         double error = sqrt(squares / RANDOM_SETS / (RANDOM_SETS - 1));
         if (k < 2) sets[1].error[2 + 2 * k] = error, sets[2].error[1 + 2 * k] = error / whole;
         else sets[3].error[1 + 2 * (k - 2)] = error;

@@ -102,6 +102,8 @@ printf 'L0H1\n\n  L4Q2 # what\nL1H1\n' > "$dir/bad.txt"; printf '# none\n' > "$d
 refused 2 'bad.txt:3: expected H' --ablate "L0H0,file:$dir/bad.txt=mean"
 [ "$(sed -n '2p;3p' "$dir/err")" = "      L4Q2 # what
         ^" ] && ok || bad "the caret in a file" "$(cat "$dir/err")"
+printf 'L0H1@" #"   # in quotes it is text\n' > "$dir/quoted.txt"
+refused 2 'no run of whole tokens' --ablate "file:$dir/quoted.txt"
 refused 2 'no address in it' --ablate "L0H0,file:$dir/none.txt"
 refused 2 'no address in it' --circuit "$dir/none.txt"
 refused 2 'the name of a file' --ablate "file:,L0H0"

@@ -157,6 +157,30 @@ static void carets_point_at_the_culprit(void)
     }
 }
 
+/* file:NAME stands for the addresses in a file, also without a program around; they outlive it. */
+static void lists_may_stand_in_files(void)
+{
+    char    path[1100], argument[1200];
+    MiEdits edits = {0};
+    MiCells cells;
+    snprintf(path, sizeof path, "%s/list.txt", scratch);
+    FILE *file = fopen(path, "w");
+    CHECK(file && fputs("# a list\nL0H1@1 # one\n\n\tL1H0,L0H0@2\r\n", file) > 0, "%s", path);
+    if (!file || fclose(file)) return;
+    snprintf(argument, sizeof argument, "L1H1,file:%s=2", path);
+    CHECK(mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, "scale", argument) == 0 &&
+          edits.n == 4 && edits.at[1].pos == 1 && edits.at[2].layer == 1 && edits.at[3].pos == 2,
+          "%s: %d edits: %s", argument, edits.n, mi_error());
+    mi_edits_free(&edits);
+    snprintf(argument, sizeof argument, "file:%s", path);
+    int status = mi_cells_parse(&cells, w.model, NULL, w.tokens, w.T, "ablate", argument);
+    CHECK(status == 0 && cells.n_rows == 3 && !strcmp(cells.address[0], "L0H1@1"), "%s: %s",
+          argument, status ? mi_error() : cells.address[0]);
+    if (status == 0) mi_cells_free(&cells);
+    CHECK(mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, "ablate", "file:/dev/null") == -1 &&
+          strstr(mi_error(), "/dev/null: is a device"), "file:/dev/null: %s", mi_error());
+}
+
 /* A value is one finite decimal number and nothing else; a size may count deviations, 3s. */
 static void values_are_whole_numbers_or_nothing(void)
 {
@@ -657,6 +681,7 @@ static int body(void)
         {"absurd numbers", absurd_numbers_are_refused},
         {"carets", carets_point_at_the_culprit},
         {"positions by their text", positions_by_their_text},
+        {"files", lists_may_stand_in_files},
         {"values", values_are_whole_numbers_or_nothing},
         {"a source that is shorter", patches_end_with_the_source},
         {"tensors in no layer", tensors_that_are_in_no_layer},
