@@ -5986,7 +5986,7 @@ static void must_close(FILE *memory, char *const *text)
 }
 
 typedef MiLabel Label;
-typedef enum { HEAT, TOKENS, TOP, BARS, SILENT } Look;      /* how people see it */
+typedef enum { HEAT, TOKENS, TOP, BARS, LINES, SILENT } Look;       /* how people see it */
 
 /* Numbers with a name for each row and column. Every readout returns some, and all that prints,
  * on a terminal, as TSV, JSON or SVG, prints these. */
@@ -6055,7 +6055,7 @@ static void free_tables(Tables *tables)
  * bars, was computed and is not a number. */
 static int exists(const Table *table, int i)
 {
-    if (table->token && table->token[i] < 0) return 0;
+    if (table->token && table->token[i] < 0 && table->look != LINES) return 0;
     return !isnan(table->value[i]) || (table->address ? *table->address[i] != 0
                                                       : table->look == BARS);
 }
@@ -6469,6 +6469,51 @@ static void print_bars(const Screen *screen, const Table *table)
     fputs("\n\n", out);
 }
 
+/* A line for each depth: numbers of several kinds, the last of them a token where there is one, and
+ * the first, where there is room, as a bar. */
+static void print_depth(const Screen *screen, const Table *table)
+{
+    int    n = table->n_cols, label = widest_of(table->row, table->n_rows, 20), width[8] = {0};
+    int    room = screen->columns - label - 5;
+    double limit = 0;
+    FILE  *out = screen->out;
+    fprintf(out, "  %s\n%*s", table->title, label + 2, "");
+    for (int c = 0; c < n; c++) {
+        int last = table->token && c == n - 1;
+        width[c] = table->error ? 13 : max_int(last ? 10 : 8, columns_in(table->col[c]) + 1);
+        room -= width[c];
+        fprintf(out, last ? "  %.*s" : "%*s", width[c], table->col[c]);
+    }
+    for (int r = 0; r < table->n_rows; r++)
+        if (isfinite(table->value[r * n])) limit = fmax(limit, fabs(table->value[r * n]));
+    for (int i = 0; i < cells_of(table); i++) {
+        const char *name = table->col[i % n];
+        int   share = !strcmp(name, "prob") || !strcmp(name, "top"), rank = !strcmp(name, "rank");
+        int   digits = table->error ? share ? 3 : rank ? 1 : 2 : rank ? 0
+                     : share || (i % n == 0 && table->is_signed) ? 4 : 3;
+        int   sign = i % n == 0 && table->is_signed;
+        Label text, token;
+        if (i % n == 0) fputs("\n  ", out), print_padded(out, table->row[i / n], label);
+        if (!table->token || table->token[i] < 0) {
+            snprintf(text, sizeof text, sign ? "%+.*f" : "%.*f", digits, table->value[i]);
+            if (isnan(table->value[i])) strcpy(text, "nan");
+            if (table->error && isfinite(table->error[i]))
+                append(text, sizeof text, "±%.*f", digits, table->error[i]);
+            fprintf(out, "%*s%s", width[i % n] - columns_in(text), "", text);
+        } else {
+            fputs("  ", out);
+            mi_token_label(screen->words, table->token[i], token, sizeof token);
+            print_padded(out, token, width[i % n]);
+        }
+        if (i % n < n - 1 || room < 8 || limit == 0) continue;
+        double part = table->value[i - n + 1] / limit;
+        fputc(' ', out);
+        if (table->is_signed) print_signed_bar(out, part, min_int(room, 40), "");
+        else print_bar(out, part, min_int(room, 40), "");
+    }
+    fputs("\n\n", out);
+}
+
 static void print_table(const Screen *screen, const Table *table)
 {
     if (table->look == SILENT || cells_of(table) == 0) return;
@@ -6478,6 +6523,7 @@ static void print_table(const Screen *screen, const Table *table)
         if (few.at->n_rows == 0) print_strongest(screen->out, table);
         free_tables(&few);
     } else if (table->look == TOP) print_top(screen, table);
+    else if (table->look == LINES) print_depth(screen, table);
     else if (table->look == BARS) print_bars(screen, table);
     else {
         print_map(screen, table);
@@ -6532,7 +6578,8 @@ static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, i
         if (prompt < 0 && table->error && !isnan(table->error[i]))
             tsv_number(out, table->error[i], 0);
         else fputc('\t', out);
-        if (table->token) mi_token_label(words, table->token[i], label, sizeof label);
+        if (table->token && table->token[i] >= 0)
+            mi_token_label(words, table->token[i], label, sizeof label);
         tsv_text(out, label);
         tsv_text(out, table->address ? table->address[i] : "");
         fputc('\n', out);
@@ -6921,6 +6968,23 @@ static void svg_bars(Figure *f, const Table *table)
     f->y += max_int(34, n > 1 ? 14 * n + 8 : 0);
 }
 
+/* Of a table by depth its first column, as bars. */
+static Table *add_first_column(Tables *out, const Table *table)
+{
+    Table *first = add_table(out, table->name, BARS, table->n_rows, 1);
+    snprintf(first->title, sizeof first->title, "%s %.150s", table->col[0], table->title);
+    strcpy(first->quantity, table->col[0]);
+    memcpy(first->row, table->row, table->n_rows * sizeof(Label));
+    first->is_signed = table->is_signed;
+    first->critical = table->critical;
+    if (table->error) first->error = must(calloc(table->n_rows + 1, sizeof *first->error));
+    for (int r = 0; r < table->n_rows; r++) {
+        first->value[r] = table->value[r * table->n_cols];
+        if (first->error) first->error[r] = table->error[r * table->n_cols];
+    }
+    return first;
+}
+
 /* The metric and the likeliest tokens stand in every report; they are a picture only if there is
  * no other. */
 static int is_summary(const Table *table)
@@ -6957,7 +7021,8 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
             (others && isinf(table->limit)))            /* numbers of several kinds */
             continue;
         Tables few = { 0 };
-        const Table *shown = is_long(table) ? add_largest(&few, table) : table;
+        const Table *shown = is_long(table) ? add_largest(&few, table)
+                           : table->look == LINES ? add_first_column(&few, table) : table;
         if (n == 1) svg_lines(&f, 12, COLUMN, "", shown->title), f.y += 4;
         if (shown->look == BARS) svg_bars(&f, shown);
         else svg_maps(&f, table, n);
@@ -9047,64 +9112,92 @@ static Table *lens_table(Case *c, Tables *out, const char *name, Look look, int 
         MiSite site = lens_site(c, i, &layer);
         snprintf(table->row[i], sizeof(Label), "L%d.%s", layer, SITES[site].name);
     }
-    if (n_cols == 1) name_position(c, c->question.at, 1, table->col[0]);
-    else position_labels(c, table->col, 0, n_cols);
     return table;
+}
+
+/* What one point of the lens says, from its logits [V] and those of the end: of the answer the
+ * metric, probability and rank, then the entropy of all, KL(end || it) and the likeliest token. */
+enum { MOST_KINDS = 6 };
+typedef struct { const char *name; double value; } Said;
+
+static int said_at(const Question *q, const float *logits, const float *end, int V, Said *said)
+{
+    double log_sum = mi_log_sum_exp(logits, V), entropy = 0;
+    int    n = 0, top = 0;
+    for (int i = 0; i < V; i++) {
+        double log_p = logits[i] - log_sum;
+        if (!(log_p < -700)) entropy -= exp(log_p) * log_p;
+    }
+    mi_top(logits, V, 1, &top);
+    if (q->answer.n && q->metric <= RANK)
+        said[n++] = (Said){ METRICS[q->metric].name, metric_of(q, logits, NULL, V) };
+    if (q->answer.n && q->metric != PROB)
+        said[n++] = (Said){ "prob", exp(set_logit(&q->answer, logits) - log_sum) };
+    if (q->answer.n && q->metric != RANK)
+        said[n++] = (Said){ "rank", rank_of(&q->answer, logits, V) };
+    said[n++] = (Said){ "entropy", entropy };
+    said[n++] = (Said){ "kl", divergence(end, logits, V) };
+    said[n++] = (Said){ "top", exp(logits[top] - log_sum) };
+    return n;
 }
 
 /* The tables of --lens, those that there are: T 0 leaves out what needs all positions. */
 enum { LENS, RANKS, PROBS, KLS, BY_DEPTH, N_LENS };
 
-static void add_lens_tables(Case *c, Tables *out, int T, int by_depth, const char *title,
-                            int which[N_LENS])
+static void add_lens_tables(Case *c, Tables *out, int T, const char *title, int which[N_LENS])
 {
-    static const char *const names[] = { "lens", "lens rank", "lens prob", "lens kl", "depth" };
-    const Question *q = &c->question;
-    const char *metric = METRICS[q->metric].name;
-    for (int i = 0; i < N_LENS; i++) {
+    static const char *const names[] = { "lens", "lens rank", "lens prob", "lens kl" };
+    for (int i = 0; i < BY_DEPTH; i++) {
         int is_answers = i == RANKS || i == PROBS;
         which[i] = -1;
-        if (i == BY_DEPTH ? !by_depth : !T || (is_answers && !q->answer.n)) continue;
+        if (!T || (is_answers && !c->question.answer.n)) continue;
         which[i] = out->n;
-        Table *table = lens_table(c, out, names[i], i == LENS && !is_study(c) ? TOKENS
-                                  : i == BY_DEPTH ? BARS : SILENT, i == BY_DEPTH ? 1 : T);
-        if (i == LENS) {
-            titled(table, "probability", "point", "position", "%s", title);
-            table->limit = 1;
-            if (!is_study(c)) table->token = must(malloc(cells_of(table) * sizeof(int)));
-        }
-        if (i != BY_DEPTH) continue;
-        titled(table, metric, "point", "", is_study(c) ? "%s by depth, at %s"
-               : "%s by depth, at position %s", metric, !is_study(c) ? table->col[0]
-               : c->input.at ? "the row's position" : "the last position");
-        table->is_signed = has_sign(q->metric);
+        Table *table = lens_table(c, out, names[i], i == LENS && !is_study(c) ? TOKENS : SILENT, T);
+        position_labels(c, table->col, 0, T);
+        if (i > LENS) continue;
+        titled(table, "probability", "point", "position", "%s", title);
+        table->limit = 1;
+        if (!is_study(c)) table->token = must(malloc(cells_of(table) * sizeof(int)));
     }
+    Said   said[MOST_KINDS];
+    Label  at = "the last position";
+    float *logits = c->outcome[0].logits;               /* to know what there will be to say */
+    int    n = said_at(&c->question, logits, logits, n_vocab(c), said) - is_study(c);
+    which[BY_DEPTH] = out->n;
+    Table *depth = titled(lens_table(c, out, "depth", LINES, n), "", "point", "", "%s", "");
+    if (!is_study(c)) name_position(c, c->question.at, 1, at);
+    else if (c->input.at) strcpy(at, "the row's position");
+    snprintf(depth->title, sizeof depth->title, "by depth, at %s%s%s; KL is that of the end from it",
+             is_study(c) ? "" : "position ", at, edited_or_not(c));
+    for (int i = 0; i < n; i++) strcpy(depth->col[i], said[i].name);
+    depth->is_signed = c->question.answer.n && has_sign(c->question.metric);
+    if (is_study(c)) return;
+    depth->token = must(malloc(cells_of(depth) * sizeof(int)));
+    for (int i = 0; i < cells_of(depth); i++) depth->token[i] = -1;
 }
 
-/* What the model would say at each depth: the likeliest token at each position, and of the answer
- * its metric at the position of interest; in numbers its rank and probability everywhere, and how
- * far (KL) the end's distribution still is. */
+/* What the model would say at each depth (nostalgebraist 2020): the likeliest token at each position,
+ * and at the position of interest a line of numbers; for programs the answer's rank and probability
+ * everywhere, and how far (KL) the end's distribution still is. */
 static void read_lens(Case *c, const Asked *asked, Tables *out)
 {
     const Question *q = &c->question;
     int    final = asked->text && !strcmp(asked->text, "final"), V = n_vocab(c), which[N_LENS];
     int    T = is_study(c) && !c->study->aligned ? 0 : c->prompt.n, end = T ? T : q->at + 1;
-    int    by_depth = q->answer.n && q->metric <= RANK, top = 0;
+    int    top = 0;
     float *last = room_for_logits(c, end), *logits = room_for_logits(c, end);
     char   title[120];
-    if (!T && !by_depth)
-        running(c, mi_fail("--lens over rows of different length needs --answer, and no --metric "
-                           "kl or loss"));
+    Said   said[MOST_KINDS];
     snprintf(title, sizeof title, "logit lens%s%s: the likeliest next token at each depth",
              final ? ", final statistics" : "", edited_or_not(c));
-    add_lens_tables(c, out, T, by_depth, title, which);
+    add_lens_tables(c, out, T, title, which);
     for (int from = T ? 0 : q->at, to; from < end; from = to) {
         to = min_int(from + AT_ONCE, end);
         running(c, mi_logits_all(shown_run(c), c->lane, from, to, last));
         for (int i = 0; i < n_points(c) * (to - from); i++) {
             int    point = i / (to - from), t = from + i % (to - from), layer, at = point * T + t;
             MiSite site = lens_site(c, point, &layer);
-            float *row = logits + (size_t)(t - from) * V;
+            float *row = logits + (size_t)(t - from) * V, *goal = last + (size_t)(t - from) * V;
             if (t == from)
                 running(c, mi_lens_all(shown_run(c), c->lane, site, layer, from, to, final,
                                        logits));
@@ -9113,13 +9206,16 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
             double prob = exp(row[top] - log_sum);
             if (T) out->at[which[LENS]].value[at] = prob;
             if (T && !is_study(c)) out->at[which[LENS]].token[at] = isfinite(prob) ? top : -1;
-            if (T) out->at[which[KLS]].value[at] =
-                divergence(last + (size_t)(t - from) * V, row, V);
+            if (T) out->at[which[KLS]].value[at] = divergence(goal, row, V);
             if (which[RANKS] >= 0) out->at[which[RANKS]].value[at] = rank_of(&q->answer, row, V);
             if (which[PROBS] >= 0)
                 out->at[which[PROBS]].value[at] = exp(set_logit(&q->answer, row) - log_sum);
-            if (by_depth && t == q->at)
-                out->at[which[BY_DEPTH]].value[point] = metric_of(q, row, NULL, V);
+            if (t != q->at) continue;
+            Table *depth = &out->at[which[BY_DEPTH]];
+            said_at(q, row, goal, V, said);
+            for (int k = 0; k < depth->n_cols; k++)
+                depth->value[point * depth->n_cols + k] = said[k].value;
+            if (depth->token && isfinite(prob)) depth->token[(point + 1) * depth->n_cols - 1] = top;
         }
     }
     free(last);
@@ -9457,7 +9553,8 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
     table->is_signed = 1;
     table->most = split != BY_NEURON ? 0 : top && top->number > 0 ? top->number : SHOWN;
     titled(add_table(out, "dla sum", BARS, 3, runs), "logit", "", "run",
-           "sigma held, the parts add up to what the model says; exact: sigma recomputed")->limit = INFINITY;
+           "sigma held, the parts add up to what the model says; exact: sigma recomputed");
+    out->at[first + 1].limit = INFINITY;
     titled(add_table(out, "dla sigma", BARS, runs, 1), "sigma", "run", "",
            "sigma of the final LayerNorm, which all parts are divided by");
     for (Table *t = &out->at[first]; t < out->at + out->n; t++)

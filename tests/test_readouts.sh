@@ -25,6 +25,13 @@ while IFS='	' read -r model tokens answer versus; do
         END { if (n) why = why " " n " parts are missing"; print substr(why, 1, 200) }' \
         $golden/readouts.golden "$dir/out")
     if [ -z "$why" ]; then ok; else bad "--dla $model $answer $versus" "$why $(cat "$dir/err")"; fi
+    "$mi" "$@" --lens > "$dir/out" 2> "$dir/err"
+    why=$(awk -F'\t' -v model="$model" -v tokens="$tokens" -v answer="$answer" -v versus="$versus" '
+        FNR == NR { if ($1 == model && $2 == tokens && $3 == answer && $4 == versus) want[$5, $6] = $7; next }
+        $1 == "depth" { n++; w = want[$3, $4]
+            if (!(($3, $4) in want) || ($5 - w) ^ 2 > 1e-9 * (1e-3 + w * w)) print $3, $4, $5, w }
+        END { for (k in want) n--; if (n) print n " lines too many" }' $golden/lens.golden "$dir/out")
+    if [ -z "$why" ]; then ok; else bad "--lens $model $answer $versus" "$why $(cat "$dir/err")"; fi
 done < "$dir/cases"
 
 # A whole is the sum of its parts: neurons and b_out, sources, heads and biases; and all are the total

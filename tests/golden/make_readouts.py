@@ -10,6 +10,9 @@ values is folded as TransformerLens does. A line: MODEL TOKENS ANSWER VERSUS PAR
 attention layers, one neuron in STEP, and heads by source (L2H1@3). TransformerLens in compatibility
 mode is asked for layers, heads and neurons too, and has to say the same.
 
+lens.golden: the lens by depth at the last position, of each case. A line: MODEL TOKENS ANSWER VERSUS
+POINT COLUMN VALUE, of the columns of table depth (top: the probability of the likeliest token).
+
 heads.golden: on the random tokens of --heads N, what zero ablation of each head adds to the mean
 loss of tokens N+1 ... 2N-1. A line: MODEL N HEAD RISE.
 
@@ -228,10 +231,38 @@ def heads_that_matter():
         f.write("\n".join(lines) + "\n")
 
 
+def lens(model, name, ids, rows, answer, versus, row):
+    """lines of what every point of the stream says at the last position"""
+    points, hooks = [], []
+    for block in model.transformer.h:
+        for module in (block, block.ln_2):          # what they read: resid_pre, resid_mid
+            hooks.append(module.register_forward_pre_hook(
+                lambda m, x: points.append(x[0][0, -1].detach())))
+    with torch.no_grad():
+        end = model(torch.tensor([rows])).logits[0, -1].log_softmax(-1)
+        names = [f"L{i // 2}.resid_{'mid' if i % 2 else 'pre'}" for i in range(len(points))]
+        names.append(f"L{len(points) // 2 - 1}.resid_post")
+        said = [model.lm_head(model.transformer.ln_f(x)).log_softmax(-1) for x in points] + [end]
+    for hook in hooks:
+        hook.remove()
+    lines, a = [], row(answer)
+    for point, log_p in zip(names, said):
+        p = log_p.exp()
+        values = {"prob": p[a], "rank": 1 + (log_p > log_p[a]).sum(), "top": p.max(),
+                  "entropy": torch.distributions.Categorical(logits=log_p).entropy(),
+                  "kl": torch.nn.functional.kl_div(log_p, end, log_target=True, reduction="sum")}
+        if versus is not None:
+            values["logit_diff"] = log_p[a] - log_p[row(versus)]
+        for column, value in values.items():
+            lines.append("\t".join([name, " ".join(map(str, ids)), str(answer),
+                                    str(versus or "-"), point, column, f"{value.item():.7g}"]))
+    return lines
+
+
 def main():
     edges()
     heads_that_matter()
-    lines = []
+    lines, lens_lines = [], []
     for name, path, ids, answer, versus in CASES:
         model, heads, vocab = load(os.path.join(HERE, path or f"{name}.safetensors"))
         row = (lambda i: i) if vocab is None else (lambda i: vocab.tolist().index(i))
@@ -239,6 +270,7 @@ def main():
         W_U = model.lm_head.weight.detach()
         other = W_U.mean(0) if versus is None else W_U[row(versus)]
         u = W_U[row(answer)] - other
+        lens_lines += lens(model, name, ids, [row(i) for i in ids], answer, versus, row)
         ln = model.transformer.ln_f
 
         def said(x):
@@ -268,6 +300,8 @@ def main():
         assert abs(said(end) - want.item()) < 1e-9
     with open(os.path.join(HERE, "readouts.golden"), "w") as f:
         f.write("\n".join(lines) + "\n")
+    with open(os.path.join(HERE, "lens.golden"), "w") as f:
+        f.write("\n".join(lens_lines) + "\n")
     print(len(lines), "lines")
 
 
