@@ -10907,8 +10907,8 @@ static void add_prompt(const Case *c, Tables *report, Tables *one, int r, int n)
     for (int i = 0; i < report->n && same; i++)
         same = add_table_of_row(&report->at[i], &one->at[i], r, n) == 0;
     if (!same)
-        running(c, mi_fail("its picture has another shape than row 1's: --attn needs rows of one "
-                           "length, --each positions by name or from the end"));
+        running(c, mi_fail("its picture has another shape than row 1's: --attn and --dla=tokens "
+                           "need rows of one length, --each positions by name or from the end"));
     if (r == 0) one->at = NULL, one->n = 0;
     free_tables(one);
 }
