@@ -79,6 +79,10 @@ if cells | cmp -s - "$dir/kept"; then bad "--along random:2" "is random:1"; else
 run --source same --patch L2.resid_mid,L3H1@4 --along random:7:3
 why=$(awk -F'\t' '$1 == "metric" { said[$3] = $5 } END { if (said["base"] != said["edited"]) print said["edited"] }' "$dir/out")
 if [ -z "$why" ]; then ok; else bad "--along, source same" "$why"; fi
+# each head has its own part of what a table says
+run --source "$S" --patch L2H1 --along data:$golden/labels.tsv; cells | sed -n 's/^edited //p' > "$dir/kept"
+run --source "$S" --patch L2H0,L2H1 --along data:$golden/labels.tsv --each; cells | sed -n 's/^L2H1 //p' > "$dir/now"
+if [ -s "$dir/now" ] && cmp -s "$dir/kept" "$dir/now"; then ok; else bad "--along of a head" "$(cat "$dir/kept" "$dir/now")"; fi
 # a random direction is the same for --project and --along: what projecting removes, exchanging restores
 run --source "$S" --patch L2.resid_pre@9 --along random:5; keep
 run --source "$S" --patch L2.resid_pre@9 --along random:5:1; same "random:5 has the rank 1"
