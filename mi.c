@@ -10033,8 +10033,8 @@ static Table *add_comparison(Tables *out, const char *name, int from, int n, int
                              const char *title)
 {
     int    audit = !strcmp(name, "audit");
-    Table *table = titled(add_table(out, name, BARS, n_rows, n - audit), audit ? "" :
-                          out->at[from].quantity, "", "", "%s", title);
+    Table *table = titled(add_table(out, name, BARS, n_rows, n - audit), "", "", "", "%s", title);
+    if (!audit) strcpy(table->quantity, out->at[from].quantity);
     table->from = from, table->n_from = n;
     table->address = must(calloc(cells_of(table) + 1, sizeof(Label)));  /* NAN is no cell */
     table->is_signed = 1;
