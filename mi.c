@@ -820,8 +820,14 @@ static float sigma_of(const MiRun *run, const float *x, float mean)
     return isinf(sigma) ? NAN : sigma;
 }
 
-/* mean = sum_i x_i / D,  sigma as above,  y_i = (x_i - mean) / sigma * gamma_i + beta_i
- * x [rows,D] -> site scale [rows,1], y [rows,D]
+/* y_i = (x_i - mean) / sigma * gamma_i + beta_i    x [D] -> y [D] */
+static void normalize(float *y, const float *x, float mean, float sigma, const weight *gamma,
+                      const weight *beta, int D)
+{
+    for (int i = 0; i < D; i++) y[i] = (x[i] - mean) / sigma * gamma[i] + beta[i];
+}
+
+/* mean = sum_i x_i / D,  sigma and y as above    x [rows,D] -> site scale [rows,1], y [rows,D]
  * A half-layer sees the direction of the stream, not its length, which grows from layer to layer.
  * Sigma is a site of its own: with a frozen sigma, LayerNorm is linear. (The final one reads the
  * last layer's resid_post, hence x_layer.) */
@@ -841,9 +847,8 @@ static void layernorm(MiRun *run, MiSite x, MiSite scale, MiSite y, int layer,
     #pragma omp parallel for num_threads(run->threads) if (to - from > 16)
     for (int r = from; r < to; r++) {
         const float *in = finished(run, x, x_layer, r);
-        float *out = at(run, y, layer, r);
-        float mean = kernel->sum(in, D) / D, sigma = *at(run, scale, layer, r);
-        for (int i = 0; i < D; i++) out[i] = (in[i] - mean) / sigma * gamma[i] + beta[i];
+        normalize(at(run, y, layer, r), in, kernel->sum(in, D) / D, *at(run, scale, layer, r),
+                  gamma, beta, D);
     }
     hook(run, y, layer, from, to);
 }
@@ -1141,8 +1146,7 @@ static int lens_row(const MiRun *run, int lane, MiSite site, int layer, int pos,
     if (!end || !scale) return -1;
     float mean = run->kernel->sum(final ? end : x, D) / D;
     float sigma = final ? *scale : sigma_of(run, x, mean);
-    for (int i = 0; i < D; i++)
-        y[i] = (x[i] - mean) / sigma * model->ln_f_gamma[i] + model->ln_f_beta[i];
+    normalize(y, x, mean, sigma, model->ln_f_gamma, model->ln_f_beta, D);
     return 0;
 }
 
@@ -11621,8 +11625,9 @@ static int by_probability(const void *a, const void *b)
     return x->token - y->token;
 }
 
-/* logits [V] -> the next token: the likeliest, or drawn from the likeliest of mass top_p after
- * logits / temp. Number `step` of a seed's draws, so that runs can be compared. */
+/* logits [V] -> the next token: the likeliest, or drawn after logits / temp from the likeliest, as
+ * few as have mass top_p. u in [0, their mass) is number `step` of a seed's draws, so that runs can
+ * be compared; it falls on the first, likeliest first, at which the sum of the p exceeds it. */
 static int sample(const Command *c, const float *logits, Choice *choices, int V, int step)
 {
     int    best = 0, n = 0;
