@@ -43,5 +43,11 @@ agrees patch change 1 --source "$S" --patch 'L*.resid_pre@*' --each
 sed -n '/into L5H3/,$p' "$dir/path" > "$dir/L5H3"
 agrees L5H3 path -28.0143 --source "$S" --path 'L0-4H*' --into L5H3.q   # of source - base
 
+"$mi" --dla --tsv | awk -F'\t' '$1 == "dla" && $4 == "base" && $3 ~ /^L|embed/ && $5 ^ 2 >= .005 ^ 2 {
+    printf "  %-12s %+8.3f\n", $3, $5 }' > "$dir/mi"
+grep -E '^  (L|embed)' "$dir/dla" > "$dir/lab"
+if [ -s "$dir/mi" ] && MI_TEST_NEAR=1 near "$dir/mi" "$dir/lab"; then ok
+else bad "labs/dla" "it and ./mi --dla do not agree: $(diff "$dir/mi" "$dir/lab" | head -n 4)"; fi
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
