@@ -1,6 +1,10 @@
 # make              the program ./mi
 # make test         every test; needs only a C compiler and make
 # make labs         the programs of labs/, what is built on mi.h: build/labs/ablate and others
+# make assignment   what students get: labs/README.md; STUDENT=42 for a model of their own
+# make mystery STUDENT=42   a model with one part damaged; prints which, for the teacher
+# make grade SUBMISSION=folder    points of each exercise, and why; of a folder of folders, a table
+# make test-grade   the grader: wrong solutions, stubs, the reference, assignments
 # make check-docs   the commands of README.md and walkthrough.md print what stands there
 # make test-arm     NEON builds under qemu-aarch64 give the bits of AVX2 builds
 # make fuzz         search for inputs that break it (clang); FUZZ_SECONDS=60 each, FUZZ="weights"
@@ -50,6 +54,56 @@ $(BUILD)/labs/%: labs/%.c labs/lab.h mi.h $(BUILD)/mi.o
 	$(CC) $(FLAGS) -I. $< $(BUILD)/mi.o -o $@ -lm
 
 labs: $(LABS)
+
+# The course: labs/README.md. Which exercises an assignment has, of those of labs/course/exercises.txt:
+EXERCISES ?= softmax layernorm scores mix gelu mlp apply_edit lens sample ablate induction patch dla path gradient
+ASSIGNMENT ?= assignment
+MYSTERY   ?= mystery
+COURSE     = $(BUILD)/course
+DRIVER     = $(CC) -O0 -g $(ARCH) -std=gnu11 -w -shared -fPIC -I. -Ilabs
+
+$(COURSE)/%: labs/course/%.c labs/course/drive.h $(BUILD)/mi.o
+	@mkdir -p $(COURSE)
+	$(CC) $(FLAGS) -I. $< $(if $(filter %permute,$@),$(BUILD)/mi.o) -o $@ -ldl -lm
+
+$(COURSE)/mi.o: mi.c mi.h
+	@mkdir -p $(COURSE)
+	$(CC) -O1 $(ARCH) -std=gnu11 -w -fPIC -DMI_NO_MAIN -c mi.c -o $@
+
+$(COURSE)/engine.so: $(wildcard labs/course/*.[ch]) mi.c mi.h
+	@mkdir -p $(COURSE)
+	$(DRIVER) -DWRONG='"wrong_engine.h"' labs/course/drive_engine.c -o $@ -lm
+
+$(COURSE)/labs.so: $(wildcard labs/*.[ch] labs/course/*.[ch]) $(COURSE)/mi.o
+	$(DRIVER) -DWRONG='"wrong_labs.h"' labs/course/drive_labs.c $(COURSE)/mi.o -o $@ -lm
+
+COURSE_TOOLS = $(addprefix $(COURSE)/,cut check permute engine.so labs.so)
+
+assignment: $(COURSE_TOOLS)
+	@BUILD=$(BUILD) CC='$(CC)' STUDENT='$(STUDENT)' sh labs/course/assign.sh '$(ASSIGNMENT)' $(EXERCISES)
+
+mystery: $(COURSE)/permute
+	@sh labs/course/mystery.sh $(COURSE)/permute '$(MYSTERY)' '$(STUDENT)'
+
+# The numbers that are right, and those of known mistakes: other ones than a student has.
+SEED ?= 20
+ENGINE_EXERCISES = $(shell awk '$$3 == "mi.c" { print $$1 }' labs/course/exercises.txt)
+LAB_EXERCISES    = $(shell awk '$$3 ~ /^labs/ { print $$1 }' labs/course/exercises.txt)
+
+$(COURSE)/engine.table: $(COURSE)/check $(COURSE)/engine.so
+	@cp tests/golden/odd7.safetensors $(COURSE)/small.safetensors
+	@cd $(COURSE) && ./check table ./engine.so $(SEED) $(ENGINE_EXERCISES) > engine.table
+
+$(COURSE)/labs.table: $(COURSE)/check $(COURSE)/labs.so
+	@$(COURSE)/check table $(COURSE)/labs.so $(SEED) $(LAB_EXERCISES) > $@
+
+GRADER = $(COURSE_TOOLS) $(COURSE)/engine.table $(COURSE)/labs.table $(BUILD)/mi
+
+grade: $(GRADER)
+	@BUILD=$(BUILD) CC='$(CC)' ARCH='$(ARCH)' EXERCISES='$(EXERCISES)' sh labs/course/grade.sh '$(SUBMISSION)'
+
+test-grade: $(GRADER)
+	@MI=$(BUILD)/mi BUILD=$(BUILD) CC='$(CC)' MAKE='$(MAKE)' sh tests/grade.sh
 
 test: $(BUILD)/mi $(TESTS) $(LABS)
 	@MI=$(BUILD)/mi CC='$(CC)' $(NEAR) sh tests/run.sh $(TESTS) $(SCRIPTS)
@@ -113,4 +167,4 @@ gpt2.safetensors:
 clean:
 	rm -rf mi build build-*
 
-.PHONY: test test-arm labs bench fuzz check-docs gpt2 clean
+.PHONY: test test-arm test-grade labs assignment mystery grade bench fuzz check-docs gpt2 clean
