@@ -1185,6 +1185,26 @@ int mi_logits_all(const MiRun *run, int lane, int from, int to, float *logits)
     return logits_of_rows(run, lane, MI_ln_f, 0, from, to - from, AS_IT_IS, logits);
 }
 
+int mi_logits_at(const MiPosition *positions, int n, float *logits)
+{
+    const MiRun *first = positions->run;
+    size_t D = (size_t)first->model->shape.d_model;
+    int    status = 0;
+    float *rows = malloc(max_int(n, 1) * D * sizeof *rows);
+    if (!rows) return mi_fail("out of memory");
+    for (int i = 0; i < n && status == 0; i++) {
+        const MiRun *run = positions[i].run;
+        const float *x = mi_site(run, positions[i].lane, MI_ln_f, 0, positions[i].pos);
+        if (!x || check_values(run) < 0) status = -1;
+        else if (run->model != first->model)
+            status = mi_fail("runs of two models cannot be read together");
+        else memcpy(rows + i * D, x, D * sizeof *x);
+    }
+    if (status == 0) unembed(first, rows, n, logits);
+    free(rows);
+    return status;
+}
+
 /* The logit lens: what the model would say if x were the end of the residual stream. */
 int mi_lens(const MiRun *run, int lane, MiSite site, int layer, int pos, int final, float *logits)
 {
@@ -8773,39 +8793,70 @@ static void where_numbers_end(const MiRun *run, int lane, char *text, size_t siz
     snprintf(text, size, "numbers end at %s, position %d", name, pos);
 }
 
-static void add_outcome(Case *c, Outcome what)
+/* Lanes whose logits are wanted: W_U, of a small model a third of all weights, is read once for
+ * as many as these. */
+typedef struct {
+    int        n;
+    MiPosition at[AT_ONCE];
+    Case      *c[AT_ONCE];
+    Outcome   *outcome[AT_ONCE];
+    float     *logits;                  /* [AT_ONCE,V] */
+} Batch;
+
+static void measure_batch(Batch *batch)
 {
-    int      V = n_vocab(c), S = what.n_lanes;
-    Outcome *o = &c->outcome[c->n_outcomes++];
-    *o = what;
-    o->logits = room(c, V, sizeof *o->logits);
-    o->prob = room(c, V, sizeof *o->prob);
-    for (int s = 0; s < S; s++) {
-        running(c, mi_logits(what.run, what.lane + s, c->question.at, c->logits));
-        double log_sum = mi_log_sum_exp(c->logits, V);
+    running(batch->c[0], mi_logits_at(batch->at, batch->n, batch->logits));
+    for (int b = 0; b < batch->n; b++) {
+        Case    *c = batch->c[b];
+        Outcome *o = batch->outcome[b];
+        int      V = n_vocab(c), S = o->n_lanes, lane = batch->at[b].lane;
+        const float *logits = batch->logits + (size_t)b * V;
+        double log_sum = mi_log_sum_exp(logits, V);
         for (int i = 0; i < V; i++) {
-            o->logits[i] += c->logits[i] / S;
-            o->prob[i] += (float)exp(c->logits[i] - log_sum) / S;
+            o->logits[i] += logits[i] / S;
+            o->prob[i] += (float)exp(logits[i] - log_sum) / S;
         }
-        double metric = c->question.metric == LOSS
-                      ? mean_loss(c, what.run, what.lane + s, what.prompt, NULL)
-                      : metric_of(&c->question, c->logits, c->outcome[0].logits, V);
+        double metric = c->question.metric == LOSS ? mean_loss(c, o->run, lane, o->prompt, NULL)
+                      : metric_of(&c->question, logits, c->outcome[0].logits, V);
         o->metric += metric / S;
         if (!isfinite(log_sum) && !*o->ends)
-            where_numbers_end(what.run, what.lane + s, o->ends, sizeof o->ends);
+            where_numbers_end(o->run, lane, o->ends, sizeof o->ends);
+    }
+    batch->n = 0;
+}
+
+static void add_outcome(Batch *batch, Case *c, Outcome what)
+{
+    Outcome *o = &c->outcome[c->n_outcomes++];
+    *o = what;
+    o->logits = room(c, n_vocab(c), sizeof *o->logits);
+    o->prob = room(c, n_vocab(c), sizeof *o->prob);
+    for (int s = 0; s < o->n_lanes; s++) {
+        if (batch->n == AT_ONCE) measure_batch(batch);
+        batch->at[batch->n] = (MiPosition){ o->run, o->lane + s, c->question.at };
+        batch->c[batch->n] = c;
+        batch->outcome[batch->n++] = o;
     }
 }
 
-static void measure_runs(Case *c)
+static void measure_runs(Case *const *cases, int n)
 {
-    int swept = c->command->swept >= 0;
-    add_outcome(c, (Outcome){ .name = "base", .run = c->base, .prompt = &c->prompt, .n_lanes = 1 });
-    if (c->edited)
-        add_outcome(c, (Outcome){ .name = swept ? "held" : "edited", .run = c->edited,
-                                  .prompt = &c->prompt, .lane = c->lane, .n_lanes = c->samples });
-    if (c->source && reads_source(c->command, 1))
-        add_outcome(c, (Outcome){ .name = "source", .run = c->source, .prompt = &c->donor,
-                                  .n_lanes = 1 });
+    int   swept = cases[0]->command->swept >= 0;
+    Batch batch = { .logits = room_for_logits(cases[0], AT_ONCE) };
+    for (Case *const *at = cases; at < cases + n; at++) {
+        Case *c = *at;
+        add_outcome(&batch, c, (Outcome){ .name = "base", .run = c->base, .prompt = &c->prompt,
+                                          .n_lanes = 1 });
+        if (c->edited)
+            add_outcome(&batch, c, (Outcome){ .name = swept ? "held" : "edited", .run = c->edited,
+                                              .prompt = &c->prompt, .lane = c->lane,
+                                              .n_lanes = c->samples });
+        if (c->source && reads_source(c->command, 1))
+            add_outcome(&batch, c, (Outcome){ .name = "source", .run = c->source,
+                                              .prompt = &c->donor, .n_lanes = 1 });
+    }
+    measure_batch(&batch);
+    free(batch.logits);
 }
 
 /* The run that pictures and --save show: with the edits, if there are any. */
@@ -8825,7 +8876,7 @@ static void run_cases(Case *const *cases, int n)
 {
     for (int i = 0; i < n; i++) prepare(cases[i]);
     run_edited(cases, n);
-    for (int i = 0; i < n; i++) measure_runs(cases[i]);
+    measure_runs(cases, n);
 }
 
 /* ============================================================================================= */
@@ -8889,13 +8940,34 @@ static double seconds_now(void)
     return now.tv_sec + now.tv_nsec / 1e9;
 }
 
-/* A sweep under way: of which case, and for the progress bar which sample, since when. */
-typedef struct { Case *c; int sample; double started; } Sweeping;
+/* A sweep under way: of which case, and for the progress bar which sample, since when. The logits
+ * of lanes from <= lane < to of the fork that is measured, if whole rows of them are needed. */
+typedef struct {
+    Case  *c;
+    int    sample;
+    double started;
+    int    from, to;
+    float *logits;
+} Sweeping;
+
+/* The lanes of a fork are measured in their order: W_U is read once for many. */
+static const float *logits_of_lane(Sweeping *s, const MiRun *run, int lane)
+{
+    MiPosition at[AT_ONCE];
+    if (lane == 0 || lane == s->to) {
+        s->from = lane;
+        for (s->to = lane; s->to < run->n_lanes && s->to - lane < AT_ONCE; s->to++)
+            at[s->to - lane] = (MiPosition){ run, s->to, s->c->question.at };
+        running(s->c, mi_logits_at(at, s->to - lane, s->logits));
+    }
+    return s->logits + (size_t)(lane - s->from) * n_vocab(s->c);
+}
 
 /* The metric of one lane: only the logits that it needs are computed. */
 static double measure_lane(void *context, const MiRun *run, int lane)
 {
-    Case           *c = ((Sweeping *)context)->c;
+    Sweeping       *s = context;
+    Case           *c = s->c;
     const Question *q = &c->question;
     int             diff = q->metric == LOGIT_DIFF;
     if (q->metric == LOSS) return mean_loss(c, run, lane, &c->prompt, NULL);
@@ -8906,8 +8978,7 @@ static double measure_lane(void *context, const MiRun *run, int lane)
         running(c, mi_logits_of(run, lane, q->at, tokens, 1 + diff, logits));
         return diff ? (double)logits[0] - logits[1] : logits[0];
     }
-    running(c, mi_logits(run, lane, q->at, c->logits));
-    return metric_of(q, c->logits, c->outcome[0].logits, n_vocab(c));
+    return metric_of(q, logits_of_lane(s, run, lane), c->outcome[0].logits, n_vocab(c));
 }
 
 /* On a terminal that has waited for more than a second. */
@@ -8938,7 +9009,7 @@ static MiRun *held_run(Case *c, int sample, uint64_t keep)
 static void run_sweep(Case *c, MiEdits *cells, const int *first, double *metric, int n_cells)
 {
     double   *values = must(malloc((n_cells + 1) * sizeof *values));
-    Sweeping  context = { c, 0, seconds_now() };
+    Sweeping  context = { c, 0, seconds_now(), 0, 0, room_for_logits(c, AT_ONCE) };
     for (int s = 0; s < c->samples; s++) {
         MiRun *trunk = held_run(c, s, sites_of(cells, FROM_ANYWHERE));
         context.sample = s;
@@ -8951,6 +9022,7 @@ static void run_sweep(Case *c, MiEdits *cells, const int *first, double *metric,
         for (int i = 0; i < n_cells; i++) metric[i] += values[i] / c->samples;
         if (trunk != c->base) mi_free(trunk);
     }
+    free(context.logits);
     free(values);
 }
 

@@ -308,6 +308,9 @@ int          mi_logits_of(const MiRun *run, int lane, int pos, const int *tokens
 /* Of positions from <= t < to, the same bits: W_U is read once for all of them. */
 int          mi_logits_all(const MiRun *run, int lane, int from, int to,
                            float *logits /* [to-from,V] */);
+/* Of n >= 1 positions of any runs of one model, likewise. */
+typedef struct { const MiRun *run; int lane, pos; } MiPosition;
+int          mi_logits_at(const MiPosition *positions, int n, float *logits /* [n,V] */);
 
 /* Where numbers end: the first value of a lane, in the order of a whole pass (site after site, and
  * in each the lowest position), that is infinite or not a number. A score of -infinity is a key cut
@@ -360,8 +363,9 @@ typedef struct {
     int           n_cells;
     int           read;         /* as in MiLane: how many positions; the last is read. 0: all.
                                  * A cell whose edits all come after it changes nothing */
-    double      (*metric)(void *context, const MiRun *run, int lane);   /* NAN after a call that
-                                 * failed ends the sweep with that call's mi_error() */
+    double      (*metric)(void *context, const MiRun *run, int lane);   /* of the trunk, then of
+                                 * each fork's lanes in their order. NAN after a call that failed
+                                 * ends the sweep with that call's mi_error() */
     void        (*progress)(void *context, int done, int n);    /* or NULL */
     void         *context;
 } MiSweep;

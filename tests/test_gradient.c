@@ -465,6 +465,7 @@ static void check_refusals(const MiModel *m, const int *tokens)
     REFUSES(mi_logits(grad, 0, POS, logits) < 0, "holds gradients");
     REFUSES(mi_logits_of(grad, 0, POS, tokens, 2, logits) < 0, "holds gradients");
     REFUSES(mi_logits_all(grad, 0, 0, T, logits) < 0, "holds gradients");
+    REFUSES(mi_logits_at(&(MiPosition){grad, 0, POS}, 1, logits) < 0, "holds gradients");
     REFUSES(mi_lens(grad, 0, MI_resid_pre, 0, POS, 1, logits) < 0, "holds gradients");
     REFUSES(mi_lens_all(grad, 0, MI_resid_pre, 0, 0, T, 0, logits) < 0, "holds gradients");
     REFUSES(mi_n_writers(grad, 0) < 0, "holds gradients");

@@ -437,7 +437,9 @@ static void test_many_logits(void)
                      .pos = 40, .pos_end = 41, .amount = 3};
     MiLane   lane = {.trunk = base, .edits = &edit, .n_edits = 1, .t0 = -1};
     MiRun   *fork = base ? mi_fork(&lane, 1, -1, MI_KEEP_ALL) : NULL;
-    CHECK(fork, "many logits: no fork of a random model: %s", mi_error());
+    MiModel *second = random_model_open(shape);
+    MiRun   *other = second ? mi_run(second, tokens, 1, NULL, NULL) : NULL;
+    CHECK(fork && other, "many logits: no fork of a random model: %s", mi_error());
     for (int i = 0; i < 6 && fork; i++) {
         const MiRun *run = i % 2 ? fork : base;
         int from = i < 2 ? 0 : below(T - 1), to = i < 2 ? T : from + 1 + below(T - from), bad = -1;
@@ -458,7 +460,17 @@ static void test_many_logits(void)
               mi_lens_all(fork, 0, MI_resid_mid, 1, wrong[i][0], wrong[i][1], 0, many) < 0,
               "logits of positions %d to %d: there are %d", wrong[i][0], wrong[i][1], T);
     CHECK(!fork || mi_logits_all(fork, 1, 0, 2, many) < 0, "logits of a lane that is not there");
-    mi_free(fork), mi_free(base), mi_close(m);
+    MiPosition at[] = {{fork, 0, 69}, {base, 0, 69}, {fork, 0, 3}, {base, 0, 50}, {base, 0, 0}};
+    CHECK(!fork || mi_logits_at(at, 5, many) == 0, "logits of two runs at once: %s", mi_error());
+    for (int i = 0; i < 5 && fork; i++)
+        CHECK(mi_logits(at[i].run, at[i].lane, at[i].pos, one) == 0 &&
+              !memcmp(one, many + i * V, sizeof one), "number %d of logits of two runs at once", i);
+    at[3].pos = T;
+    CHECK(!fork || mi_logits_at(at, 5, many) < 0, "logits of a position that is not there");
+    at[3] = (MiPosition){other, 0, 0};
+    CHECK(!other || (mi_logits_at(at, 5, many) < 0 && mi_logits_at(at, 3, many) == 0 &&
+                     strstr(mi_error(), "two models")), "logits of two models at once");
+    mi_free(fork), mi_free(base), mi_free(other), mi_close(m), mi_close(second);
 }
 
 int main(void)

@@ -110,6 +110,7 @@ static int with_edits(const MiModel *model, const MiTokenizer *words, const MiRu
     STEP("mi_sweep", mi_sweep(&sweep, values) == 0);
     STEP("mi_lens", mi_lens(base, 0, MI_resid_mid, 1, 2, 0, logits) == 0);
     STEP("mi_logits", mi_logits(base, 0, 4, logits) == 0);
+    STEP("mi_logits_at", mi_logits_at(&(MiPosition){base, 0, 4}, 1, logits) == 0);
     STEP("mi_gradient", runs[2] = mi_gradient(runs[1], 0, 4, logits, 0));
     return 0;
 }
