@@ -284,6 +284,9 @@ static void explain(const Out *got, const Out *want, double tolerance, char *tex
         float g = i < got->n ? got->at[i].value : NAN, w = want->at[i].value;
         if (near(g, w, tolerance)) continue;
         if (*want->at[i].label == '!') snprintf(text, size, "%s", want->at[i].label + 1);
+        else if (isnan(g) || isnan(w))
+            snprintf(text, size, "%s: %s is %s", want->name, want->at[i].label,
+                     isnan(g) ? "not a number" : "a number, but should be none");
         else snprintf(text, size, "%s: %s is %.5g, not %.5g", want->name, want->at[i].label, g, w);
         return;
     }

@@ -21,8 +21,8 @@ cat <<EOF
 
 Answers go into answers.tsv: with tabs between the question's name, the answer, and the command that shows it (one call of
 ./mi, no pipes; half of the points are for the command, which the grader runs, and whose output has to contain the answer).
-An address is written as \`mi\` prints it, L5H3 or L4N12@-1; an interval is two numbers with a blank between.$(
-[ -s "$1/student" ] && grep -q . "$1/student" && printf ' %s' \
+An address is written as \`mi\` prints it, L5H3 or L4N12@-1; an interval is two numbers with a blank between.
+$(grep -q . "$1/student" && echo \
 "Your tiny.safetensors is your own: its heads and neurons stand in an order that nobody else has.")
 
 | question | points | |
