@@ -5,7 +5,7 @@
  * Take one head away at a time: its z, what it carries from the positions that it looks at, is set
  * to 0 at every position, and all that depends on it is computed again. How much of the logit
  * difference is gone? Known as zero ablation; what it can and cannot show: Wang et al. 2022,
- * "Interpretability in the Wild", and chapter 5 of walkthrough.md. The same as
+ * "Interpretability in the Wild", and chapter 7 of walkthrough.md. The same as
  * ./mi --ablate heads --each */
 #include "lab.h"
 

@@ -1408,15 +1408,15 @@ label="random bytes"
 hostile "The" -n 60 --temp 20 --seed 1
 hostile "The" -n 60 --temp 20 --seed 2 --ablate L5H3
 
-# The examples of --help and of the README, as they stand there; what other programs then do with the
-# output is not ours.
+# The examples of --help, the README and the walkthrough, as they stand there; what other programs then
+# do with the output is not ours.
 mkdir "$work/examples"
 ln -s "$PWD/tests" "$PWD/wild.safetensors" "$work/examples"
 sed -n 's/^    mi \([^[].*\)$/\1/p' "$dir/help" > "$dir/examples"
 value=$(($(wc -l < "$dir/examples")))
 holds "--help has examples" '$1 >= 5'
-[ ! -f README.md ] || sed -n 's/^ *\(\$ \)\{0,1\}\.\/mi \(.*\)$/\2/p' README.md |
-    sed 's/ | .*//' | grep -v -e gpt2 -e '<' >> "$dir/examples"
+sed -n 's/^ *\(\$ \)\{0,1\}\.\/mi \(.*\)$/\2/p' README.md walkthrough.md |
+    sed 's/ | .*//' | grep -v -e gpt2 -e '<' -e ' docs/' >> "$dir/examples"
 while IFS= read -r example; do
     (cd "$work/examples" && eval "\"\$mi\" $example") > "$dir/out" 2> "$dir/err" < /dev/null
     status=$?

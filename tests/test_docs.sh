@@ -17,6 +17,7 @@ for name in tests train tokenizer.bin tiny.safetensors wild.safetensors mi.c mi.
     ln -s "$root/$name" "$work/repo/$name"
 done
 ln -s "$mi" "$work/repo/mi"
+mkdir "$work/repo/docs"                                 # pictures that the commands draw
 
 missing=
 for tool in jq Rscript parallel xargs; do
@@ -84,6 +85,7 @@ for doc in README.md walkthrough.md; do
     render <"$root/$doc" >"$work/$doc"
     if [ "$1" = --update ]; then
         cat "$work/$doc" >"$root/$doc"
+        cp "$work/repo/docs/"*.svg "$root/docs" 2>/dev/null
         continue
     fi
     commands=$(grep -c '^\$ ' "$root/$doc")
@@ -111,7 +113,7 @@ for doc in README.md walkthrough.md; do
             echo "FAIL $doc: there is no function $name"
         fi
     done
-    for file in $(grep -oE '`[a-zA-Z_0-9/.-]+\.(c|h|sh|md|bin|tsv|py|safetensors)`' "$root/$doc" | tr -d '`' | sort -u); do
+    for file in $(grep -oE '`[a-zA-Z_0-9/.-]+\.(c|h|sh|md|bin|tsv|py|safetensors|txt|svg)`' "$root/$doc" | tr -d '`' | sort -u); do
         case $file in gpt2.safetensors|model.safetensors) continue ;; esac
         if [ -e "$root/$file" ]; then passed=$((passed + 1)); else
             failed=$((failed + 1))
@@ -126,6 +128,15 @@ for doc in README.md walkthrough.md; do
     done
 done
 [ "$1" = --update ] && exit 0
+
+# The pictures of the documents are those that their commands draw.
+for picture in "$work/repo/docs/"*.svg; do
+    name=docs/$(basename "$picture")
+    if [ -n "$MI_TEST_NEAR" ] || cmp -s "$picture" "$root/$name"; then passed=$((passed + 1)); else
+        failed=$((failed + 1))
+        echo "FAIL $name: the program draws another picture"
+    fi
+done
 
 # The array of jobs in README.md, its last task only: what --wrap is given is a script.
 sed -n "/^    sbatch/,/[^\\\\]\$/p" "$root/README.md" | sed "1s/^[^']*'//; s/'\$//" >"$work/part.sh"
