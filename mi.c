@@ -9659,6 +9659,527 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
     if (split == BY_TOKEN) add_dla_maps(c, out, first);
 }
 
+/* ---- Neurons ---- */
+
+/* L5N123, or L5, L3-5 and L*: all neurons of those layers */
+static void resolve_neurons(Case *c, Asked *asked)
+{
+    size_t n = strlen(asked->text);
+    char  *list = room(c, n + 3, 1);
+    int    layers = *asked->text == 'L' && strspn(asked->text + 1, "0123456789-*") == n - 1;
+    snprintf(list, n + 3, "%s%s", asked->text, layers ? "N*" : "");
+    Parser p = parser_of(c, "--neurons", list);
+    int    status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    for (const Address *a = p.found; a < p.found + p.n_found; a++) {
+        if (a->unit != NEURON || a->has_pos)
+            resolving(c, fail_at(&p, a->has_pos ? a->pos_text : a->text, "expected neurons, L4N12 "
+                                 "or all of a layer, L4; they are read at --at"));
+        resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
+    }
+}
+
+/* The k tokens that a vector x [D] of the stream speaks for most, or least with sign -1, read as
+ * LN_f reads it, without its beta: x - mean, times gamma, times W_U  ->  k cells of a table. */
+static void add_spoken(const Case *c, const float *logits, int sign, Table *table, int cell, int k)
+{
+    int    V = n_vocab(c), top[16];
+    float *size = must(malloc(V * sizeof *size));
+    for (int v = 0; v < V; v++) size[v] = sign * logits[v];
+    for (int i = mi_top(size, V, k, top) - 1; i >= 0; i--) {
+        table->token[cell + i] = isfinite(logits[top[i]]) ? top[i] : -1;
+        table->value[cell + i] = logits[top[i]];
+    }
+    free(size);
+}
+
+/* Rows x [n,D] of the stream as the end reads them: (x - mean) gamma W_U -> logits [n,V] */
+static void speak(const Case *c, float *x, int n, float *logits)
+{
+    const MiModel *model = c->study->model;
+    int D = model->shape.d_model;
+    for (float *row = x; row < x + (size_t)n * D; row += D) {
+        double mean = 0;
+        for (int i = 0; i < D; i++) mean += row[i] / (double)D;
+        for (int i = 0; i < D; i++) row[i] = (row[i] - mean) * model->ln_f_gamma[i];
+    }
+    unembed(c->base, x, n, logits);
+}
+
+/* A table of the tokens that rows speak for and against, to be filled by add_spoken. */
+enum { SPOKEN = 4, UNSPOKEN = 2 };
+__attribute__((format(printf, 5, 6)))
+static Table *add_spoken_table(Tables *out, const char *name, int n, const char *rows,
+                               const char *title, ...)
+{
+    va_list args;
+    Table  *table = titled(add_table(out, name, TOKENS, n, SPOKEN + UNSPOKEN), "logit", rows, "rank",
+                           "%s", "");
+    va_start(args, title);
+    vsnprintf(table->title, sizeof table->title, title, args);
+    va_end(args);
+    table->token = must(malloc((cells_of(table) + 1) * sizeof *table->token));
+    table->is_signed = 1;
+    for (int i = 0; i < SPOKEN + UNSPOKEN; i++)
+        snprintf(table->col[i], sizeof(Label), "%+d", i < SPOKEN ? i + 1 : SPOKEN - 1 - i);
+    return table;
+}
+
+/* Neuron n of layer l: its value, W_out[n], and its key, the column of W_in with gamma, as the
+ * embeddings meet it -> two rows of tokens. */
+static void read_neuron(const Case *c, int l, int n, Tables *out, int values, int row)
+{
+    const MiModel *model = c->study->model;
+    const Block   *w = &model->block[l];
+    int    D = model->shape.d_model, V = n_vocab(c), k = SPOKEN + UNSPOKEN;
+    float *x = must(malloc((D + V) * sizeof *x)), *logits = x + D;
+    for (int side = 0; side < 2; side++) {
+        Table *table = &out->at[values + side];
+        for (int i = 0; i < D; i++)
+            x[i] = side ? w->W_in[(size_t)i * model->shape.d_mlp + n] * w->ln2_gamma[i]
+                        : w->W_out[(size_t)n * D + i];
+        if (side) c->base->kernel->unembed(logits, x, 1, model->wte, V, D, 1);
+        else speak(c, x, 1, logits);
+        snprintf(table->row[row], sizeof(Label), "L%dN%d", l, n);
+        add_spoken(c, logits, 1, table, row * k, SPOKEN);
+        add_spoken(c, logits, -1, table, row * k + SPOKEN, UNSPOKEN);
+    }
+    free(x);
+}
+
+/* Those that do most here, in order: what tokens their keys and values stand for, and how active
+ * they are at each position. */
+static void add_strongest_neurons(Case *c, const Asked *asked, Tables *out, int first, int shown)
+{
+    int *top = room(c, shown, sizeof *top), T = c->question.at + 1, cols = out->at[first].n_cols;
+    const Table *from = &out->at[first];
+    float *size = room(c, from->n_rows, sizeof *size);
+    for (int i = 0; i < from->n_rows; i++) size[i] = fabsf((float)from->value[(i + 1) * cols - 1]);
+    shown = mi_top(size, from->n_rows, shown, top);
+    add_spoken_table(out, "neuron values", shown, "neuron", "their values, W_out[n]: what they speak "
+                     "for and against (read by LN_f without beta)");
+    add_spoken_table(out, "neuron keys", shown, "neuron", "their keys, columns of W_in: whose "
+                     "embeddings they resemble (with ln2's gamma)");
+    Table *active = titled(add_table(out, "neuron activations", HEAT, shown, T), "mlp_post",
+                           "neuron", "position", "their activations%s", edited_or_not(c));
+    active->is_signed = 1;
+    position_labels(c, active->col, 0, T);
+    for (int i = 0; i < shown; i++) {
+        int k = top[i], n = 0;
+        const MiEdit *e = asked->rows.at;
+        for (; k >= e->count; e++) k -= e->count;
+        n = e->first + k;
+        read_neuron(c, e->layer, n, out, first + 2, i);
+        active = &out->at[first + 4];
+        strcpy(active->row[i], out->at[first + 2].row[i]);
+        for (int t = 0; t < T; t++) {
+            const float *x = mi_site(shown_run(c), c->lane, MI_mlp_post, e->layer, t);
+            if (!x) running(c, -1);
+            active->value[i * T + t] = x[n];
+        }
+    }
+}
+
+/* --neurons: mlp_out is a sum over neurons, activation times value (Geva et al. 2021). What each
+ * adds to the answer, as in --dla with sigma held; without one answer and one or no other, how long
+ * what it adds is. */
+static void read_neurons(Case *c, const Asked *asked, Tables *out)
+{
+    enum { SHOWN = 10 };
+    const MiModel  *model = c->study->model;
+    const Question *q = &c->question;
+    const Asked    *top = find_asked(c->command, "top");
+    int    first = out->n, runs = 1 + (c->edited != NULL), n = 0, row = 0, D = model->shape.d_model;
+    int    answers = q->answer.n == 1 && q->versus.n <= 1;
+    double *g = must(malloc(2 * D * sizeof *g)), *x = g + D;
+    for (int i = 0; i < asked->rows.n; i++) n += asked->rows.at[i].count;
+    titled(add_table(out, "neurons", BARS, n, runs), answers ? "direct logit attribution" :
+           "length", "neuron", "run", answers ? "what neurons add to the answer at position %d: "
+           "%s − %s" : "how long what neurons add is, at position %d", q->at,
+           answers ? answer_label(c, 0) : "", answers ? versus_or_mean(c) : "");
+    titled(add_table(out, "neuron active", SILENT, n, runs), "mlp_post", "neuron", "run",
+           "activation");
+    Table *table = &out->at[first], *active = table + 1;
+    table->is_signed = answers;
+    table->most = n > SHOWN ? top && top->number > 0 ? top->number : SHOWN : 0;
+    table->address = must(calloc(cells_of(table) + 1, sizeof(Label)));
+    if (answers) answer_direction(c, g);
+    for (int i = 0; i < cells_of(table); i++) table->value[i] = active->value[i] = 0;
+    for (int i = 0; i < runs; i++) {
+        strcpy(table->col[i], c->outcome[i].name);
+        strcpy(active->col[i], c->outcome[i].name);
+    }
+    for (const MiEdit *e = asked->rows.at; e < asked->rows.at + asked->rows.n; e++)
+        for (int k = e->first; k < e->first + e->count; k++, row++) {
+            double length = 0;
+            for (int i = 0; i < D; i++) {
+                x[i] = model->block[e->layer].W_out[(size_t)k * D + i];
+                length += x[i] * x[i];
+            }
+            snprintf(table->row[row], sizeof(Label), "L%dN%d", e->layer, k);
+            strcpy(active->row[row], table->row[row]);
+            for (int i = 0; i < runs; i++) {
+                const Outcome *o = &c->outcome[i];
+                strcpy(table->address[row * runs + i], table->row[row]);
+                for (int s = 0; s < o->n_lanes; s++) {
+                    const float *post = mi_site(o->run, o->lane + s, MI_mlp_post, e->layer, q->at);
+                    const float *sigma = mi_site(o->run, o->lane + s, MI_ln_f_scale, 0, q->at);
+                    if (!post || !sigma) running(c, -1);
+                    double adds = answers ? post[k] * read_end(c, x, g, *sigma)
+                                          : fabs(post[k]) * sqrt(length);
+                    table->value[row * runs + i] += adds / o->n_lanes;
+                    active->value[row * runs + i] += (double)post[k] / o->n_lanes;
+                }
+            }
+        }
+    free(g);
+    if (!is_study(c))
+        add_strongest_neurons(c, asked, out, first, min_int(n, table->most ? table->most : n));
+}
+
+/* ---- Weights ---- */
+
+static void resolve_weights(Case *c, Asked *asked)
+{
+    Parser p = parser_of(c, "--weights", asked->text);
+    int    status = parse_list(&p);
+    if (p.found) own(c, p.found);
+    resolving(c, status);
+    for (const Address *a = p.found; a < p.found + p.n_found; a++) {
+        if (a->unit != HEAD || a->site != MI_z || a->has_pos)
+            resolving(c, fail_at(&p, a->has_pos ? a->pos_text : a->text, "expected heads, as in "
+                                 "L5H3 or heads; weights have no positions"));
+        resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
+    }
+}
+
+/* The heads that were asked for, as layer * H + head. */
+static int *list_heads(Case *c, const Asked *asked, int *n)
+{
+    int  d = c->study->model->shape.d_head, H = c->study->model->shape.n_head, *head = NULL;
+    *n = 0;
+    for (const MiEdit *e = asked->rows.at; e < asked->rows.at + asked->rows.n; e++)
+        for (int h = e->first / d; h < (e->first + e->count) / d; h++) {
+            head = must(grow(head, *n, sizeof *head));
+            head[(*n)++] = e->layer * H + h;
+        }
+    return own(c, head);
+}
+
+/* A run of the prompt's tokens in which a site has given rows, x [T,D], in every layer (the rows of
+ * a site outside the blocks: once); x NULL: 0. keep: what is read of it. */
+static MiRun *run_with(Case *c, const MiSite *site, int n_sites, const float *x, uint64_t keep)
+{
+    const MiModel *model = c->study->model;
+    int     D = model->shape.d_model, T = c->prompt.n;
+    MiEdits edits = { 0 };
+    MiOptions options = { .keep = keep, .threads = c->command->threads };
+    for (int i = 0; i < n_sites; i++)
+        for (int l = 0; l < n_layers_of(model, site[i]); l++) {
+            edits.at = must(grow(edits.at, edits.n, sizeof *edits.at));
+            edits.at[edits.n++] = (MiEdit){ .op = MI_SET, .site = site[i], .layer = l, .head = -1,
+                                            .count = D, .pos_end = T, .value = x,
+                                            .value_stride = x ? D : 0 };
+        }
+    MiRun *run = mi_run(model, c->prompt.tokens, T, &edits, &options);
+    if (!run) running(c, -1);
+    own(c, edits.at);
+    return run;
+}
+
+/* Rows of a site of layer l, one for each token of the prompt -> x [T,D] */
+static void gather_rows(Case *c, const MiRun *run, MiSite site, int l, float *x)
+{
+    int D = c->study->model->shape.d_model;
+    for (int t = 0; t < c->prompt.n; t++) {
+        const float *row = mi_site(run, 0, site, l, t);
+        if (!row) running(c, -1);
+        memcpy(x + (size_t)t * D, row, D * sizeof *x);
+    }
+}
+
+/* What head h of layer l writes when it looks at one token only: v W_O, b_O left out -> o [T,D] */
+static void written_rows(Case *c, const MiRun *run, int l, int h, float *o)
+{
+    const MiModel *model = c->study->model;
+    int     D = model->shape.d_model, d = model->shape.d_head;
+    double *y = must(malloc(D * sizeof *y));
+    for (int t = 0; t < c->prompt.n; t++) {
+        const float *v = mi_head(run, 0, MI_v, l, h, t);
+        if (!v) running(c, -1);
+        weigh_rows(v, model->block[l].W_O + (size_t)h * d * D, d, 1, NULL, y, D);
+        for (int i = 0; i < D; i++) o[(size_t)t * D + i] = (float)y[i];
+    }
+    free(y);
+}
+
+static int rank_among(const float *logits, int token, int V)
+{
+    int rank = 1;
+    for (int v = 0; v < V; v++) rank += logits[v] > logits[token];
+    return rank;
+}
+
+/* OV and QK of a head on the tokens of the prompt, each alone: as its embedding (raw), and through
+ * MLP 0, since that is what a head above layer 0 meets of a token. */
+static void read_head_weights(Case *c, int l, int h, MiRun *const run[2], Tables *out)
+{
+    const MiModel *model = c->study->model;
+    int    T = c->prompt.n, D = model->shape.d_model, d = model->shape.d_head, V = n_vocab(c);
+    int    k = SPOKEN + UNSPOKEN;
+    float *o = must(malloc(T * (size_t)D * sizeof *o)), *logits = room_for_logits(c, T);
+    Label  name;
+    snprintf(name, sizeof name, "ov L%dH%d", l, h);
+    Table *ov = add_spoken_table(out, name, T, "token", "OV of L%dH%d: what it writes when it looks "
+                                 "at this token (through MLP 0; LN_f without beta)", l, h);
+    position_labels(c, ov->row, 0, T);
+    snprintf(name, sizeof name, "ov rank L%dH%d", l, h);
+    Table *rank = titled(add_table(out, name, BARS, T, 2), "rank", "token", "embedding",
+                         "OV of L%dH%d: the place of the token itself, 1 of %d is a copy", l, h, V);
+    rank->limit = INFINITY;
+    strcpy(rank->col[0], "through MLP 0"), strcpy(rank->col[1], "raw");
+    position_labels(c, rank->row, 0, T);
+    for (int raw = 0; raw < 2; raw++) {
+        written_rows(c, run[raw], l, h, o);
+        speak(c, o, T, logits);
+        for (int t = 0; t < T; t++) {
+            const float *row = logits + (size_t)t * V;
+            rank->value[t * 2 + raw] = rank_among(row, c->prompt.tokens[t], V);
+            if (raw) continue;
+            ov = rank - 1;
+            add_spoken(c, row, 1, ov, t * k, SPOKEN);
+            add_spoken(c, row, -1, ov, t * k + SPOKEN, UNSPOKEN);
+        }
+    }
+    snprintf(name, sizeof name, "qk L%dH%d", l, h);
+    Table *qk = titled(add_table(out, name, HEAT, T, T), "score", "query", "key", "QK of L%dH%d: how "
+                       "much a token looks for another (through MLP 0; key biases left out)", l, h);
+    qk->is_signed = 1;
+    position_labels(c, qk->row, 0, T);
+    position_labels(c, qk->col, 0, T);
+    for (int i = 0; i < T * T; i++) {
+        const float  *q = mi_head(run[0], 0, MI_q, l, h, i / T);
+        const float  *key = mi_head(run[0], 0, MI_k, l, h, i % T);
+        const weight *b_K = model->block[l].b_QKV + D + h * d;
+        if (!q || !key) running(c, -1);
+        qk->value[i] = 0;
+        for (int j = 0; j < d; j++) qk->value[i] += q[j] * ((double)key[j] - b_K[j]) / sqrt(d);
+    }
+    free(o);
+    free(logits);
+}
+
+/* The copy score of Wang et al. 2022: at each position resid_post of layer 0, through LN1 of layer
+ * 1 whichever the head's layer, gives v; is the token among the five that LN_f(v W_O) W_U is
+ * highest for? The same for -v W_O: heads that write against what they look at. */
+static void read_copy_scores(Case *c, const int *head, int n, Tables *out)
+{
+    enum { HIT = 5 };
+    const MiModel *model = c->study->model;
+    int    L = model->shape.n_layer, H = model->shape.n_head, D = model->shape.d_model;
+    int    T = c->prompt.n, V = n_vocab(c);
+    float *o = must(malloc((T + 1) * (size_t)D * sizeof *o)), *bias = room_for_logits(c, T + 1);
+    float *logits = bias + V;
+    const MiSite site[] = { MI_ln1 };
+    Table *table = titled(add_table(out, "copy score", BARS, n + 1, 2), "share", "head", "sign",
+                          "copy score: share of the prompt's tokens among the first %d that the head "
+                          "speaks for, or against", HIT);
+    table->limit = 1;
+    strcpy(table->col[0], "copies"), strcpy(table->col[1], "negative");
+    snprintf(table->row[n], sizeof(Label), "all %d heads", L * H);
+    for (int i = 0; i < 2 * (n + 1); i++) table->value[i] = 0;
+    gather_rows(c, c->base, MI_ln1, min_int(1, L - 1), o);
+    MiRun *run = run_with(c, site, 1, o, MI_KEEP(v));
+    for (int i = 0; i < D; i++) o[i] = model->ln_f_beta[i];
+    unembed(c->base, o, 1, bias);
+    for (int i = 0; i < L * H; i++) {
+        double hits[2] = { 0, 0 };
+        written_rows(c, run, i / H, i % H, o);
+        for (int t = 0; t < T; t++) {                   /* LN_f's sigma, which beta has to meet */
+            double mean = 0, squares = 0;
+            float *x = o + (size_t)t * D;
+            for (int j = 0; j < D; j++) mean += x[j] / (double)D;
+            for (int j = 0; j < D; j++) squares += (x[j] - mean) * (x[j] - mean) / D;
+            for (int j = 0; j < D; j++) x[j] /= sqrt(squares + model->shape.epsilon);
+        }
+        speak(c, o, T, logits);
+        for (int t = 0; t < T; t++)
+            for (int sign = 0; sign < 2; sign++) {
+                float *row = logits + (size_t)t * V;
+                for (int v = 0; v < V; v++)             /* P, then P + b, then -P + b */
+                    row[v] = sign ? 2 * bias[v] - row[v] : row[v] + bias[v];
+                hits[sign] += rank_among(row, c->prompt.tokens[t], V) <= HIT;
+            }
+        for (int sign = 0; sign < 2; sign++) {
+            table->value[2 * n + sign] += hits[sign] / T / (L * H);
+            for (int r = 0; r < n; r++)
+                if (head[r] == i) {
+                    snprintf(table->row[r], sizeof(Label), "L%dH%d", i / H, i % H);
+                    table->value[2 * r + sign] = hits[sign] / T;
+                }
+        }
+    }
+    mi_free(run);
+    free(o);
+    free(bias);
+}
+
+/* The matrices of a layer as others meet them (TransformerLens' processed weights): W_Q, W_K, W_V
+ * with gamma, less each column's mean over D; W_O less each row's mean: what LayerNorm takes off
+ * anyway. w [Q K V O][D,D]; gram [Q K V O][H][d,d]: X^T X of each head's X [D,d] */
+typedef struct { float *w[4], *gram; } Met;
+
+static void fill_gram(const MiShape *s, Met *met)
+{
+    int D = s->d_model, d = s->d_head;
+    for (int i = 0; i < 4 * s->n_head; i++) {
+        int    kind = i / s->n_head, row = kind < 3 ? D : 1, column = kind < 3 ? 1 : D;
+        const float *x = met->w[kind] + (size_t)(i % s->n_head) * d * column;
+        for (int a = 0; a < d; a++)
+            for (int b = 0; b <= a; b++) {
+                double sum = 0;
+                for (int r = 0; r < D; r++)
+                    sum += (double)x[(size_t)r * row + (size_t)a * column] *
+                           x[(size_t)r * row + (size_t)b * column];
+                met->gram[((size_t)i * d + a) * d + b] = met->gram[((size_t)i * d + b) * d + a] =
+                    (float)sum;
+            }
+    }
+}
+
+/* layer -1: random matrices of the same size, another one for each `draw` */
+static Met meet(Case *c, int layer, int draw)
+{
+    const MiModel *model = c->study->model;
+    const MiShape *s = &model->shape;
+    int    D = s->d_model;
+    size_t n = (size_t)D * D;
+    const Block *w = layer < 0 ? NULL : &model->block[layer];
+    const MiEdit random = { .op = MI_NOISE, .seed = c->command->seed, .sample = draw };
+    float *memory = room(c, 4 * n + 4 * (size_t)s->n_head * s->d_head * s->d_head, sizeof *memory);
+    Met    met = { { memory, memory + n, memory + 2 * n, memory + 3 * n }, memory + 4 * n };
+    for (int kind = 0; kind < 4; kind++)
+        for (int i = 0; i < D; i++) {                   /* a column of Q, K, V, a row of O */
+            size_t step = kind < 3 ? (size_t)D : 1, first = kind < 3 ? (size_t)i : (size_t)i * D;
+            double mean = 0;
+            for (int j = 0; j < D; j++) {
+                float x = !w ? normal_at(&random, kind * D + i, j) : kind == 3
+                        ? w->W_O[(size_t)i * D + j]
+                        : w->W_QKV[(size_t)j * 3 * D + kind * D + i] * w->ln1_gamma[j];
+                met.w[kind][first + j * step] = x;
+                mean += x / (double)D;
+            }
+            for (int j = 0; j < D; j++) met.w[kind][first + j * step] -= (float)mean;
+        }
+    fill_gram(s, &met);
+    return met;
+}
+
+static double trace(const float *a, const float *b, int n)     /* of A B^T */
+{
+    double sum = 0;
+    for (int i = 0; i < n * n; i++) sum += (double)a[i] * b[i];
+    return sum;
+}
+
+/* ||W_OV R|| / (||W_OV|| ||R||) of each head of a layer with one later head (Elhage et al. 2021):
+ * R = W_Q W_K^T, W_K W_Q^T, W_V W_O for kind 0, 1, 2. With R = A B^T and M = W_O A [d,d] it is
+ * tr(V^T V M B^T B M^T): no matrix larger than a head's is multiplied.   -> score [H] */
+static void composition(const Case *c, const Met *from, const Met *into, int head, int kind,
+                        double *score)
+{
+    static const int other[] = { 1, 0, 3 };
+    const MiShape *s = &c->study->model->shape;
+    int    D = s->d_model, d = s->d_head, dd = d * d;
+    float *M = must(calloc((size_t)D * d + 2 * dd + d, sizeof *M)), *GM = M + (size_t)D * d;
+    float *MB = GM + dd, *zero = MB + dd;
+    const float *A = into->gram + ((size_t)kind * s->n_head + head) * dd;
+    const float *B = into->gram + ((size_t)other[kind] * s->n_head + head) * dd;
+    const Kernels *kernel = c->base->kernel;
+    kernel->linear(M, from->w[3], D, D, d, into->w[kind] + head * d, D, zero, c->base->threads);
+    for (int h = 0; h < s->n_head; h++) {
+        const float *V = from->gram + ((size_t)2 * s->n_head + h) * dd;
+        const float *O = from->gram + ((size_t)3 * s->n_head + h) * dd, *m = M + (size_t)h * dd;
+        kernel->linear(GM, V, d, d, d, m, d, zero, 1);
+        kernel->linear(MB, m, d, d, d, B, d, zero, 1);
+        score[h] = sqrt(trace(GM, MB, d) / (trace(V, O, d) * trace(A, B, d)));
+    }
+    free(M);
+}
+
+/* Composition with all earlier heads: of one head a map of these, of several a column each; and,
+ * as a control, what random matrices of this size come to. */
+static void read_composition(Case *c, const Asked *asked, const int *head, int n, Tables *out)
+{
+    const MiShape *s = &c->study->model->shape;
+    int     H = s->n_head, last = 0, first = out->n, one = n == 1;
+    double *score = room(c, H, sizeof *score);
+    Met    *met = room(c, s->n_layer, sizeof *met), random[2];
+    for (int i = 0; i < n; i++) last = max_int(last, head[i] / H);
+    if (last == 0) return;                              /* nothing is earlier than layer 0 */
+    for (int l = 0; l <= last; l++) met[l] = meet(c, l, 0);
+    for (int i = 0; i < 2; i++) random[i] = meet(c, -1, i);
+    for (int kind = 0; kind < 3; kind++) {
+        Label name;
+        snprintf(name, sizeof name, "%c composition", "QKV"[kind]);
+        Table *table = titled(add_table(out, name, HEAT, one ? last : last * H, one ? H : n),
+                              "composition", one ? "layer" : "writer", one ? "head" : "reader",
+                              "%s of %s with earlier heads", name, asked->text);
+        for (int i = 0; i < table->n_rows; i++)
+            snprintf(table->row[i], sizeof(Label), one ? "L%d" : "L%dH%d", one ? i : i / H, i % H);
+        for (int i = 0; i < table->n_cols; i++) {
+            int layer = head[one ? 0 : i] / H, reader = head[one ? 0 : i] % H;
+            if (one) snprintf(table->col[i], sizeof(Label), "H%d", i);
+            else snprintf(table->col[i], sizeof(Label), "L%dH%d", layer, reader);
+            for (int l = 0; l < layer && (!one || i == 0); l++) {
+                composition(c, &met[l], &met[layer], reader, kind, score);
+                for (int h = 0; h < H; h++)
+                    table->value[one ? l * H + h : (l * H + h) * n + i] = score[h];
+            }
+        }
+    }
+    Table *chance = titled(add_table(out, "composition of random matrices", BARS, 3, 1),
+                           "composition", "kind", "", "random matrices of the same size, mean of %d "
+                           "pairs: what composition comes to by chance", H * H);
+    strcpy(chance->col[0], "random");
+    for (int kind = 0; kind < 3; kind++) {
+        snprintf(chance->row[kind], sizeof(Label), "%c", "QKV"[kind]);
+        chance->value[kind] = 0;
+        for (int h = 0; h < H; h++) {
+            composition(c, &random[0], &random[1], h, kind, score);
+            for (int i = 0; i < H; i++) chance->value[kind] += score[i] / (H * H);
+        }
+        for (int i = first; i < first + 3; i++)         /* one scale for all */
+            chance->limit = fmax(chance->limit, limit_of(&out->at[i]));
+    }
+    for (int i = first; i < first + 3; i++) out->at[i].limit = chance->limit;
+}
+
+/* --weights: what heads would do with these tokens, from the weights. Of up to MANY heads what each
+ * writes and looks for; of all that were asked for, copy scores and composition. Over --data the
+ * copy scores only: the others are no means. */
+static void read_weights(Case *c, const Asked *asked, Tables *out)
+{
+    enum { MANY = 4 };
+    static const MiSite alone[] = { MI_pos_embed, MI_attn_out }, stream[] = { MI_resid_pre };
+    int     H = c->study->model->shape.n_head, n, *head = list_heads(c, asked, &n);
+    float  *x = must(malloc(c->prompt.n * (size_t)c->study->model->shape.d_model * sizeof *x));
+    MiRun  *run[2], *tokens;
+    if (n <= MANY && !is_study(c)) {
+        tokens = run_with(c, alone, 2, NULL, MI_KEEP(resid_post));
+        for (int raw = 0; raw < 2; raw++) {
+            gather_rows(c, raw ? c->base : tokens, raw ? MI_embed : MI_resid_post, 0, x);
+            run[raw] = run_with(c, stream, 1, x, MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v));
+        }
+        for (int i = 0; i < n; i++) read_head_weights(c, head[i] / H, head[i] % H, run, out);
+        mi_free(run[0]), mi_free(run[1]), mi_free(tokens);
+    }
+    free(x);
+    read_copy_scores(c, head, n, out);
+    if (!is_study(c)) read_composition(c, asked, head, n, out);
+}
+
 /* ---- Paths ---- */
 
 static void resolve_edges(Case *c, Asked *asked)
@@ -10885,6 +11406,10 @@ static const Readout READOUTS[] = {
     { "dla", "[layers|tokens|L4N*]", "direct logit attribution: what each part adds to the answer",
       0, ADDRESSES, 0, 0, RESID | MI_KEEP(v) | MI_KEEP(z) | MI_KEEP(attn_out) | MI_KEEP(mlp_out),
       resolve_dla, read_dla },
+    { "neurons", "L4N12|L4", "what neurons add to the answer, and what their weights say", 0,
+      ADDRESSES, 0, 0, MI_KEEP(mlp_post), resolve_neurons, read_neurons },
+    { "weights", "HEADS", "what heads write and look for, from the weights; composition", 0,
+      ADDRESSES, 0, 0, MI_KEEP(ln1), resolve_weights, read_weights },
     { "attribute", "SITES|edges", "attribution patching, beside the exact patches", 0, ADDRESSES, 0,
       0, PATH_SITES | MI_KEEP(ln1_scale) | MI_KEEP(scores) | MI_KEEP(pattern) | MI_KEEP(ln2_scale) |
       MI_KEEP(mlp_pre), resolve_attribute, read_attribute },

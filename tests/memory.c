@@ -126,6 +126,7 @@ static const char *const commands[][16] = {
      "--samples", "2"},
     {"ABC", "--explain", "--ablate", "not:L0H1"},
     {"ABC", "--source", "ACB", "--dla", "--attribute", "heads", "--answer", "#33", "--versus", "#34"},
+    {"ABC", "--neurons", "L1", "--weights", "L1H0,L0H1", "--answer", "#33"},
     {"ABC", "--dla=tokens", "--ablate", "L1H1", "--answer", "#33"},
     {"ABC", "--source", "ACB", "--attribute", "edges", "--steps", "1", "--answer", "#33"},
     {"ABC", "--attribute", "L1H*.q", "--answer", "#33", "--ablate", "L0H1"},
