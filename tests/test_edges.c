@@ -670,6 +670,57 @@ static void noise_is_normal(void)
     }
 }
 
+/* ---- What is refused, in words ---- */
+
+static void what_is_refused_is_said(void)
+{
+    char want[100];
+    int  T = w.T, D = w.s.d_model, last = w.s.n_layer - 1;
+    MiEdit wide = {.op = MI_SET, .site = MI_resid_mid, .head = -1, .first = 1, .count = D,
+                   .pos_end = 1};
+    MiEdits edits = {.at = &wide, .n = 1};
+    MiOptions few = {.capacity = 4, .threads = 1, .keep = MI_KEEP(q)};
+    CHECK(!mi_run(w.model, w.tokens, 0, NULL, &few) && strstr(mi_error(), "at least one token"),
+          "a run of no tokens: %s", mi_error());
+    snprintf(want, sizeof want, "no columns 1 to %d", D);
+    CHECK(!mi_run(w.model, w.tokens, 2, &edits, &few) && strstr(mi_error(), want),
+          "an edit beyond its row: \"%s\", not \"%s\"", mi_error(), want);
+    MiLane lane = {.trunk = w.base, .t0 = 0, .read = T};
+    MiRun *fork = mi_fork(&lane, 1, 0, 0);
+    snprintf(want, sizeof want, "only position %d of", T - 1);
+    CHECK(fork && !mi_site(fork, 0, MI_mlp_out, last, 0) && strstr(mi_error(), want),
+          "a row that was left out: \"%s\", not \"%s\"", mi_error(), want);
+    mi_free(fork);
+    lane.read = 1;
+    fork = mi_fork(&lane, 1, 0, 0);
+    CHECK(fork && mi_n_tokens(fork, 0) == 1, "a lane that is read at its first position: %s",
+          fork ? "more tokens" : mi_error());
+    mi_free(fork);
+}
+
+/* A part of the residual stream that was not kept is no part; a sum edited twice is one part. */
+static void writers_are_what_was_kept(void)
+{
+    int       H = w.s.n_head;
+    double   *x = malloc((size_t)w.s.d_model * sizeof *x);
+    MiLabel   name;
+    MiOptions few = {.threads = 1, .keep = MI_KEEP(q)};
+    MiEdit    twice[] = {
+        {.op = MI_SCALE, .site = MI_resid_mid, .head = -1, .count = 1, .pos_end = 1, .amount = 2},
+        {.op = MI_SCALE, .site = MI_resid_mid, .head = -1, .count = 1, .pos = 1, .pos_end = 2},
+        {.op = MI_SCALE, .site = MI_mlp_out, .head = -1, .count = 1, .pos_end = 1, .amount = 2}};
+    MiEdits   edits = {.at = twice, .n = 3};
+    MiRun    *run = mi_run(w.model, w.tokens, 2, &edits, &few);
+    CHECK(run && mi_n_writers(run, 0) == mi_n_writers(w.base, 0) + 1, "writers of a run where one "
+          "sum is edited twice: %d", run ? mi_n_writers(run, 0) - mi_n_writers(w.base, 0) : -1);
+    const int writers[] = {2, 2 + H - 1, 2 + H + 1};    /* heads, mlp_out */
+    for (int i = 0; i < 3 && run; i++)
+        CHECK(mi_writer(run, 0, writers[i], 1, x, name) == -1 && strstr(mi_error(), "not kept"),
+              "writer %d of a run that kept only q", writers[i]);
+    mi_free(run);
+    free(x);
+}
+
 static int body(void)
 {
     setenv("TMPDIR", scratch, 1);
@@ -694,6 +745,8 @@ static int body(void)
         {"cells by operation", cells_by_operation},
         {"cells of a trunk that kept little", cells_of_a_trunk_that_kept_little},
         {"noise", noise_is_normal},
+        {"words", what_is_refused_is_said},
+        {"writers", writers_are_what_was_kept},
     };
     doing("a random model");
     uint64_t seed = 1;                                  /* one with room for what is tried here */

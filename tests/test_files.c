@@ -668,6 +668,11 @@ static void test_not_json(void)
         snprintf(name, sizeof name, "a header with %s", cases[i].name);
         header_refused(name, &f, new), free(new);
     }
+    static const char *const said[][2] = {
+        {"{\"\\q\":1}", "malformed escape"}, {"{\"\\x41\":1}", "malformed escape"},
+        {"{\"wpe", "unterminated string"}, {"{\"a\":1,", "expected"}};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++)
+        write_with(&f, said[i][0], strlen(said[i][0])), refused_at(path, said[i][1], said[i][0]);
     static const char *const garbage[] = {"x", "{}", ",", "]", "}", "\"", "0", " x", "null"};
     for (size_t i = 0; i < sizeof garbage / sizeof *garbage; i++) {
         new = malloc(n + 10);
@@ -1100,6 +1105,8 @@ static void test_config(void)
         write_text("beside/config.json", good[i], strlen(good[i]));
         loads(plain, "n_head in config.json %s", good[i]);
     }
+    write_text("beside/config.json", "{\"n_head\": 1}", 13);
+    loads(NULL, "n_head in config.json is 1");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         write_text("beside/config.json", bad[i], strlen(bad[i]));
         doing("config.json %s", bad[i]);
@@ -1275,6 +1282,8 @@ static void test_other_formats(void)
     told("a GGUF file", "GGUF\3\0\0\0\224\0\0\0", 12, "GGUF", ".safetensors");
     told("a web page", html, sizeof html - 1, "web page", "resolve");
     told("config.json", config, sizeof config - 1, "JSON", ".safetensors");
+    told("any bytes", "\1\2\3\4\5\6\7\10 and so on", 17, "not a safetensors file", "file");
+    CHECK(!strstr(mi_error(), "truncated"), "bytes that are no header's length: %s", mi_error());
 }
 
 /* A folder stands for its model.safetensors. */

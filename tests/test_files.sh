@@ -257,6 +257,9 @@ done
 { little_endian "$n" 8; printf %s "$header"; zeros $size; } > "$dir/model"
 broken "vocab_ids that are all 0"
 
+# Without stdin, the model is descriptor 0.
+if "$mi" --top 1 "The" <&- > "$dir/out" 2>&1; then ok; else bad "no stdin" "$(cat "$dir/out")"; fi
+
 # ---- The same with other options
 
 bent "a missing wpe" 's/wpe/wqe/'

@@ -696,6 +696,11 @@ int main(void)
         for (int e = 0; e < edits.n; e++) {
             check_lane(name, m, tokens, &edits.at[e], -1, -1);
             if (e % 4 == 0) check_lane(name, m, tokens, &edits.at[e], 0, 0);
+            if (i > 0) continue;
+            MiEdits alone = {.at = &edits.at[e], .n = 1};
+            run = mi_run(m, tokens, T, &alone, &ONE_THREAD);
+            if (run) check_run(name, m, run);
+            mi_free(run);
         }
         if (i == 0) {
             check_refusals(m, tokens);

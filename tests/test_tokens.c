@@ -141,6 +141,8 @@ static void test_utf8(void)
         n_bad += utf8_decode(text, 4, &length) != (good ? code : -1) || length != (good ? 4 : 1);
     }
     CHECK(n_bad == 0, "utf8: %d of four bytes are wrong", n_bad);
+    CHECK(columns_of("\xF1\x80\x80\x80", 4) == 1, "a character after the last wide one is wide");
+    CHECK(!is_control(0x2070), "a character after the last control character is one");
 }
 
 static int spells(const MiTokenizer *tokenizer, const char *text, size_t n)
