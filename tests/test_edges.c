@@ -98,6 +98,15 @@ static void contractions_are_lower_case(void)
         CHECK(!strcmp(got, cases[i].tokens), "\"%s\" is %s, not %s", cases[i].text, got,
               cases[i].tokens);
     }
+    static const char *const labels[][2] = {{"\n", "\\n"}, {"\t", "\\t"}, {" a", "·a"},
+                                            {"\1", "<01>"}};
+    for (int i = 0; i < 4 && words; i++) {
+        int     token = -1;
+        MiLabel label;
+        mi_encode(words, labels[i][0], strlen(labels[i][0]), &token, 1);
+        CHECK(!strcmp(mi_token_label(words, token, label, sizeof label), labels[i][1]),
+              "the label of token %d is %s, not %s", token, label, labels[i][1]);
+    }
     mi_tokenizer_close(words);
 }
 
