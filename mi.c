@@ -8885,6 +8885,32 @@ static void run_cases(Case *const *cases, int n)
 /* Each is a function that returns tables, and a row of READOUTS below.                          */
 /* ============================================================================================= */
 
+/* Text for a row, a column, an address or a name: label(table->row[l], "L%d", l) */
+__attribute__((format(printf, 2, 3)))
+static char *label(Label text, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(Label), format, args);
+    va_end(args);
+    return text;
+}
+
+/* What a run was asked for; NULL: it failed. */
+static void *must_run(const Case *c, const void *result)
+{
+    if (!result) running(c, -1);
+    return (void *)result;
+}
+
+/* A list of addresses, which lives as long as the case even if one of them is wrong. */
+static void resolve_list(Case *c, Parser *p)
+{
+    int status = parse_list(p);
+    if (p->found) own(c, p->found);
+    resolving(c, status);
+}
+
 /* What the numbers, rows and columns of a new table are, and its title. */
 __attribute__((format(printf, 5, 6)))
 static Table *titled(Table *table, const char *quantity, const char *rows, const char *cols,
@@ -8907,6 +8933,12 @@ static void add_saved(Tables *out, const char *path, Array array)
     out->saved[out->n_saved++] = (Saved){ path, array };
 }
 
+/* The columns, or rows, of runs: base, edited, source */
+static void run_labels(const Case *c, Label *name, int n)
+{
+    for (int i = 0; i < n; i++) strcpy(name[i], c->outcome[i].name);
+}
+
 static const char *edited_or_not(const Case *c) { return c->edited ? ", edited" : ""; }
 
 /* The likeliest next tokens of each run. */
@@ -8918,16 +8950,16 @@ static void read_top(Case *c, const Asked *asked, Tables *out)
                           "the likeliest next tokens");
     int   *top = must(malloc((k + 1) * sizeof *top));
     table->token = must(malloc(((size_t)k * n + 1) * sizeof *table->token));
+    run_labels(c, table->col, n);
     for (int i = 0; i < n; i++) {
         const float *prob = c->outcome[i].prob;
         int found = isfinite(prob[0]) ? mi_top(prob, V, k, top) : 0;
-        strcpy(table->col[i], c->outcome[i].name);
         for (int r = 0; r < k; r++) {
             table->token[r * n + i] = r < found ? top[r] : -1;
             if (r < found) table->value[r * n + i] = prob[top[r]];
         }
     }
-    for (int r = 0; r < k; r++) snprintf(table->row[r], sizeof(Label), "%d", r + 1);
+    for (int r = 0; r < k; r++) label(table->row[r], "%d", r + 1);
     free(top);
 }
 
@@ -8999,9 +9031,7 @@ static MiRun *held_run(Case *c, int sample, uint64_t keep)
     MiEdits   held = { .at = c->held + (size_t)sample * c->n_held, .n = c->n_held };
     MiOptions options = { .keep = keep, .threads = c->command->threads };
     if (!held.n) return c->base;
-    MiRun *run = mi_run(c->study->model, c->prompt.tokens, c->prompt.n, &held, &options);
-    if (!run) running(c, -1);
-    return run;
+    return must_run(c, mi_run(c->study->model, c->prompt.tokens, c->prompt.n, &held, &options));
 }
 
 /* The metric of all cells, whose edits these are, averaged over the samples of noise, each with its
@@ -9010,6 +9040,7 @@ static void run_sweep(Case *c, MiEdits *cells, const int *first, double *metric,
 {
     double   *values = must(malloc((n_cells + 1) * sizeof *values));
     Sweeping  context = { c, 0, seconds_now(), 0, 0, room_for_logits(c, AT_ONCE) };
+    memset(metric, 0, n_cells * sizeof *metric);
     for (int s = 0; s < c->samples; s++) {
         MiRun *trunk = held_run(c, s, sites_of(cells, FROM_ANYWHERE));
         context.sample = s;
@@ -9037,11 +9068,11 @@ static Table *add_cells_table(const MiCells *cells, Tables *out, const char *nam
     return table;
 }
 
-/* How many of the n numbers of a list people see: --top K, or of more than `many` 20; 0 is all. */
-static int shown_of(const Case *c, int n, int many)
+/* How many numbers of a list people see: --top K, or otherwise so many; 0 is all. */
+static int shown_of(const Case *c, int otherwise)
 {
     const Asked *top = find_asked(c->command, "top");
-    return top && top->number > 0 ? top->number : n > many ? 20 : 0;
+    return top && top->number > 0 ? top->number : otherwise;
 }
 
 /* Are a sweep's cells a list, or a map too wide to be seen? */
@@ -9054,35 +9085,30 @@ static int is_list(const MiCells *cells)
  * the held run. */
 static void read_sweep(Case *c, const Asked *asked, Tables *out)
 {
-    const char *metric = METRICS[c->question.metric].name, *held = held_of(c)->name;
+    const char *metric = METRICS[c->question.metric].name;
     (void)asked;
     if (c->command->swept < 0) return;
     const Request *request = &c->command->request[c->command->swept];
     const MiCells *form = &c->cells;
     int    n = form->n_rows * form->n_cols;
     int    patch = (request->what->needs & NEEDS_SOURCE) && !request->from;
-    Table *cells = titled(add_cells_table(form, out, "cells", SILENT), metric, form->row_axis,
-                          form->col_axis, "--%s, one run per cell: %s", request->what->name,
-                          metric);
-    double *value = cells->value;
-    memset(value, 0, n * sizeof *value);
-    run_sweep(c, &c->step[c->command->swept].edits, c->cells.first, value, n);
+    Label  quantity;
+    double *value = titled(add_cells_table(form, out, "cells", SILENT), metric, form->row_axis,
+                           form->col_axis, "--%s, one run per cell: %s", request->what->name,
+                           metric)->value;
+    run_sweep(c, &c->step[c->command->swept].edits, form->first, value, n);
     for (int i = 0; i < n; i++)
-        if (c->cells.first[i] == c->cells.first[i + 1]) value[i] = NAN;
-    Label quantity;
-    snprintf(quantity, sizeof quantity, patch ? "share of %s restored" : "change of %s", metric);
-    Table *table = add_cells_table(form, out, "change", form->n_cols == 1 ? BARS : HEAT);
-    if (patch)
-        titled(table, quantity, form->row_axis, form->col_axis,
-               "--%s, one run per cell: %s, 0 as in %s, 1 as in source", request->what->name,
-               metric, held);
-    else
-        titled(table, quantity, form->row_axis, form->col_axis,
-               "--%s, one run per cell: change of %s from %s", request->what->name, metric, held);
+        if (form->first[i] == form->first[i + 1]) value[i] = NAN;
+    label(quantity, patch ? "share of %s restored" : "change of %s", metric);
+    Table *table = titled(add_cells_table(form, out, "change", form->n_cols == 1 ? BARS : HEAT),
+                          quantity, form->row_axis, form->col_axis,
+                          patch ? "--%s, one run per cell: %s, 0 as in %s, 1 as in source"
+                                : "--%s, one run per cell: change of %s from %s",
+                          request->what->name, metric, held_of(c)->name);
     table->is_signed = 1;
     table->is_share = patch;
     if (patch) table->whole = restorable(c);
-    if (is_list(form)) table->most = shown_of(c, n, 64);
+    if (is_list(form)) table->most = shown_of(c, n > 64 ? 20 : 0);
     for (int i = 0; i < n; i++) table->value[i] = value[i] - held_of(c)->metric;
 }
 
@@ -9118,7 +9144,7 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
 {
     const Question *q = &c->question;
     const char *metric = METRICS[q->metric].name;
-    int study = is_study(c), n = c->n_outcomes, changed = study && c->edited, V = n_vocab(c);
+    int study = is_study(c), n = c->n_outcomes, changed = study && c->edited;
     int quiet = (!study && q->metric == KL && n == 1) || (c->command->generate && !q->answer.n);
     (void)asked;
     Table *table = titled(add_table(out, "metric", quiet ? SILENT : BARS, n + changed, 1), metric,
@@ -9129,21 +9155,19 @@ static void read_metric(Case *c, const Asked *asked, Tables *out)
     strcpy(table->col[0], metric);
     table->is_signed = has_sign(q->metric) && q->metric != LOGPROB;
     table->limit = q->metric == PROB ? 1 : q->metric == RANK ? INFINITY : 0;
-    for (int i = 0; i < n; i++) {
-        strcpy(table->row[i], c->outcome[i].name);
-        table->value[i] = c->outcome[i].metric;
-    }
+    run_labels(c, table->row, n);
+    for (int i = 0; i < n; i++) table->value[i] = c->outcome[i].metric;
     double base = c->outcome[0].metric, edited = c->outcome[changed].metric;
     if (changed) strcpy(table->row[n], "change"), table->value[n] = edited - base;
     if (study && q->answer.n) {
         table = titled(add_table(out, "accuracy", BARS, n, 1), "accuracy", "run", "",
                        "share of rows with %s on top%s", answer_label(c, 0), mean);
         strcpy(table->col[0], "accuracy");
+        run_labels(c, table->row, n);
         table->limit = 1;
         for (int i = 0; i < n; i++) {
             int best = 0;
-            mi_top(c->outcome[i].logits, V, 1, &best);
-            strcpy(table->row[i], c->outcome[i].name);
+            mi_top(c->outcome[i].logits, n_vocab(c), 1, &best);
             table->value[i] = is_in(&q->answer, best);
         }
     }
@@ -9179,32 +9203,21 @@ static MiSite lens_site(const Case *c, int point, int *layer)
     return end ? MI_resid_post : point % 2 ? MI_resid_mid : MI_resid_pre;
 }
 
-static Table *lens_table(Case *c, Tables *out, const char *name, Look look, int n_cols)
-{
-    Table *table = titled(add_table(out, name, look, n_points(c), n_cols), name, "point",
-                          "position", "%s", name);
-    for (int i = 0; i < table->n_rows; i++) {
-        int    layer;
-        MiSite site = lens_site(c, i, &layer);
-        snprintf(table->row[i], sizeof(Label), "L%d.%s", layer, SITES[site].name);
-    }
-    return table;
-}
-
 /* What one point of the lens says, from its logits [V] and those of the end: of the answer the
  * metric, probability and rank, then the entropy of all, KL(end || it) and the likeliest token. */
 enum { MOST_KINDS = 6 };
 typedef struct { const char *name; double value; } Said;
 
-static int said_at(const Question *q, const float *logits, const float *end, int V, Said *said)
+static int said_at(const Question *q, const float *logits, const float *end, int V, Said *said,
+                   int *top)
 {
     double log_sum = mi_log_sum_exp(logits, V), entropy = 0;
-    int    n = 0, top = 0;
+    int    n = 0;
     for (int i = 0; i < V; i++) {
         double log_p = logits[i] - log_sum;
         if (!(log_p < -700)) entropy -= exp(log_p) * log_p;
     }
-    mi_top(logits, V, 1, &top);
+    mi_top(logits, V, 1, top);
     if (q->answer.n && q->metric <= RANK)
         said[n++] = (Said){ METRICS[q->metric].name, metric_of(q, logits, NULL, V) };
     if (q->answer.n && q->metric != PROB)
@@ -9213,43 +9226,52 @@ static int said_at(const Question *q, const float *logits, const float *end, int
         said[n++] = (Said){ "rank", rank_of(&q->answer, logits, V) };
     said[n++] = (Said){ "entropy", entropy };
     said[n++] = (Said){ "kl", divergence(end, logits, V) };
-    said[n++] = (Said){ "top", exp(logits[top] - log_sum) };
+    said[n++] = (Said){ "top", exp(logits[*top] - log_sum) };
     return n;
 }
 
-/* The tables of --lens, those that there are: T 0 leaves out what needs all positions. */
-enum { LENS, RANKS, PROBS, KLS, BY_DEPTH, N_LENS };
-
-static void add_lens_tables(Case *c, Tables *out, int T, const char *title, int which[N_LENS])
+/* The number for a table, by the last word of its name; for "lens" itself the likeliest token's. */
+static const Said *find_said(const Said *said, int n, const char *table)
 {
-    static const char *const names[] = { "lens", "lens rank", "lens prob", "lens kl" };
-    for (int i = 0; i < BY_DEPTH; i++) {
-        int is_answers = i == RANKS || i == PROBS;
-        which[i] = -1;
-        if (!T || (is_answers && !c->question.answer.n)) continue;
-        which[i] = out->n;
-        Table *table = lens_table(c, out, names[i], i == LENS && !is_study(c) ? TOKENS : SILENT, T);
-        position_labels(c, table->col, 0, T);
-        if (i > LENS) continue;
-        titled(table, "probability", "point", "position", "%s", title);
+    const char *word = strchr(table, ' ') ? strchr(table, ' ') + 1 : "top";
+    for (int i = 0; i < n; i++)
+        if (!strcmp(said[i].name, word)) return &said[i];
+    return NULL;
+}
+
+/* The tables of --lens: of some kinds of numbers at all T positions, and last of all n kinds by
+ * depth. Over --data T is 0 if prompts are not aligned, and tokens have no mean. */
+static void add_lens_tables(Case *c, Tables *out, int T, const Said *said, int n, int final)
+{
+    static const char *const names[] = { "lens", "lens rank", "lens prob", "lens kl", "depth" };
+    enum { MAP = 0, DEPTH = 4 };
+    int   study = is_study(c);
+    Label at;
+    for (int i = MAP; i <= DEPTH; i++) {
+        int tokens = (i == MAP || i == DEPTH) && !study, cols = i < DEPTH ? T : n - study, layer;
+        if (i < DEPTH && (!T || !find_said(said, n, names[i]))) continue;
+        Look   look = i == DEPTH ? LINES : tokens ? TOKENS : SILENT;
+        Table *table = titled(add_table(out, names[i], look, n_points(c), cols), names[i], "point",
+                              "position", "%s", names[i]);
+        for (int point = 0; point < n_points(c); point++) {
+            const char *site = SITES[lens_site(c, point, &layer)].name;
+            label(table->row[point], "L%d.%s", layer, site);
+        }
+        if (i < DEPTH) position_labels(c, table->col, 0, T);
+        if (tokens) table->token = must(malloc(cells_of(table) * sizeof(int)));
+        for (int k = 0; k < cells_of(table) && tokens; k++) table->token[k] = -1;
+        if (i > MAP) continue;
+        titled(table, "probability", "point", "position", "logit lens%s%s: the likeliest next token "
+               "at each depth", final ? ", final statistics" : "", edited_or_not(c));
         table->limit = 1;
-        if (!is_study(c)) table->token = must(malloc(cells_of(table) * sizeof(int)));
     }
-    Said   said[MOST_KINDS];
-    Label  at = "the last position";
-    float *logits = c->outcome[0].logits;               /* to know what there will be to say */
-    int    n = said_at(&c->question, logits, logits, n_vocab(c), said) - is_study(c);
-    which[BY_DEPTH] = out->n;
-    Table *depth = titled(lens_table(c, out, "depth", LINES, n), "", "point", "", "%s", "");
-    if (!is_study(c)) name_position(c, c->question.at, 1, at);
-    else if (c->input.at) strcpy(at, "the row's position");
-    snprintf(depth->title, sizeof depth->title, "by depth, at %s%s%s; KL is that of the end from it",
-             is_study(c) ? "" : "position ", at, edited_or_not(c));
-    for (int i = 0; i < n; i++) strcpy(depth->col[i], said[i].name);
+    Table *depth = &out->at[out->n - 1];
+    name_position(c, c->question.at, 1, at);
+    titled(depth, "", "point", "", "by depth, at %s%s%s; KL is that of the end from it",
+           !study ? "position " : c->input.at ? "the row's position" : "the last position",
+           study ? "" : at, edited_or_not(c));
+    for (int i = 0; i < depth->n_cols; i++) strcpy(depth->col[i], said[i].name);
     depth->is_signed = c->question.answer.n && has_sign(c->question.metric);
-    if (is_study(c)) return;
-    depth->token = must(malloc(cells_of(depth) * sizeof(int)));
-    for (int i = 0; i < cells_of(depth); i++) depth->token[i] = -1;
 }
 
 /* What the model would say at each depth (nostalgebraist 2020): the likeliest token at each position,
@@ -9258,40 +9280,32 @@ static void add_lens_tables(Case *c, Tables *out, int T, const char *title, int 
 static void read_lens(Case *c, const Asked *asked, Tables *out)
 {
     const Question *q = &c->question;
-    int    final = asked->text && !strcmp(asked->text, "final"), V = n_vocab(c), which[N_LENS];
+    int    final = asked->text && !strcmp(asked->text, "final"), V = n_vocab(c), first = out->n;
     int    T = is_study(c) && !c->study->aligned ? 0 : c->prompt.n, end = T ? T : q->at + 1;
-    int    top = 0;
+    int    top = 0, layer;
     float *last = room_for_logits(c, end), *logits = room_for_logits(c, end);
-    char   title[120];
-    Said   said[MOST_KINDS];
-    snprintf(title, sizeof title, "logit lens%s%s: the likeliest next token at each depth",
-             final ? ", final statistics" : "", edited_or_not(c));
-    add_lens_tables(c, out, T, title, which);
+    Said   said[MOST_KINDS];            /* first of all, to know what there will be to say */
+    int    n = said_at(q, c->outcome[0].logits, c->outcome[0].logits, V, said, &top);
+    add_lens_tables(c, out, T, said, n, final);
+    Table *depth = &out->at[out->n - 1];
     for (int from = T ? 0 : q->at, to; from < end; from = to) {
         to = min_int(from + AT_ONCE, end);
         running(c, mi_logits_all(shown_run(c), c->lane, from, to, last));
-        for (int i = 0; i < n_points(c) * (to - from); i++) {
-            int    point = i / (to - from), t = from + i % (to - from), layer, at = point * T + t;
+        for (int point = 0; point < n_points(c); point++) {
             MiSite site = lens_site(c, point, &layer);
-            float *row = logits + (size_t)(t - from) * V, *goal = last + (size_t)(t - from) * V;
-            if (t == from)
-                running(c, mi_lens_all(shown_run(c), c->lane, site, layer, from, to, final,
-                                       logits));
-            double log_sum = mi_log_sum_exp(row, V);
-            mi_top(row, V, 1, &top);
-            double prob = exp(row[top] - log_sum);
-            if (T) out->at[which[LENS]].value[at] = prob;
-            if (T && !is_study(c)) out->at[which[LENS]].token[at] = isfinite(prob) ? top : -1;
-            if (T) out->at[which[KLS]].value[at] = divergence(goal, row, V);
-            if (which[RANKS] >= 0) out->at[which[RANKS]].value[at] = rank_of(&q->answer, row, V);
-            if (which[PROBS] >= 0)
-                out->at[which[PROBS]].value[at] = exp(set_logit(&q->answer, row) - log_sum);
-            if (t != q->at) continue;
-            Table *depth = &out->at[which[BY_DEPTH]];
-            said_at(q, row, goal, V, said);
-            for (int k = 0; k < depth->n_cols; k++)
-                depth->value[point * depth->n_cols + k] = said[k].value;
-            if (depth->token && isfinite(prob)) depth->token[(point + 1) * depth->n_cols - 1] = top;
+            running(c, mi_lens_all(shown_run(c), c->lane, site, layer, from, to, final, logits));
+            for (int t = from; t < to; t++) {
+                size_t row = (size_t)(t - from) * V;
+                said_at(q, logits + row, last + row, V, said, &top);
+                if (!isfinite(said[n - 1].value)) top = -1;
+                for (Table *table = &out->at[first]; table < depth; table++) {
+                    table->value[point * T + t] = find_said(said, n, table->name)->value;
+                    if (table->token) table->token[point * T + t] = top;
+                }
+                for (int k = 0; k < depth->n_cols && t == q->at; k++)
+                    depth->value[point * depth->n_cols + k] = said[k].value;
+                if (depth->token && t == q->at) depth->token[(point + 1) * depth->n_cols - 1] = top;
+            }
         }
     }
     free(last);
@@ -9310,8 +9324,22 @@ static Split split_of(const Asked *asked)
          : !strcmp(asked->text, "tokens") ? BY_TOKEN : BY_NEURON;
 }
 
+/* A list of heads or neurons without positions -> what is read */
+static void resolve_units(Case *c, Asked *asked, Parser p, Unit unit, MiSite site,
+                          const char *expected, const char *no_position)
+{
+    resolve_list(c, &p);
+    for (const Address *a = p.found; a < p.found + p.n_found; a++) {
+        if (a->unit != unit || a->site != site) resolving(c, fail_at(&p, a->text, "%s", expected));
+        if (a->has_pos) resolving(c, fail_at(&p, a->pos_text, "%s", no_position));
+        resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
+    }
+}
+
 static void resolve_dla(Case *c, Asked *asked)
 {
+    static const char expected[] = "expected layers, tokens, or neurons, as in L4N*; --dla alone "
+                                   "has every head and MLP";
     const Question *q = &c->question;
     Split split = split_of(asked);
     if (q->answer.n != 1 || q->versus.n > 1)
@@ -9319,20 +9347,11 @@ static void resolve_dla(Case *c, Asked *asked)
                              "--versus with one or none"));
     if (split == BY_WRITER || split == BY_LAYER) return;
     Parser p = parser_of(c, "--dla", split == BY_TOKEN ? "L*H*.pattern" : asked->text);
-    int    known = looks_like_address(p.at) || !strncmp(p.at, "not:", 4);
-    int    status = known ? parse_list(&p) : 0;
-    if (p.found) own(c, p.found);
-    resolving(c, status);
-    for (const Address *a = p.found; a < p.found + p.n_found; a++) {
-        known &= split == BY_TOKEN || (a->unit == NEURON && a->site == MI_mlp_post);
-        if (known && a->has_pos)
-            resolving(c, fail_at(&p, a->pos_text, "it reads at the position of --at; leave out "
-                                 "the @"));
-        if (known) resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
-    }
-    if (!known)
-        resolving(c, fail_at(&p, p.argument, "expected layers, tokens, or neurons, as in L4N*; "
-                             "--dla alone has every head and MLP"));
+    if (!looks_like_address(p.at) && strncmp(p.at, "not:", 4))
+        resolving(c, fail_at(&p, p.at, "%s", expected));
+    resolve_units(c, asked, p, split == BY_TOKEN ? HEAD : NEURON,
+                  split == BY_TOKEN ? MI_pattern : MI_mlp_post, expected,
+                  "it reads at the position of --at; leave out the @");
 }
 
 /* Is neuron n of layer l one that was asked for? n -1: any of the layer */
@@ -9400,40 +9419,42 @@ typedef struct {
     double      *end, *g, *rest, *part, *left, share, sigma, whole, sum;
 } Attribution;
 
+static void add_numbers(Attribution *a, const char *name, const char *address, double held,
+                        double exact)
+{
+    int i = a->row * a->table->n_cols + a->column;
+    strcpy(a->table->row[a->row++], name);
+    for (int k = 0; k < 2; k++) {
+        strcpy(a->table->address[i + k], address);
+        a->table->value[i + k] += a->share * (k ? exact : held);
+    }
+    a->sum += held;
+}
+
 /* A part x -> two columns: x . g / sigma with the run's sigma, which add up to what the model says;
  * and exactly what it says less without x. */
-__attribute__((format(printf, 4, 5)))
-static void add_part(Attribution *a, const double *x, const char *address, const char *format, ...)
+static void add_part(Attribution *a, const double *x, const char *name, const char *address)
 {
-    va_list args;
-    double *value = a->table->value + a->row * a->table->n_cols + a->column;
-    double  part = read_end(a->c, x, a->g, a->sigma);
-    va_start(args, format);
-    vsnprintf(a->table->row[a->row], sizeof(Label), format, args);
-    va_end(args);
-    for (int i = 0; i < 2; i++)
-        strcpy(a->table->address[a->row * a->table->n_cols + a->column + i], address);
     for (int i = 0; i < a->c->study->model->shape.d_model; i++) a->left[i] = a->end[i] - x[i];
-    value[0] += a->share * part;
-    value[1] += a->share * (a->whole - read_end(a->c, a->left, a->g, 0));
-    a->sum += part;
-    a->row++;
+    add_numbers(a, name, address, read_end(a->c, x, a->g, a->sigma),
+                a->whole - read_end(a->c, a->left, a->g, 0));
+}
+
+/* What is left of x [D] after its parts is nothing, or edits in between: then they are a part. */
+static void add_left(Attribution *a, const double *x, Label whole)
+{
+    append(whole, sizeof(Label), " edits");
+    if (a->edited) add_part(a, x, whole, "");
+    else a->row += a->c->edited != NULL;
 }
 
 /* y = scale * sum_k v_k W[k], less what an array has, if any    v [n], W [n,D] */
 static void weigh_rows(const float *v, const weight *W, int n, double scale, const double *less,
-                     double *y, int D)
+                       double *y, int D)
 {
     for (int i = 0; i < D; i++) y[i] = less ? -scale * less[i] : 0;
     for (int k = 0; k < n; k++)
         for (int i = 0; i < D; i++) y[i] += scale * v[k] * W[(size_t)k * D + i];
-}
-
-/* What is left of x [D] after its parts is nothing, or edits in between: then they are a part. */
-static void add_left(Attribution *a, const double *x, const char *whole)
-{
-    if (a->edited) add_part(a, x, "", "%s edits", whole);
-    else a->row += a->c->edited != NULL;
 }
 
 /* What a head wrote, x [D], by source: pattern_j (v_j W_O - constant), where x is z W_O - constant */
@@ -9442,48 +9463,40 @@ static void split_head(Attribution *a, int l, int h, double *x)
     const MiModel *model = a->c->study->model;
     int     D = model->shape.d_model, d = model->shape.d_head, at = a->c->question.at;
     double *constant = must(malloc(D * sizeof *constant));
-    Label   address;
+    Label   name, address, from;
     const weight *W_O = model->block[l].W_O + (size_t)h * d * D;
-    const float  *pattern = mi_head(a->run, a->lane, MI_pattern, l, h, at);
-    const float  *z = mi_head(a->run, a->lane, MI_z, l, h, at);
-    if (!pattern || !z) running(a->c, -1);
-    weigh_rows(z, W_O, d, 1, x, constant, D);
+    const float  *pattern = must_run(a->c, mi_head(a->run, a->lane, MI_pattern, l, h, at));
+    weigh_rows(must_run(a->c, mi_head(a->run, a->lane, MI_z, l, h, at)), W_O, d, 1, x, constant, D);
     for (int j = 0; j <= at; j++) {
-        const float *v = mi_head(a->run, a->lane, MI_v, l, h, j);
-        Label from;
-        if (!v) running(a->c, -1);
+        const float *v = must_run(a->c, mi_head(a->run, a->lane, MI_v, l, h, j));
         weigh_rows(v, W_O, d, pattern[j], constant, a->part, D);
         name_position(a->c, j, 1, from);
-        snprintf(address, sizeof address, "L%dH%d.pattern@%d:%d", l, h, at, j);
-        add_part(a, a->part, address, "L%dH%d@%.40s", l, h, from);
+        label(address, "L%dH%d.pattern@%d:%d", l, h, at, j);
+        add_part(a, a->part, label(name, "L%dH%d@%.40s", l, h, from), address);
         for (int i = 0; i < D; i++) x[i] -= a->part[i];
     }
-    snprintf(address, sizeof address, "L%dH%d", l, h);
-    add_left(a, x, address);
+    add_left(a, x, label(name, "L%dH%d", l, h));
     free(constant);
 }
 
 /* What an MLP wrote, x [D], by neuron, mlp_post_n W_out[n], where it was asked for, and b_out */
 static void split_mlp(Attribution *a, int l, double *x)
 {
+    static const float one = 1;
     const MiModel *model = a->c->study->model;
     const Block   *w = &model->block[l];
-    static const float one = 1;
-    int D = model->shape.d_model, F = model->shape.d_mlp;
+    int   D = model->shape.d_model, F = model->shape.d_mlp, at = a->c->question.at;
     Label name;
-    const float *active = mi_site(a->run, a->lane, MI_mlp_post, l, a->c->question.at);
-    if (!active) running(a->c, -1);
+    const float *active = must_run(a->c, mi_site(a->run, a->lane, MI_mlp_post, l, at));
     for (int n = 0; n <= F; n++) {
         weigh_rows(n < F ? active + n : &one, n < F ? w->W_out + (size_t)n * D : w->b_out, 1, 1,
-                 NULL, a->part, D);
-        snprintf(name, sizeof name, "L%dN%d", l, n);
-        if (n == F) add_part(a, a->part, "", "L%d.b_out", l);
-        else if (is_asked(a->asked, l, n)) add_part(a, a->part, name, "%s", name);
+                   NULL, a->part, D);
+        label(name, n < F ? "L%dN%d" : "L%d.b_out", l, n);
+        if (n == F || is_asked(a->asked, l, n)) add_part(a, a->part, name, n < F ? name : "");
         else for (int i = 0; i < D; i++) a->rest[i] += a->part[i];
         for (int i = 0; i < D; i++) x[i] -= a->part[i];
     }
-    snprintf(name, sizeof name, "L%d.mlp_out", l);
-    add_left(a, x, name);
+    add_left(a, x, label(name, "L%d.mlp_out", l));
 }
 
 /* The parts of one lane, in the order of the writers. */
@@ -9491,12 +9504,12 @@ static void attribute_parts(Attribution *a)
 {
     Case *c = a->c;
     int   D = c->study->model->shape.d_model, H = c->study->model->shape.n_head;
-    int   W = 2 + c->study->model->shape.n_layer * (H + 2), n = mi_n_writers(a->run, a->lane);
+    int   L = c->study->model->shape.n_layer, n = mi_n_writers(a->run, a->lane);
     Split split = split_of(a->asked);
     Label name;
     double *x = must(malloc(D * sizeof *x));
     for (int r = 0; r < n; r++) {
-        int l = (r - 2) / (H + 2), h = r < 2 || r >= W ? -1 : (r - 2) % (H + 2);
+        int l = (r - 2) / (H + 2), h = r < 2 || l >= L ? -1 : (r - 2) % (H + 2);
         int head = h >= 0 && h < H, splits = split == BY_TOKEN ? head
                  : split == BY_NEURON && h > H && is_asked(a->asked, l, -1);
         running(c, mi_writer(a->run, a->lane, r, c->question.at, x, name));
@@ -9504,159 +9517,149 @@ static void attribute_parts(Attribution *a)
         else if (splits) split_mlp(a, l, x);
         for (int i = 0; i < D && !splits; i++) a->rest[i] += x[i];
         if (split > BY_LAYER || (split == BY_LAYER && head)) continue;
-        if (split == BY_LAYER && h == H) snprintf(name, sizeof name, "L%d.attn_out", l);
-        add_part(a, a->rest, strchr(name, ' ') ? "" : name, "%s", name);
+        if (split == BY_LAYER && h == H) label(name, "L%d.attn_out", l);
+        add_part(a, a->rest, name, strchr(name, ' ') ? "" : name);
         memset(a->rest, 0, D * sizeof *a->rest);
     }
     free(x);
-    a->row = max_int(a->row, a->table->n_rows - (split > BY_LAYER ? 2 : 1));
-    if (split > BY_LAYER) add_part(a, a->rest, "", "everything else");
+    if (split <= BY_LAYER) return;
+    a->row = a->table->n_rows - 2;
+    add_part(a, a->rest, "everything else", "");
 }
 
 /* A share of one lane -> its columns of "dla"; what the parts add up to and what the model says,
  * and how far these are apart, into "dla sum"; its sigma. */
-static void attribute_lane(Case *c, const Asked *asked, const Outcome *o, int lane, int run,
-                           Tables *out, int first)
+static void attribute_lane(Case *c, const Asked *asked, int run, int sample, Tables *out, int first)
 {
     const Question *q = &c->question;
+    const Outcome  *o = &c->outcome[run];
     Table  *table = &out->at[first];
-    int     D = c->study->model->shape.d_model, runs = table->n_cols / 2;
+    int     D = c->study->model->shape.d_model, last = c->study->model->shape.n_layer - 1;
+    int     lane = o->lane + sample, V = n_vocab(c);
     double *x = must(calloc(5 * D, sizeof *x)), mean = 0;
+    const float *end = must_run(c, mi_site(o->run, lane, MI_resid_post, last, q->at));
+    const float *sigma = must_run(c, mi_site(o->run, lane, MI_ln_f_scale, 0, q->at));
     Attribution a = { .c = c, .asked = asked, .run = o->run, .lane = lane, .column = 2 * run,
                       .edited = o->run != c->base, .table = table, .share = 1.0 / o->n_lanes,
                       .end = x, .g = x + D, .rest = x + 2 * D, .part = x + 3 * D,
-                      .left = x + 4 * D };
-    const float *row = mi_site(o->run, lane, MI_resid_post, c->study->model->shape.n_layer - 1,
-                               q->at);
-    const float *scale = mi_site(o->run, lane, MI_ln_f_scale, 0, q->at);
-    if (!row || !scale) running(c, -1);
-    for (int i = 0; i < D; i++) a.end[i] = row[i];
-    double bias = a.sum = answer_direction(c, a.g);
-    a.sigma = *scale;
+                      .left = x + 4 * D, .sigma = *sigma, .row = table->n_rows - 1 };
+    for (int i = 0; i < D; i++) a.end[i] = end[i];
+    double bias = answer_direction(c, a.g);
     a.whole = read_end(c, a.end, a.g, 0);
+    add_numbers(&a, "ln_f biases", "", bias, bias);
+    a.row = 0;
     attribute_parts(&a);
-    double *value = table->value + (table->n_rows - 1) * table->n_cols + a.column;
-    strcpy(table->row[table->n_rows - 1], "ln_f biases");
-    value[0] += a.share * bias, value[1] += a.share * bias;
     free(x);
     running(c, mi_logits(o->run, lane, q->at, c->logits));
-    for (int v = 0; v < n_vocab(c) && !q->versus.n; v++) mean += c->logits[v] / (double)n_vocab(c);
-    double said = c->logits[q->answer.tokens[0]] -
-                  (q->versus.n ? c->logits[q->versus.tokens[0]] : mean), off = fabs(a.sum - said);
+    for (int v = 0; v < V; v++) mean += c->logits[v] / (double)V;
+    double than = q->versus.n ? c->logits[q->versus.tokens[0]] : mean;
+    double said = c->logits[q->answer.tokens[0]] - than, off = fabs(a.sum - said);
     if (!(off <= 1e-4 * fmax(1, fabs(said))))
         running(c, mi_fail("--dla: the parts add up to %.6f, the model says %.6f", a.sum, said));
     double sums[] = { a.sum, said, off };
-    for (int i = 0; i < 3; i++) out->at[first + 1].value[i * runs + run] += a.share * sums[i];
+    for (int i = 0; i < 3; i++)
+        out->at[first + 1].value[i * table->n_cols / 2 + run] += a.share * sums[i];
     out->at[first + 2].value[run] += a.share * a.sigma;
 }
 
-/* "dla" by writer, for people: a map of the heads of the shown run, and bars of all parts, a
- * layer's heads together, with their sum. */
-static void add_dla_summaries(const Case *c, Tables *out, int all)
+/* For people, a map of the heads in one run: [layer,head], or by source, [all heads,source] */
+static void add_dla_map(Case *c, Tables *out, int all, int run, int by_token)
 {
-    int H = c->study->model->shape.n_head, L = c->study->model->shape.n_layer, W = 2 + L * (H + 2);
-    int runs = out->at[all].n_cols / 2, rows = out->at[all].n_rows - L * (H - 1) + 1;
-    titled(add_table(out, "dla heads", HEAT, L, H), "direct logit attribution", "layer", "head",
-           "direct logit attribution of each head%s: %s − %s", edited_or_not(c),
-           answer_label(c, 0), versus_or_mean(c));
-    titled(add_table(out, "dla parts", BARS, rows, runs), "direct logit attribution", "part", "run",
-           "the same by parts, which add up; b_V W_O is in the biases, as in TransformerLens");
+    int H = c->study->model->shape.n_head, L = c->study->model->shape.n_layer;
+    int T = c->question.at + 1, n_cols = by_token ? T + (c->edited != NULL) : H;
+    const char *of = by_token && run ? c->outcome[run].name : "";
+    Label  name;
+    label(name, "dla %s%s%s", by_token ? "tokens" : "heads", *of ? " " : "", of);
+    Table *map = titled(add_table(out, name, HEAT, by_token ? L * H : L, n_cols),
+                        out->at[all].quantity, by_token ? "head" : "layer",
+                        by_token ? "source" : "head",
+                        "direct logit attribution of each head%s%s: %s − %s",
+                        by_token ? ", by source" : "", run ? edited_or_not(c) : "",
+                        answer_label(c, 0), versus_or_mean(c));
     const Table *from = &out->at[all];
-    Table *heads = &out->at[out->n - 2], *parts = &out->at[out->n - 1];
-    heads->is_signed = parts->is_signed = 1;
-    heads->address = must(calloc(L * H, sizeof(Label)));
-    for (int i = 0; i < rows * runs; i++) parts->value[i] = 0;
-    for (int r = 0; r < from->n_rows; r++) {
-        int in_layer = r >= 2 && r < W, l = (r - 2) / (H + 2), h = (r - 2) % (H + 2);
-        int row = r < 2 ? r : in_layer ? 2 + 3 * l + max_int(h - H + 1, 0) : r - L * (H - 1);
-        const double *value = from->value + r * from->n_cols;
-        strcpy(parts->row[row], from->row[r]);
-        if (in_layer && h < H) {
-            heads->value[l * H + h] = value[2 * (runs - 1)];
-            strcpy(heads->address[l * H + h], from->row[r]);
-            snprintf(heads->row[l], sizeof(Label), "L%d", l);
-            snprintf(heads->col[h], sizeof(Label), "H%d", h);
-            snprintf(parts->row[row], sizeof(Label), "L%d heads", l);
-        }
-        for (int i = 0; i < runs; i++) {
-            parts->value[row * runs + i] += value[2 * i];
-            parts->value[(rows - 1) * runs + i] += value[2 * i];
-        }
+    map->is_signed = 1;
+    map->address = must(calloc(cells_of(map), sizeof(Label)));
+    if (by_token) position_labels(c, map->col, 0, T);
+    if (by_token && c->edited) strcpy(map->col[T], "edits");
+    for (int i = 0; i < cells_of(map); i++) {
+        int row = i / n_cols, col = i % n_cols;
+        int part = from->n_cols * (by_token ? i : 2 + row * (H + 2) + col);
+        if (by_token) label(map->row[row], "L%dH%d", row / H, row % H);
+        else label(map->row[row], "L%d", row), label(map->col[col], "H%d", col);
+        map->value[i] = from->value[part + 2 * run];
+        strcpy(map->address[i], from->address[part]);
     }
-    strcpy(parts->row[rows - 1], "sum");
-    for (int i = 0; i < runs; i++) strcpy(parts->col[i], c->outcome[i].name);
 }
 
-/* "dla" by token, for people: a map for each run. */
-static void add_dla_maps(Case *c, Tables *out, int all)
+/* "dla" by writer, for people: bars of all parts, a layer's heads together, with their sum. */
+static void add_dla_parts(const Case *c, Tables *out, int all)
 {
-    int T = c->question.at + 1 + (c->edited != NULL), H = c->study->model->shape.n_head;
-    int heads = c->study->model->shape.n_layer * H, runs = out->at[all].n_cols / 2;
-    for (int run = 0; run < runs; run++) {
-        Label name;
-        snprintf(name, sizeof name, "dla tokens%s%s", run ? " " : "",
-                 run ? c->outcome[run].name : "");
-        Table *map = titled(add_table(out, name, HEAT, heads, T), "direct logit attribution",
-                            "head", "source", "direct logit attribution of each head, by source%s: %s − %s",
-                            run ? edited_or_not(c) : "", answer_label(c, 0), versus_or_mean(c));
-        const Table *from = &out->at[all];
-        map->is_signed = 1;
-        map->address = must(calloc(heads * T, sizeof(Label)));
-        position_labels(c, map->col, 0, c->question.at + 1);
-        if (c->edited) strcpy(map->col[T - 1], "edits");
-        for (int i = 0; i < heads * T; i++) {
-            snprintf(map->row[i / T], sizeof(Label), "L%dH%d", i / T / H, i / T % H);
-            map->value[i] = from->value[i * 2 * runs + 2 * run];
-            strcpy(map->address[i], from->address[i * 2 * runs]);
+    int    runs = out->at[all].n_cols / 2, rows = out->at[all].n_rows + 1, row = -1, l, h;
+    Table *parts = titled(add_table(out, "dla parts", BARS, rows, runs), out->at[all].quantity,
+                          "part", "run", "the same by parts, which add up; b_V W_O is in the "
+                          "biases, as in TransformerLens");
+    const Table *from = &out->at[all];
+    double sum[2] = { 0 };
+    Label  name;
+    parts->is_signed = 1;
+    run_labels(c, parts->col, runs);
+    memset(parts->value, 0, rows * runs * sizeof *parts->value);
+    for (int r = 0; r < rows; r++) {
+        if (r == rows - 1) strcpy(name, "sum");
+        else if (sscanf(from->row[r], "L%dH%d", &l, &h) == 2) label(name, "L%d heads", l);
+        else strcpy(name, from->row[r]);
+        if (row < 0 || strcmp(name, parts->row[row])) strcpy(parts->row[++row], name);
+        for (int i = 0; i < runs; i++) {
+            double more = r == rows - 1 ? sum[i] : from->value[2 * (r * runs + i)];
+            parts->value[row * runs + i] += more;
+            sum[i] += more;
         }
     }
+    parts->n_rows = row + 1;
 }
 
 /* --dla: what each part adds to the answer's logit by itself (Elhage et al. 2021). A larger sigma
  * under an edit makes all that is left smaller; the reverse is one kind of self-repair. */
 static void read_dla(Case *c, const Asked *asked, Tables *out)
 {
-    enum { SHOWN = 10 };
     static const char *const sums[] = { "sum of parts", "the model says", "off by" };
     int   first = out->n, runs = 1 + (c->edited != NULL), n = n_parts(c, asked);
     Split split = split_of(asked);
-    const Asked *top = find_asked(c->command, "top");
     Table *table = titled(add_table(out, "dla", split % 2 ? BARS : SILENT, n, 2 * runs),
-                          "direct logit attribution", "part", "",
-                          "direct logit attribution: %s − %s",
+                          "direct logit attribution", "part", "", "direct logit attribution: %s − %s",
                           answer_label(c, 0), versus_or_mean(c));
     table->address = must(calloc(cells_of(table) + 1, sizeof(Label)));
     table->is_signed = 1;
-    table->most = split != BY_NEURON ? 0 : top && top->number > 0 ? top->number : SHOWN;
+    table->most = split == BY_NEURON ? shown_of(c, 10) : 0;
     titled(add_table(out, "dla sum", BARS, 3, runs), "logit", "", "run",
            "sigma held, the parts add up to what the model says; exact: sigma recomputed");
-    out->at[first + 1].limit = INFINITY;
     titled(add_table(out, "dla sigma", BARS, runs, 1), "sigma", "run", "",
            "sigma of the final LayerNorm, which all parts are divided by");
-    for (Table *t = &out->at[first]; t < out->at + out->n; t++)
-        memset(t->value, 0, cells_of(t) * sizeof *t->value);
     Table *sum = &out->at[first + 1], *sigma = sum + 1;
+    sum->limit = INFINITY;
     strcpy(sigma->col[0], "sigma");
-    for (int i = 0; i < 3; i++) strcpy(sum->row[i], sums[i]);
-    for (int i = 0; i < runs; i++) {
-        const Outcome *o = &c->outcome[i];
-        table = &out->at[first];
-        strcpy(sigma->row[i], o->name), strcpy(sum->col[i], o->name);
-        snprintf(table->col[2 * i], sizeof(Label), "%s", o->name);
-        snprintf(table->col[2 * i + 1], sizeof(Label), "%s exact", o->name);
-        for (int s = 0; s < o->n_lanes; s++)
-            attribute_lane(c, asked, o, o->lane + s, i, out, first);
+    run_labels(c, sigma->row, runs);
+    run_labels(c, sum->col, runs);
+    table = &out->at[first];
+    for (int i = 0; i < 3; i++) {
+        strcpy(sum->row[i], sums[i]);
+        memset(table[i].value, 0, cells_of(&table[i]) * sizeof(double));
     }
+    for (int i = 0; i < runs; i++) {
+        strcpy(table->col[2 * i], c->outcome[i].name);
+        label(table->col[2 * i + 1], "%s exact", c->outcome[i].name);
+        for (int s = 0; s < c->outcome[i].n_lanes; s++) attribute_lane(c, asked, i, s, out, first);
+    }
+    for (int i = 0; split == BY_NEURON && i < 2 * runs * (n - 2); i++)  /* bars of neurons, not of */
+        table->limit = fmax(table->limit, fabs(table->value[i]));       /* all that is none */
     if (runs > 1) {
         add_share(c, out, "dla sigma ratio", "sigma, edited / base: what an edit leaves alone is "
                   "divided by this", sigma->value[1], sigma->value[0]);
         out->at[out->n - 1].look = BARS, out->at[out->n - 1].limit = INFINITY;
     }
-    table = &out->at[first];            /* bars of neurons, not of all that is none */
-    for (int i = 0; split == BY_NEURON && i < 2 * runs * (n - 2); i++)
-        table->limit = fmax(table->limit, fabs(table->value[i]));
-    if (split == BY_WRITER) add_dla_summaries(c, out, first);
-    if (split == BY_TOKEN) add_dla_maps(c, out, first);
+    if (split == BY_WRITER) add_dla_map(c, out, first, runs - 1, 0);
+    if (split == BY_WRITER) add_dla_parts(c, out, first);
+    for (int i = 0; i < runs && split == BY_TOKEN; i++) add_dla_map(c, out, first, i, 1);
 }
 
 /* ---- Neurons ---- */
@@ -10307,7 +10310,7 @@ static void read_edges(Case *c, const Asked *asked, Tables *out)
     (void)asked;
     table->is_signed = table->is_share = 1;
     table->whole = restorable(c);
-    table->most = shown_of(c, g.n, 0);
+    table->most = shown_of(c, 20);
     memcpy(table->row, g.name, g.n * sizeof(Label));
     run_edges(c, &g, table->value);
 }
@@ -10772,7 +10775,8 @@ static void read_attribute(Case *c, const Asked *asked, Tables *out)
         for (int k = 0; k < n_tables && !is_cell; k++) out->at[first + k].value[i] = NAN;
         there += is_cell;
     }
-    int  shown = edges ? min_int(n, shown_of(c, n, 0)) : is_list(form) ? shown_of(c, n, 64) : 0;
+    int  shown = edges ? min_int(n, shown_of(c, 20))
+               : is_list(form) ? shown_of(c, n > 64 ? 20 : 0) : 0;
     char title[200];
     snprintf(title, sizeof title, "%.*s: %s, %d of %d", (int)strcspn(out->at[first].title, ":"),
              out->at[first].title, out->at[first].quantity, shown, n);
