@@ -5541,6 +5541,15 @@ static void *must(void *memory)
 
 /* ---- Reading ---- */
 
+/* What was typed, for people: cut, and with '?' for what could move a cursor. */
+typedef char Shown[256];
+static const char *visible(const char *text, Shown shown)
+{
+    *shown = 0;
+    append_visible(shown, sizeof(Shown), text, strlen(text));
+    return shown;
+}
+
 static const char NAMELESS[] = "a file without a name";
 
 static void check_input(const char *path, int result)
@@ -5715,20 +5724,19 @@ static Rows read_rows(const char *path)
 
 /* A file that is being written. It has another name until it is complete, so that whoever looks
  * finds the old one, or none, or the whole new one. */
-typedef struct Writer {
+typedef struct {
     const char *path;                                   /* as it was typed */
     char       *target, *temporary;                     /* both NULL: fd is a device or a pipe */
     int         fd;
-    struct Writer *volatile next;
 } Writer;
 
-/* Those that exist now: an exit or a signal removes them. (A signal comes to any thread, so that
- * this one cannot block it.) */
-static Writer *volatile unfinished;
+/* The temporary that exists now, one at most: an exit or a signal removes it. (A signal comes to
+ * any thread, so that this one cannot block it.) */
+static const char *volatile unfinished;
 
 static void remove_unfinished(void)
 {
-    for (const Writer *w = unfinished; w; w = w->next) unlink(w->temporary);
+    if (unfinished) unlink(unfinished);
 }
 
 static void remove_and_stop(int number)
@@ -5797,9 +5805,7 @@ static int is_replaced(const char *path, struct stat *info)
 
 static void forget(Writer *w)
 {
-    Writer *volatile *at = &unfinished;
-    while (*at && *at != w) at = &(*at)->next;
-    if (*at) *at = w->next;
+    unfinished = NULL;
     free(w->target);
     free(w->temporary);
 }
@@ -5823,14 +5829,10 @@ static void open_writer(Writer *w, const char *path)
     strcpy(w->temporary, w->target);
     sprintf(strrchr(w->temporary, '/'), "/.mi-%016llx", (unsigned long long)random);
     watch_signals();
-    w->next = unfinished;
-    unfinished = w;
+    unfinished = w->temporary;
     mode_t mode = info.st_mode ? info.st_mode & 0777 : 0666;
     w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
-    if (w->fd < 0) {
-        *w->temporary = 0;                              /* it is not ours */
-        cannot_write(path, strerror(errno));
-    }
+    if (w->fd < 0) unfinished = NULL, cannot_write(path, strerror(errno));  /* it is not ours */
     if (info.st_mode) fchmod(w->fd, mode);              /* as the file was that it replaces */
 }
 
@@ -6370,30 +6372,35 @@ static int is_long(const Table *table)
     return table->most > 0 && n > table->most && table->look != TOP;
 }
 
-/* Of such a table the largest cells both ways, as bars; of bars the rows whose first number is. */
-static Table *add_largest(Tables *out, const Table *table)
+/* As bars: of such a table the largest cells both ways, or the rows of bars whose first number is;
+ * of another, by depth, the first column. */
+static Table *add_bars(Tables *out, const Table *table)
 {
-    int  *top = must(malloc((2 * table->most + 1) * sizeof *top));
-    int   n = strongest(table, 1, table->most, top);
+    int   cut = is_long(table), n = cut ? 0 : table->n_rows;
     int   cols = table->look == BARS ? table->n_cols : 1;
+    int  *top = must(malloc((2 * table->most + n + 1) * sizeof *top));
     char  place[160];
-    if (table->is_signed) n += strongest(table, -1, table->most, top + n);
+    for (int r = 0; r < n; r++) top[r] = r * table->n_cols;
+    if (cut) n = strongest(table, 1, table->most, top);
+    if (cut && table->is_signed) n += strongest(table, -1, table->most, top + n);
     Table *few = add_table(out, table->name, BARS, n, cols);
-    snprintf(few->title, sizeof few->title, "%.200s; the %d largest %sof %d", table->title,
-             table->most, table->is_signed ? "both ways " : "", cells_of(table) / cols);
-    strcpy(few->quantity, table->quantity);
+    if (!cut) snprintf(few->title, sizeof few->title, "%s %.150s", table->col[0], table->title);
+    else snprintf(few->title, sizeof few->title, "%.200s; the %d largest %sof %d", table->title,
+                  table->most, table->is_signed ? "both ways " : "", cells_of(table) / cols);
+    strcpy(few->quantity, cut ? table->quantity : table->col[0]);
     few->is_signed = table->is_signed;
     few->critical = table->critical;
     few->limit = table->limit;
     if (table->error) few->error = must(calloc(n * cols + 1, sizeof *few->error));
     if (cols > 1) memcpy(few->col, table->col, cols * sizeof(Label));
-    for (int i = 0; i < n; i++) {
-        place_of(table, top[i], place);
-        if (cols > 1) snprintf(place, sizeof place, "%s", table->row[top[i] / cols]);
-        label_append(few->row[i], sizeof(Label), place, strlen(place));
-        memcpy(few->value + i * cols, table->value + top[i], cols * sizeof *few->value);
-        if (few->error)
-            memcpy(few->error + i * cols, table->error + top[i], cols * sizeof *few->error);
+    for (int i = 0; i < n * cols; i++) {
+        int from = top[i / cols] + i % cols;
+        few->value[i] = table->value[from];
+        if (few->error) few->error[i] = table->error[from];
+        if (i % cols) continue;
+        if (cut && cols == 1) place_of(table, from, place);
+        else strcpy(place, table->row[from / table->n_cols]);
+        label_append(few->row[i / cols], sizeof(Label), place, strlen(place));
     }
     free(top);
     return few;
@@ -6543,7 +6550,7 @@ static void print_table(const Screen *screen, const Table *table)
     if (table->look == SILENT || cells_of(table) == 0) return;
     if (is_long(table)) {
         Tables few = { 0 };
-        print_bars(screen, add_largest(&few, table));
+        print_bars(screen, add_bars(&few, table));
         if (few.at->n_rows == 0) print_strongest(screen->out, table);
         free_tables(&few);
     } else if (table->look == TOP) print_top(screen, table);
@@ -6571,21 +6578,14 @@ static void tsv_text(FILE *out, const char *text)
 }
 
 /* With 9 digits, or those that it takes to read back the same number: sums of such numbers, over
- * the parts of a study say, have the bits of the whole's. */
-static void print_digits(FILE *out, double value, int exact)
+ * the parts of a study say, have the bits of the whole's. What is not finite is `none`. */
+static void print_digits(FILE *out, double value, int exact, const char *none)
 {
     char text[32];
     int  digits = 9;
     do snprintf(text, sizeof text, "%.*g", digits++, value);
     while (exact && digits < 18 && strtod(text, NULL) != value);
-    fputs(text, out);
-}
-
-static void tsv_number(FILE *out, double value, int exact)
-{
-    fputc('\t', out);
-    if (isfinite(value)) print_digits(out, value, exact);
-    else fputs("nan", out);
+    fputs(isfinite(value) ? text : none, out);
 }
 
 /* The cells of a table: of one prompt (from 0), which is that row of --data, or with -1 of all. */
@@ -6598,10 +6598,12 @@ static void tsv_cells(FILE *out, const Table *table, const MiTokenizer *words, i
         fprintf(out, prompt < 0 ? "%s\t" : "%s\t%d", table->name, row);
         tsv_text(out, table->row[i / table->n_cols]);
         tsv_text(out, table->col[i % table->n_cols]);
-        tsv_number(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i], prompt >= 0);
+        fputc('\t', out);
+        print_digits(out, prompt < 0 ? table->value[i] : table->all[prompt * n + i], prompt >= 0,
+                     "nan");
+        fputc('\t', out);
         if (prompt < 0 && table->error && !isnan(table->error[i]))
-            tsv_number(out, table->error[i], 0);
-        else fputc('\t', out);
+            print_digits(out, table->error[i], 0, "nan");
         if (table->token && table->token[i] >= 0)
             mi_token_label(words, table->token[i], label, sizeof label);
         tsv_text(out, label);
@@ -6659,13 +6661,15 @@ static void json(FILE *out, const char *format, ...)
     va_end(args);
 }
 
-/* The id and the bytes of a token; they belong into braces. */
-static void json_token(FILE *out, const MiTokenizer *words, int token)
+/* A token: where it stands, unless pos is -1, its id and its bytes. */
+static void json_token(FILE *out, const MiTokenizer *words, int pos, int token)
 {
     int         n;
     const char *bytes = mi_token_bytes(words, token, &n);
-    json(out, "'id':%d,'text':", mi_id_of_row(words, token));
+    if (pos >= 0) json(out, "{'pos':%d,'id':%d,'text':", pos, mi_id_of_row(words, token));
+    else json(out, "{'id':%d,'text':", mi_id_of_row(words, token));
     json_bytes(out, bytes, n);
+    json(out, "}");
 }
 
 static void json_labels(FILE *out, const char *name, const Label *label, int n)
@@ -6675,14 +6679,15 @@ static void json_labels(FILE *out, const char *name, const Label *label, int n)
     json(out, "]");
 }
 
-/* [n_rows, n_cols] as a list of rows; NULL: of nulls */
-static void json_numbers(FILE *out, const Table *table, const double *value, int exact)
+/* [n_rows, n_cols] as a list of rows, of numbers or, with words, of tokens; NULL: of nulls */
+static void json_cells(FILE *out, const Table *table, const double *value, int exact,
+                       const MiTokenizer *words)
 {
     json(out, "[");
     for (int i = 0; i < cells_of(table); i++) {
         fputs(i % table->n_cols ? "," : i ? "],\n   [" : "\n   [", out);
-        if (value && isfinite(value[i])) print_digits(out, value[i], exact);
-        else fputs("null", out);
+        if (words && table->token[i] >= 0) json_token(out, words, -1, table->token[i]);
+        else print_digits(out, value ? value[i] : NAN, exact, "null");
     }
     json(out, cells_of(table) ? "]]" : "]");
 }
@@ -6692,22 +6697,19 @@ static void json_table(FILE *out, const Table *table, const MiTokenizer *words)
     json(out, "{'title':%s", table->title);
     json_labels(out, "rows", table->row, table->n_rows);
     json_labels(out, "cols", table->col, table->n_cols);
-    json(out, ",\n  'values':"), json_numbers(out, table, table->value, 0);
-    if (table->n_prompts || table->error) json(out, ",\n  'se':"), json_numbers(out, table, table->error, 0);
+    json(out, ",\n  'values':"), json_cells(out, table, table->value, 0, NULL);
+    if (table->n_prompts || table->error)
+        json(out, ",\n  'se':"), json_cells(out, table, table->error, 0, NULL);
     for (int prompt = 0; prompt < table->n_prompts; prompt++) {
         json(out, prompt ? "," : ",\n  'each':[");
-        json_numbers(out, table, table->all + (size_t)prompt * cells_of(table), 1);
+        json_cells(out, table, table->all + (size_t)prompt * cells_of(table), 1, NULL);
     }
     if (table->n_prompts) json(out, "]");
     for (int i = 0; table->is_share && i < table->n_prompts; i++)   /* what 1 stands for */
         json(out, i ? ",%g" : ",\n  'wholes':[%g", table->wholes[i]);
     if (table->is_share && table->n_prompts) json(out, "]");
-    for (int i = 0; table->token && i < cells_of(table); i++) {
-        json(out, i % table->n_cols ? "," : i ? "],\n   [" : ",\n  'tokens':[\n   [");
-        if (table->token[i] < 0) json(out, "null");
-        else json(out, "{"), json_token(out, words, table->token[i]), json(out, "}");
-        if (i == cells_of(table) - 1) json(out, "]]");
-    }
+    if (table->token && cells_of(table))
+        json(out, ",\n  'tokens':"), json_cells(out, table, NULL, 0, words);
     json(out, "}");
 }
 
@@ -6992,23 +6994,6 @@ static void svg_bars(Figure *f, const Table *table)
     f->y += max_int(34, n > 1 ? 14 * n + 8 : 0);
 }
 
-/* Of a table by depth its first column, as bars. */
-static Table *add_first_column(Tables *out, const Table *table)
-{
-    Table *first = add_table(out, table->name, BARS, table->n_rows, 1);
-    snprintf(first->title, sizeof first->title, "%s %.150s", table->col[0], table->title);
-    strcpy(first->quantity, table->col[0]);
-    memcpy(first->row, table->row, table->n_rows * sizeof(Label));
-    first->is_signed = table->is_signed;
-    first->critical = table->critical;
-    if (table->error) first->error = must(calloc(table->n_rows + 1, sizeof *first->error));
-    for (int r = 0; r < table->n_rows; r++) {
-        first->value[r] = table->value[r * table->n_cols];
-        if (first->error) first->error[r] = table->error[r * table->n_cols];
-    }
-    return first;
-}
-
 /* The metric and the likeliest tokens stand in every report; they are a picture only if there is
  * no other. */
 static int is_summary(const Table *table)
@@ -7045,8 +7030,7 @@ static void print_svg(FILE *out, const char *title, const char *caption, const T
             (others && isinf(table->limit)))            /* numbers of several kinds */
             continue;
         Tables few = { 0 };
-        const Table *shown = is_long(table) ? add_largest(&few, table)
-                           : table->look == LINES ? add_first_column(&few, table) : table;
+        const Table *shown = is_long(table) || table->look == LINES ? add_bars(&few, table) : table;
         if (n == 1) svg_lines(&f, 12, COLUMN, "", shown->title), f.y += 4;
         if (shown->look == BARS) svg_bars(&f, shown);
         else svg_maps(&f, table, n);
@@ -7725,13 +7709,13 @@ static const char DEFAULT_PROMPT[] = "When Mary and John went to the store, John
 /* Leave where something failed; of a row of --data the message says which. */
 static void check_case(const Case *c, int result, int status)
 {
-    char why[sizeof error_text], file[256] = "";
+    char  why[sizeof error_text];
+    Shown file;
     if (result >= 0) return;
-    if (c->study->rows.n_rows) {
-        memcpy(why, error_text, sizeof why);
-        append_visible(file, sizeof file, c->study->rows.file, strlen(c->study->rows.file));
-        snprintf(error_text, sizeof error_text, "%s, row %d: %.1700s", file, c->row + 1, why);
-    }
+    memcpy(why, error_text, sizeof why);
+    if (c->study->rows.n_rows)
+        snprintf(error_text, sizeof error_text, "%s, row %d: %.1700s",
+                 visible(c->study->rows.file, file), c->row + 1, why);
     leave(status);
 }
 
@@ -8237,10 +8221,8 @@ static void read_input(Case *c)
     const char **fields[] = { &c->input.prompt, &c->input.tokens, &c->input.source,
                               &c->input.answer, &c->input.versus };
     for (int i = 0; i < 5; i++) {
-        int column = column_of(rows, names[i]);
-        if (*fields[i] || column < 0) continue;
-        const char *text = rows->cells[(size_t)c->row * rows->n_cols + column];
-        if (*text) *fields[i] = text;
+        const char *text = cell(rows, c->row, names[i]);
+        if (!*fields[i] && text && *text) *fields[i] = text;
     }
     if (!c->input.at && column_of(rows, "at") >= 0) c->input.at = "{at}";
     if (!c->input.prompt && !c->input.tokens) resolving(c, mi_fail("the prompt is empty"));
@@ -8355,6 +8337,23 @@ static void close_case(Case *c)
 
 /* ---- Running ---- */
 
+/* The unedited run of a prompt, which keeps these sites; it is the caller's. */
+static MiRun *run_prompt(const Case *c, const Prompt *prompt, uint64_t keep)
+{
+    MiOptions options = { .keep = keep, .threads = c->command->threads };
+    MiRun    *run = mi_run(c->study->model, prompt->tokens, prompt->n, NULL, &options);
+    if (!run) running(c, -1);
+    return run;
+}
+
+/* One row of a run that an edit touches, or would. */
+static const float *touched_row(const Case *c, const MiRun *run, const MiEdit *edit, int t)
+{
+    const float *row = row_at(run, 0, edit, t);
+    if (!row) running(c, -1);
+    return row;
+}
+
 enum {                                  /* sets of MiFrom */
     FROM_MEAN = 1 << MI_FROM_MEAN, FROM_SOURCE = 1 << MI_FROM_SOURCE, FROM_BASE = ~FROM_SOURCE,
     FROM_ANYWHERE = ~0
@@ -8376,7 +8375,7 @@ static uint64_t sites_of(const MiEdits *edits, int from)
 static uint64_t sites_of_steps(const Case *c, int from)
 {
     uint64_t keep = MI_KEEP_NONE;
-    for (int i = 0; i < c->n_edits; i++) keep |= site_of(c->edit[i], from);
+    for (int i = 0; i < c->command->n_requests; i++) keep |= sites_of(&c->step[i].edits, from);
     return keep;
 }
 
@@ -8394,7 +8393,8 @@ static uint64_t sites_shown(const Case *c)
  * at its column `at` or its last token. All layers at once, and once for all prompts. */
 static const Contrast *contrast_of(Study *study, const char *file, MiSite site)
 {
-    const Command command = { .metric = "kl", .swept = -1, .bos = study->command->bos };
+    const Command command = { .metric = "kl", .swept = -1, .bos = study->command->bos,
+                              .threads = study->command->threads };
     int layers = n_layers_of(study->model, site), D = width_of(study->model, site, 0);
     for (Contrast *known = study->contrast; known < study->contrast + study->n_contrasts; known++)
         if (known->site == site && !strcmp(known->file, file)) return known;
@@ -8405,17 +8405,16 @@ static const Contrast *contrast_of(Study *study, const char *file, MiSite site)
     of.n_rows = of.rows.n_rows;
     double   *sum = must(calloc(2 * (size_t)layers * D, sizeof *sum));
     Contrast  made = { .file = file, .site = site };
-    MiOptions options = { .threads = study->command->threads,
-                          .keep = (uint64_t)1 << site | MI_KEEP_CACHE };
     for (int r = 0; r < of.n_rows; r++) {
         Case       *c = open_case(&of, r);
         const char *label = cell(&of.rows, r, "label");
         int         side = *label - '0', at = c->question.at;
         if (!is_choice("0|1", label))
             running(c, mi_fail("the label is \"%.100s\", not 0 or 1", label));
-        MiRun *run = mi_run(of.model, c->prompt.tokens, at + 1, NULL, &options);
+        c->prompt.n = at + 1;                           /* later ones change nothing there */
+        MiRun *run = run_prompt(c, &c->prompt, (uint64_t)1 << site | MI_KEEP_CACHE);
         for (int l = 0; l < layers; l++) {
-            const float *x = run ? mi_site(run, 0, site, l, at) : NULL;
+            const float *x = mi_site(run, 0, site, l, at);
             if (!x) running(c, -1);
             for (int i = 0; i < D; i++) sum[(side * layers + l) * (size_t)D + i] += x[i];
         }
@@ -8502,8 +8501,7 @@ static void bind_from(Case *c, Step *step)
 {
     const MiEdit *from = &step->from;
     for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
-        const float *row = row_at(c->source, 0, from, step->from_at ? from->pos : edit->pos);
-        if (!row) running(c, -1);
+        const float *row = touched_row(c, c->source, from, step->from_at ? from->pos : edit->pos);
         edit->value = from->head < 0 ? row : row + edit->first;     /* of keys: the same ones */
         edit->value_stride = step->from_at && from->pos_end - from->pos == 1 ? 0
                            : width_of(c->study->model, from->site, c->source->key_stride);
@@ -8518,8 +8516,7 @@ static void direction_row(Case *c, Step *step, const MiEdit *edit, MiRun *const 
     for (int side = 0; side < 2; side++) {
         if (!runs[side]) continue;
         int pos = is_front(step->typed) ? row : mi_n_tokens(runs[side], 0) - 1;
-        const float *h = row_at(runs[side], 0, edit, pos);
-        if (!h) running(c, -1);
+        const float *h = touched_row(c, runs[side], edit, pos);
         for (int i = 0; i < edit->count; i++) v[i] = side ? v[i] - h[i] : h[i];
     }
     if (!from) return;
@@ -8538,8 +8535,7 @@ static double push(const Case *c, const MiEdit *edit)
     int    last = min_int(edit->pos_end, c->prompt.n);
     for (int t = edit->pos; t < last; t++) {
         const float *v = edit->value + (t - edit->pos) * edit->value_stride;
-        const float *h = row_at(c->base, 0, edit, t);
-        if (!h) running(c, -1);
+        const float *h = touched_row(c, c->base, edit, t);
         ratio += fabs(edit->amount) * sqrt(c->base->kernel->dot(v, v, edit->count) /
                                            c->base->kernel->dot(h, h, edit->count));
     }
@@ -8569,10 +8565,8 @@ static void bind_direction(Case *c, Step *step, MiEdit *edit, MiRun *const runs[
  * shorter text is padded with spaces. */
 static void bind_directions(Case *c, Step *step)
 {
-    MiOptions  options = { .keep = sites_of(&step->edits, FROM_ANYWHERE) | MI_KEEP_CACHE,
-                           .threads = c->command->threads };
-    MiRun     *runs[2] = { NULL, NULL };
-    int        rows = 1, space;
+    MiRun *runs[2] = { NULL, NULL };
+    int    rows = 1, space;
     if (is_front(step->typed)) rows = max_int(1, max_int(step->text[0].n, step->text[1].n));
     for (int side = 0; side < 2; side++) {
         Prompt *text = &step->text[side];
@@ -8580,8 +8574,7 @@ static void bind_directions(Case *c, Step *step)
         if (text->n < rows && mi_encode(c->study->words, " ", 1, &space, 1) != 1)
             running(c, mi_fail("--%s: cannot be padded with spaces", side ? "away" : "toward"));
         while (text->n < rows) text->tokens[text->n++] = space;
-        runs[side] = mi_run(c->study->model, text->tokens, text->n, NULL, &options);
-        if (!runs[side]) running(c, -1);
+        runs[side] = run_prompt(c, text, sites_of(&step->edits, FROM_ANYWHERE) | MI_KEEP_CACHE);
     }
     step->strength = 0;
     for (int i = 0; i < step->edits.n; i++)
@@ -8632,13 +8625,11 @@ static void bind_partner(Case *c, MiEdit *edit)
         leave((mi_fail("%s: =resample needs at least two rows, all of the same number of tokens",
                        study->rows.file), FAULT_OF_RUN));
     if (!c->other) {
-        Case     *other = open_case(study, study->partner[c->row]);
-        MiOptions options = { .threads = c->command->threads };
-        c->other = mi_run(study->model, other->prompt.tokens, other->prompt.n, NULL, &options);
-        if (!c->other) running(c, -1);
+        Case *other = open_case(study, study->partner[c->row]);
+        c->other = run_prompt(c, &other->prompt, 0);
         close_case(other);
     }
-    edit->value = row_at(c->other, 0, edit, edit->pos);
+    edit->value = touched_row(c, c->other, edit, edit->pos);
     edit->value_stride = width_of(study->model, edit->site, 0);
 }
 
@@ -8647,30 +8638,25 @@ static void bind_partner(Case *c, MiEdit *edit)
 static void prepare(Case *c)
 {
     const Command *command = c->command;
-    MiModel  *model = c->study->model;
-    MiOptions options = { .keep = sites_shown(c), .threads = command->threads };
-    options.keep |= sites_of_steps(c, FROM_BASE);
+    uint64_t keep = sites_shown(c) | sites_of_steps(c, FROM_BASE);
     for (int i = 0; i < c->n_averaged && c->study->sum; i++) bind_mean(c, i);
     for (int i = 0; i < c->n_edits; i++) {
         MiEdit *edit = c->edit[i];
-        if (i >= c->n_held) options.keep |= site_of(edit, FROM_ANYWHERE);
+        if (i >= c->n_held) keep |= site_of(edit, FROM_ANYWHERE);
         if (edit->from == MI_FROM_CALLER && !edit->value &&
             c->step[edit->order].typed->what->value == KIND)
             bind_partner(c, edit);
     }
     if (!command->n_requests && !needs_source(command) && !find_asked(command, "heads") &&
         !find_asked(command, "circuit"))
-        options.keep |= MI_KEEP_CACHE;
-    c->base = mi_run(model, c->prompt.tokens, c->prompt.n, NULL, &options);
-    if (!c->base) running(c, -1);
-    options.keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
+        keep |= MI_KEEP_CACHE;
+    c->base = run_prompt(c, &c->prompt, keep);
+    keep = sites_of_steps(c, FROM_SOURCE) | MI_KEEP_CACHE;
     for (Step *step = c->step; step < c->step + command->n_requests; step++)
-        if (step->typed->from) options.keep |= (uint64_t)1 << step->from.site;
+        if (step->typed->from) keep |= (uint64_t)1 << step->from.site;
     for (const Asked *a = c->asked; a < c->asked + c->n_asked; a++)
-        options.keep |= sites_of(&a->cells.edits, FROM_SOURCE) | a->what->keep;
-    if (c->donor.n && needs_source(command) &&
-        !(c->source = mi_run(model, c->donor.tokens, c->donor.n, NULL, &options)))
-        running(c, -1);
+        keep |= sites_of(&a->cells.edits, FROM_SOURCE) | a->what->keep;
+    if (c->donor.n && needs_source(command)) c->source = run_prompt(c, &c->donor, keep);
     for (Step *step = c->step; step < c->step + command->n_requests; step++) {
         if (step->typed->what->value == FILE_NAME) bind_file(c, step);
         if (needs_direction(step->typed)) bind_directions(c, step);
@@ -8825,10 +8811,11 @@ static void measure_batch(Batch *batch)
     batch->n = 0;
 }
 
-static void add_outcome(Batch *batch, Case *c, Outcome what)
+static void add_outcome(Batch *batch, Case *c, const char *name, const MiRun *run,
+                        const Prompt *prompt, int lane, int n_lanes)
 {
     Outcome *o = &c->outcome[c->n_outcomes++];
-    *o = what;
+    *o = (Outcome){ .name = name, .run = run, .prompt = prompt, .lane = lane, .n_lanes = n_lanes };
     o->logits = room(c, n_vocab(c), sizeof *o->logits);
     o->prob = room(c, n_vocab(c), sizeof *o->prob);
     for (int s = 0; s < o->n_lanes; s++) {
@@ -8845,15 +8832,12 @@ static void measure_runs(Case *const *cases, int n)
     Batch batch = { .logits = room_for_logits(cases[0], AT_ONCE) };
     for (Case *const *at = cases; at < cases + n; at++) {
         Case *c = *at;
-        add_outcome(&batch, c, (Outcome){ .name = "base", .run = c->base, .prompt = &c->prompt,
-                                          .n_lanes = 1 });
+        add_outcome(&batch, c, "base", c->base, &c->prompt, 0, 1);
         if (c->edited)
-            add_outcome(&batch, c, (Outcome){ .name = swept ? "held" : "edited", .run = c->edited,
-                                              .prompt = &c->prompt, .lane = c->lane,
-                                              .n_lanes = c->samples });
+            add_outcome(&batch, c, swept ? "held" : "edited", c->edited, &c->prompt, c->lane,
+                        c->samples);
         if (c->source && reads_source(c->command, 1))
-            add_outcome(&batch, c, (Outcome){ .name = "source", .run = c->source,
-                                              .prompt = &c->donor, .n_lanes = 1 });
+            add_outcome(&batch, c, "source", c->source, &c->donor, 0, 1);
     }
     measure_batch(&batch);
     free(batch.logits);
@@ -11599,24 +11583,48 @@ static const Table *find_table(const Report *report, const char *name)
     return table_named(&report->tables, name);
 }
 
-/* Tokens from <= t < to of a prompt as they were typed, what could move a cursor replaced. */
-static void print_tokens(const Case *c, const Prompt *prompt, FILE *out, int from, int to)
+/* Text on its way to a terminal: characters are put together from tokens that cut them, and what
+ * could move the cursor becomes '?', with one_line what ends a line too. On its way to a file it
+ * stays as it is. */
+typedef struct { FILE *out; int as_is, one_line; char held[8]; int n; } Stream;
+
+static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
 {
-    char  *text = NULL;
-    size_t size;
-    FILE  *memory = must(open_memstream(&text, &size));
-    for (int t = from; t < to; t++) {
-        int         n;
-        const char *bytes = mi_token_bytes(c->study->words, prompt->tokens[t], &n);
-        if (n == 0) fprintf(memory, "<%d>", prompt->tokens[t]);
-        fwrite(bytes, 1, n, memory);
+    if (stream->as_is) {
+        fwrite(bytes, 1, n, stream->out);
+        return;
     }
-    must_close(memory, &text);
-    char *shown = must(calloc(4 * size + 16, 1));
-    append_visible(shown, 4 * size + 16, text, size);
-    fputs(shown, out);
-    free(shown);
-    free(text);
+    for (int i = 0; i < n || (end && stream->n); ) {
+        if (i < n) stream->held[stream->n++] = bytes[i++];
+        int     length, lead = (unsigned char)stream->held[0];
+        int     want = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
+        int32_t code = utf8_decode((const uint8_t *)stream->held, stream->n, &length);
+        if (code < 0 && stream->n < want && !(end && i == n)) continue;
+        int     moves = is_control(code) && (stream->one_line || (code != '\n' && code != '\t'));
+        if (moves) fputc('?', stream->out);
+        else fwrite(stream->held, 1, length, stream->out);
+        stream->n -= length;
+        memmove(stream->held, stream->held + length, stream->n);
+    }
+    fflush(stream->out);
+}
+
+static void stream_token(const Case *c, Stream *stream, int token)
+{
+    int         n;
+    char        number[16];
+    const char *bytes = mi_token_bytes(c->study->words, token, &n);
+    if (n == 0) bytes = number, n = snprintf(number, sizeof number, "<%d>", token);
+    stream_bytes(stream, bytes, n, 0);
+}
+
+/* Tokens from <= t < to of a prompt as they were typed. */
+static void print_tokens(const Case *c, const Prompt *prompt, FILE *out, int from, int to,
+                         int one_line)
+{
+    Stream stream = { .out = out, .one_line = one_line };
+    for (int t = from; t < to; t++) stream_token(c, &stream, prompt->tokens[t]);
+    stream_bytes(&stream, "", 0, 1);
 }
 
 /* A prompt, a long one cut; ▸ follows the position that is read, if it is not the last. */
@@ -11631,18 +11639,17 @@ static void print_prompt(const Case *c, const Screen *screen, const Prompt *prom
         int from = parts[i][0], to = parts[i][1], mark = at >= from && at < to && at != n - 1;
         if (from == to) continue;
         if (from > 0) fputs(" … ", screen->out);
-        print_tokens(c, prompt, screen->out, from, mark ? at + 1 : to);
+        print_tokens(c, prompt, screen->out, from, mark ? at + 1 : to, 1);
         if (mark) fputs(" ▸", screen->out);
-        if (mark) print_tokens(c, prompt, screen->out, at + 1, to);
+        if (mark) print_tokens(c, prompt, screen->out, at + 1, to, 1);
     }
     fputs(" …", screen->out);
 }
 
 static void print_typed(FILE *out, const char *flag, const char *text, const char *quote)
 {
-    char shown[256] = "";
-    append_visible(shown, sizeof shown, text, strlen(text));
-    fprintf(out, "%s %s%s%s", flag, quote, shown, quote);
+    Shown shown;
+    fprintf(out, "%s %s%s%s", flag, quote, visible(text, shown), quote);
 }
 
 /* The modifiers of an intervention as they were typed, on a line of their own. */
@@ -11680,12 +11687,12 @@ static void note_answer(const Case *c, const Screen *screen, int versus)
     const TokenSet *set = versus ? &c->question.versus : &c->question.answer;
     const char     *flag = versus ? "versus" : "answer", *text = versus ? c->input.versus
                                                                : c->input.answer;
-    char shown[256] = "";
+    Shown shown;
     if (is_study(c) && c->study->spaced[versus])
         print_note(screen, "the words of the column %s were taken with a space before them", flag);
     const char *flagged = versus ? c->command->versus : c->command->answer;
     if (!set->spaced || !text || (is_study(c) && !flagged)) return;
-    append_visible(shown, sizeof shown, text, strlen(text));
+    visible(text, shown);
     print_note(screen, set->spaced > 0
                ? set->spaced == 2 ? "\"%s\" was taken as \" %s\", as what it is compared with"
                : "\"%s\" was taken as \" %s\": only so is it one token"
@@ -11767,11 +11774,10 @@ static void print_steps(const Report *report, const Screen *screen)
             print_note(screen, "the direction is the mean of %d rows with label 1 less that of %d "
                        "with label 0", step->labels[1], step->labels[0]);
         const Request *later = is_study(c) || i == command->swept ? NULL : undone_by(c, i);
-        char shown[256] = "";
-        if (later) append_visible(shown, sizeof shown, later->argument, strlen(later->argument));
+        Shown shown;
         if (later)
             print_note(screen, "--%s %s comes after it and sets all of this anew",
-                       later->what->name, shown);
+                       later->what->name, visible(later->argument, shown));
         if (is_too_late(c, &step->edits))
             print_note(screen, "it comes after position %d, which is read, and changes nothing "
                        "there", c->question.at);
@@ -11814,12 +11820,11 @@ static void print_heading(const Report *report, const Screen *screen)
     const Case  *c = report->first;
     const Study *study = report->study;
     FILE *out = screen->out;
-    char  file[256] = "";
+    Shown file;
     if (is_study(c)) {
-        append_visible(file, sizeof file, study->rows.file, strlen(study->rows.file));
         int used = report->n - report->n_dropped;
         fprintf(out, "  %s%d prompt%s%s of %s", color_of(screen, "bold"), used,
-                used == 1 ? "" : "s", color_of(screen, "off"), file);
+                used == 1 ? "" : "s", color_of(screen, "off"), visible(study->rows.file, file));
         if (c->command->rows) fprintf(out, " (rows %s of %d)", c->command->rows, study->n_rows);
         if (report->n_groups > 1 && report->n_groups < used)
             fprintf(out, "; standard errors over its %d groups", report->n_groups);
@@ -11953,13 +11958,6 @@ static void note_share(const Report *report, const Screen *screen, const Table *
                    metric->row[held], b - a);
 }
 
-static int wants_hint(const Report *report)
-{
-    const Command *c = report->study->command;
-    return !c->prompt && !c->tokens && !c->data && !c->n_requests && !c->generate &&
-           c->n_asked == 1 && !strcmp(c->asked->what->name, "top");
-}
-
 static void print_report(const Report *report, const Screen *screen)
 {
     const Case    *c = report->first;
@@ -11983,14 +11981,15 @@ static void print_report(const Report *report, const Screen *screen)
                 report->tables.at[0].critical, report->n_groups);
     for (int i = 0; i < report->tables.n_saved; i++) {
         const Saved *s = &report->tables.saved[i];
-        char shape[64], path[256] = "";
+        char  shape[64];
+        Shown path;
         print_shape(shape, sizeof shape, &s->array);
-        append_visible(path, sizeof path, s->path, strlen(s->path));
-        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", path, shape,
+        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", visible(s->path, path), shape,
                 c->n_held ? "of the edited run" : is_study(c) ? "of the prompts" : "of the prompt",
                 i + 1 < report->tables.n_saved ? "" : "\n");
     }
-    if (wants_hint(report))
+    if (!command->prompt && !command->tokens && !command->data && !command->n_requests &&
+        !command->generate && command->n_asked == 1 && !strcmp(command->asked->what->name, "top"))
         fprintf(out, "  Try   ./mi --ablate L5H3               what one head does\n"
                      "        ./mi --lens                      where the answer comes up\n"
                      "        ./mi \"Once upon a time\" -n 40    let it write\n"
@@ -12045,25 +12044,24 @@ static void json_token_list(FILE *out, const Case *c, const char *name, const in
 {
     json(out, n ? ",\n  %s:[" : ",\n  %s:null", name);
     for (int i = 0; i < n; i++) {
-        json(out, i ? ",{" : "{");
-        json_token(out, c->study->words, tokens[i]);
-        json(out, "}");
+        if (i) json(out, ",");
+        json_token(out, c->study->words, -1, tokens[i]);
     }
     if (n) json(out, "]");
 }
 
 static void json_prompt(FILE *out, const Case *c)
 {
+    const Question *q = &c->question;
     json(out, ",\n 'prompt':{'tokens':[");
     for (int t = 0; t < c->prompt.n; t++) {
-        json(out, t ? ",\n   {'pos':%d," : "\n   {'pos':%d,", t);
-        json_token(out, c->study->words, c->prompt.tokens[t]);
-        json(out, "}");
+        json(out, t ? ",\n   " : "\n   ");
+        json_token(out, c->study->words, t, c->prompt.tokens[t]);
     }
     json(out, "]");
-    json_token_list(out, c, "answer", c->question.answer.tokens, c->question.answer.n);
-    json_token_list(out, c, "versus", c->question.versus.tokens, c->question.versus.n);
-    json(out, ",\n  'at':%d", c->question.at);
+    json_token_list(out, c, "answer", q->answer.tokens, q->answer.n);
+    json_token_list(out, c, "versus", q->versus.tokens, q->versus.n);
+    json(out, ",\n  'at':%d", q->at);
     json_token_list(out, c, "source", c->donor.tokens, c->donor.n);
     json(out, "}");
 }
@@ -12183,28 +12181,26 @@ static void print_plan(const Case *c, const Tables *plan, const Screen *screen)
 {
     const MiShape *s = &c->study->model->shape;
     const char *name = c->study->model->file, *slash = strrchr(name, '/');
-    char file[256] = "";
+    Shown file;
     if (slash && !c->command->model) name = slash + 1;
-    append_visible(file, sizeof file, name, strlen(name));
     if (is_study(c))
         fprintf(screen->out, "data    %s: %d rows, of which this is the first\n",
                 c->study->rows.file, c->study->n_rows);
     fprintf(screen->out, "model   %s: %d layers, %d heads, d_model %d, context %d, vocabulary %d\n",
-            file, s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
+            visible(name, file), s->n_layer, s->n_head, s->d_model, s->n_ctx, s->n_vocab);
     for (int i = 0; i < c->command->n_requests; i++) {
         const Request *request = &c->command->request[i];
         print_typed(screen->out, request->flag, request->argument, "");
         fputs(i == c->command->swept ? " --each\n" : "\n", screen->out);
         print_direction(screen->out, "  ", request);
+        if (!request->from) continue;
         const MiEdit *from = &c->step[i].from;
-        char site[64];
+        int  at = c->step[i].from_at, many = from->pos_end - from->pos > 1;
+        char site[64], first[16] = "";
         site_name(from->site, from->layer, site);
-        if (request->from) fprintf(screen->out, "  takes %s of the source at ", site);
-        if (request->from && c->step[i].from_at) fprintf(screen->out, "%d", from->pos);
-        if (request->from && from->pos_end - from->pos > 1)
-            fputs(c->step[i].from_at ? " and the next, row by row" : "the same position",
-                  screen->out);
-        if (request->from) fputc('\n', screen->out);
+        if (at) snprintf(first, sizeof first, "%d", from->pos);
+        fprintf(screen->out, "  takes %s of the source at %s%s\n", site, first, !many ? ""
+                : at ? " and the next, row by row" : "the same position");
     }
     print_cost(c, screen->out);
     fputc('\n', screen->out);
@@ -12248,30 +12244,6 @@ static int sample(const Command *c, const float *logits, Choice *choices, int V,
     return choices[n - 1].token;
 }
 
-/* Text on its way to a terminal: characters are put together from tokens that cut them, and what
- * could move the cursor becomes '?'. On its way to a file it stays as it is. */
-typedef struct { FILE *out; int as_is; char held[8]; int n; } Stream;
-
-static void stream_bytes(Stream *stream, const char *bytes, int n, int end)
-{
-    if (stream->as_is) {
-        fwrite(bytes, 1, n, stream->out);
-        return;
-    }
-    for (int i = 0; i < n || (end && stream->n); ) {
-        if (i < n) stream->held[stream->n++] = bytes[i++];
-        int     length, lead = (unsigned char)stream->held[0];
-        int     want = lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 1;
-        int32_t code = utf8_decode((const uint8_t *)stream->held, stream->n, &length);
-        if (code < 0 && stream->n < want && !(end && i == n)) continue;
-        if (is_control(code) && code != '\n' && code != '\t') fputc('?', stream->out);
-        else fwrite(stream->held, 1, length, stream->out);
-        stream->n -= length;
-        memmove(stream->held, stream->held + length, stream->n);
-    }
-    fflush(stream->out);
-}
-
 /* Nothing is drawn from numbers that are none. */
 static void check_logits(const Case *c, const MiRun *run, int step)
 {
@@ -12288,7 +12260,8 @@ static void check_logits(const Case *c, const MiRun *run, int step)
 static void generate(Case *c, int edited, Stream *stream)
 {
     const Command *command = c->command;
-    int       V = n_vocab(c), length, next = 0;
+    const MiTokenizer *words = c->study->words;
+    int       V = n_vocab(c), next = 0;
     MiEdits   edits = { .at = c->held, .n = edited ? c->n_held : 0 };
     MiOptions options = { .keep = MI_KEEP_CACHE, .threads = command->threads,
                           .capacity = c->prompt.n + command->generate };
@@ -12300,11 +12273,8 @@ static void generate(Case *c, int edited, Stream *stream)
         running(c, mi_logits(run, 0, run->n_rows - 1, c->logits));
         check_logits(c, run, i);
         next = sample(command, c->logits, choices, V, i);
-        const char *bytes = mi_token_bytes(c->study->words, next, &length);
-        int         ended = length > 0 && mi_id_of_row(c->study->words, next) == END_OF_TEXT;
-        char        number[16];
-        if (length == 0) bytes = number, length = snprintf(number, sizeof number, "<%d>", next);
-        if (!ended || !stream->as_is) stream_bytes(stream, bytes, length, 0);
+        int ended = mi_has_text(words) && mi_id_of_row(words, next) == END_OF_TEXT;
+        if (!ended || !stream->as_is) stream_token(c, stream, next);
         if (ended) break;
     }
     mi_free(run);
@@ -12331,11 +12301,7 @@ static void stream_texts(const Report *report, const Screen *screen)
         printf("  %s%s%s%s", color_of(screen, name), c->n_held ? name : "",
                color_of(screen, "off"), c->n_held ? "\n  " : "");
         Stream stream = { .out = stdout };
-        for (int t = 0; t < c->prompt.n; t++) {
-            int         length;
-            const char *bytes = mi_token_bytes(c->study->words, c->prompt.tokens[t], &length);
-            stream_bytes(&stream, bytes, length, t + 1 == c->prompt.n);
-        }
+        print_tokens(c, &c->prompt, stdout, 0, c->prompt.n, 0);
         printf("%s", color_of(screen, name));
         generate(c, i, &stream);
         stream_bytes(&stream, "", 0, 1);
@@ -12352,9 +12318,9 @@ static void add_to_means(Study *study, Case *c)
     const Command *command = study->command;
     int from_source = command->mean_from && !strcmp(command->mean_from, "source");
     const Prompt *prompt = from_source ? &c->donor : &c->prompt;
-    MiOptions options = { .threads = command->threads, .keep = MI_KEEP_CACHE };
+    uint64_t keep = MI_KEEP_CACHE;
     if (!c->n_averaged) return;
-    for (int i = 0; i < c->n_averaged; i++) options.keep |= site_of(c->averaged[i], FROM_MEAN);
+    for (int i = 0; i < c->n_averaged; i++) keep |= site_of(c->averaged[i], FROM_MEAN);
     if (!study->sum) {
         study->n_sums = c->n_averaged;
         study->sum = must(calloc(c->n_averaged, sizeof *study->sum));
@@ -12367,16 +12333,14 @@ static void add_to_means(Study *study, Case *c)
     if (study->aligned && prompt->n != study->longest)
         resolving(c, mi_fail("--mean-from source: the source has %d tokens, all prompts %d: there "
                              "is no mean position by position", prompt->n, study->longest));
-    MiRun *run = mi_run(study->model, prompt->tokens, prompt->n, NULL, &options);
-    if (!run) running(c, -1);
+    MiRun *run = run_prompt(c, prompt, keep);
     for (int i = 0; i < c->n_averaged; i++) {
         const MiEdit *edit = c->averaged[i];
         if (!study->sum[i])
             study->sum[i] = must(calloc((size_t)study->longest * edit->count, sizeof(double)));
         for (int t = 0; t < prompt->n; t++) {
-            const float *row = row_at(run, 0, edit, t);
+            const float *row = touched_row(c, run, edit, t);
             double *sum = study->sum[i] + (study->aligned ? (size_t)t * edit->count : 0);
-            if (!row) running(c, -1);
             for (int k = 0; k < edit->count; k++) sum[k] += row[k];
         }
         study->count[i] += study->aligned ? 1 : prompt->n;
@@ -12385,11 +12349,11 @@ static void add_to_means(Study *study, Case *c)
 }
 
 /* "3-17", or "3": rows of the table, counted from 1 -> from 0, the end not included. */
-static void read_row_range(const Study *study, int *from, int *to)
+static void read_row_range(const Study *study, Report *report)
 {
     const char *text = study->command->rows;
     char       *end;
-    *from = 0, *to = study->n_rows;
+    report->n = study->n_rows;
     if (!text) return;
     long first = strtol(text, &end, 10), last = first;
     int  ok = isdigit((unsigned char)*text);
@@ -12397,7 +12361,7 @@ static void read_row_range(const Study *study, int *from, int *to)
     if (!ok || *end || first < 1 || last < first || last > study->n_rows)
         check(mi_fail("--rows: \"%.100s\" is not a row, or rows A-B, of 1 to %d", text,
                       study->n_rows), FAULT_OF_USER);
-    *from = (int)first - 1, *to = (int)last;
+    report->from = (int)first - 1, report->n = (int)(last - first + 1);
 }
 
 /* Look at all rows before the first is run: is each in order, how long are they, and what are the
@@ -12436,13 +12400,12 @@ static void survey(Study *study)
 }
 
 /* The groups of the rows that are run: the column `group`, or each row its own. */
-static void number_rows(Study *study, int from, int to)
+static void number_rows(Study *study, int from, int n)
 {
-    const char **name = must(calloc(to - from + 1, sizeof *name));
-    for (int r = from; r < to && study->rows.n_rows; r++) name[r - from] = cell(&study->rows, r,
-                                                                                "group");
-    study->group = must(mi_groups(name, to - from, &study->n_groups));
-    study->n_run = to - from;
+    const char **name = must(calloc(n + 1, sizeof *name));
+    for (int r = 0; r < n && study->rows.n_rows; r++) name[r] = cell(&study->rows, from + r, "group");
+    study->group = must(mi_groups(name, n, &study->n_groups));
+    study->n_run = n;
     free(name);
 }
 
@@ -12476,11 +12439,10 @@ static void run_study(Study *study, Report *report)
 {
     enum { MOST = 64 };
     Case *cases[MOST];
-    int   from, to, n;
-    read_row_range(study, &from, &to);
-    number_rows(study, from, to);
-    report->from = from;
-    report->n = to - from;
+    int   n;
+    read_row_range(study, report);
+    number_rows(study, report->from, report->n);
+    int from = report->from, to = from + report->n;
     for (int r = from; r < to; r += n) {
         int filled = 0;
         for (n = 0; n < MOST && r + n < to && filled < SWEEP_ROWS; n++) {
@@ -12587,18 +12549,20 @@ static void print_all(Report *report, int argc, char **argv)
     size_t size = 0;
     Screen screen = { must(open_memstream(&text, &size)), color_depth(c->color), window_columns(),
                       report->study->words };
-    if (c->generate && (c->json || c->tsv)) generate_texts(report);
+    int    texts = c->generate && !c->explain;
+    if (texts && (c->json || c->tsv)) generate_texts(report);
     if (c->json) print_json(report, screen.out, argc, argv);
     else if (c->tsv) print_tsv(report, screen.out);
+    else if (c->explain) print_plan(report->first, &report->tables, &screen);
     else print_report(report, &screen);
     must_close(screen.out, &text);
-    if (c->svg) write_svg(report, c->svg);
+    if (c->svg && !c->explain) write_svg(report, c->svg);
     for (int i = 0; i < report->tables.n_saved; i++)
         write_npy(report->tables.saved[i].path, &report->tables.saved[i].array);
     fwrite(text, 1, size, stdout);
     free(text);
     screen.out = stdout;
-    if (c->generate && !c->json && !c->tsv) stream_texts(report, &screen);
+    if (texts && !c->json && !c->tsv) stream_texts(report, &screen);
     flush_output();
 }
 
@@ -12613,16 +12577,12 @@ static void run_command(const Command *command, int argc, char **argv)
     open_model(&study, argv[0]);
     if (command->explain) {
         report.first = open_case(&study, 0);
-        Screen screen = { stdout, color_depth(command->color), window_columns(), study.words };
         read_plan(report.first, &report.tables);
-        if (command->json) print_json(&report, stdout, argc, argv);
-        else if (command->tsv) print_tsv(&report, stdout);
-        else print_plan(report.first, &report.tables, &screen);
     } else {
         if (command->data) survey(&study);
         run_study(&study, &report);
-        print_all(&report, argc, argv);
     }
+    print_all(&report, argc, argv);
     free_tables(&report.tables);
     close_case(report.first);
     for (int i = 0; i < 2; i++) free(report.text[i]);

@@ -461,9 +461,8 @@ static void test_interruptions(void)
     int files = count_files();
     for (int i = 0; i < 4; i++) {
         IN_CHILD(
-            Writer v; Writer w;
+            Writer w;
             open_writer(&w, "out");
-            open_writer(&v, "other");
             write_bytes(&w, "new", 3);
             raise(numbers[i]));
         CHECK(WIFSIGNALED(status_of_child) && WTERMSIG(status_of_child) == numbers[i] &&
@@ -472,9 +471,8 @@ static void test_interruptions(void)
               files);
     }
     IN_CHILD(
-        Writer v; Writer w;
+        Writer w;
         open_writer(&w, "out");
-        open_writer(&v, "other");
         write_bytes(&w, "x", 1);
         mi_fail("a run that fails");
         leave(1));
