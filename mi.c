@@ -9245,8 +9245,8 @@ static void add_lens_tables(Case *c, Tables *out, int T, const Said *said, int n
         if (tokens) table->token = must(malloc(cells_of(table) * sizeof(int)));
         for (int k = 0; k < cells_of(table) && tokens; k++) table->token[k] = -1;
         if (i > MAP) continue;
-        titled(table, "probability", "point", "position", "logit lens%s%s: the likeliest next token "
-               "at each depth", final ? ", final statistics" : "", edited_or_not(c));
+        titled(table, "probability", "point", "position", "logit lens%s%s: the likeliest next "
+               "token at each depth", final ? ", final statistics" : "", edited_or_not(c));
         table->limit = 1;
     }
     Table *depth = &out->at[out->n - 1];
@@ -9258,9 +9258,9 @@ static void add_lens_tables(Case *c, Tables *out, int T, const Said *said, int n
     depth->is_signed = c->question.answer.n && has_sign(c->question.metric);
 }
 
-/* What the model would say at each depth (nostalgebraist 2020): the likeliest token at each position,
- * and at the position of interest a line of numbers; for programs the answer's rank and probability
- * everywhere, and how far (KL) the end's distribution still is. */
+/* What the model would say at each depth (nostalgebraist 2020): the likeliest token at each
+ * position, and at the position of interest a line of numbers; for programs the answer's rank and
+ * probability everywhere, and how far (KL) the end's distribution still is. */
 static void read_lens(Case *c, const Asked *asked, Tables *out)
 {
     const Question *q = &c->question;
@@ -9301,6 +9301,7 @@ static void read_lens(Case *c, const Asked *asked, Tables *out)
 /* What is attributed: each writer; attention and MLP of each layer as one; each head's part split
  * by the tokens that it comes from; or some neurons. What is in no part is "everything else". */
 typedef enum { BY_WRITER, BY_LAYER, BY_TOKEN, BY_NEURON } Split;
+enum { SHOWN_NEURONS = 10 };
 
 static Split split_of(const Asked *asked)
 {
@@ -9441,7 +9442,7 @@ static void weigh_rows(const float *v, const weight *W, int n, double scale, con
         for (int i = 0; i < D; i++) y[i] += scale * v[k] * W[(size_t)k * D + i];
 }
 
-/* What a head wrote, x [D], by source: pattern_j (v_j W_O - constant), where x is z W_O - constant */
+/* What a head wrote, x = z W_O - constant [D], by source: pattern_j (v_j W_O - constant) */
 static void split_head(Attribution *a, int l, int h, double *x)
 {
     const MiModel *model = a->c->study->model;
@@ -9610,11 +9611,11 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
     int   first = out->n, runs = 1 + (c->edited != NULL), n = n_parts(c, asked);
     Split split = split_of(asked);
     Table *table = titled(add_table(out, "dla", split % 2 ? BARS : SILENT, n, 2 * runs),
-                          "direct logit attribution", "part", "", "direct logit attribution: %s − %s",
-                          answer_label(c, 0), versus_or_mean(c));
+                          "direct logit attribution", "part", "", "direct logit attribution: "
+                          "%s − %s", answer_label(c, 0), versus_or_mean(c));
     table->address = must(calloc(cells_of(table) + 1, sizeof(Label)));
     table->is_signed = 1;
-    table->most = split == BY_NEURON ? shown_of(c, 10) : 0;
+    table->most = split == BY_NEURON ? shown_of(c, SHOWN_NEURONS) : 0;
     titled(add_table(out, "dla sum", BARS, 3, runs), "logit", "", "run",
            "sigma held, the parts add up to what the model says; exact: sigma recomputed");
     titled(add_table(out, "dla sigma", BARS, runs, 1), "sigma", "run", "",
@@ -9634,8 +9635,8 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
         label(table->col[2 * i + 1], "%s exact", c->outcome[i].name);
         for (int s = 0; s < c->outcome[i].n_lanes; s++) attribute_lane(c, asked, i, s, out, first);
     }
-    for (int i = 0; split == BY_NEURON && i < 2 * runs * (n - 2); i++)  /* bars of neurons, not of */
-        table->limit = fmax(table->limit, fabs(table->value[i]));       /* all that is none */
+    for (int i = 0; split == BY_NEURON && i < 2 * runs * (n - 2); i++)      /* not of the rest */
+        table->limit = fmax(table->limit, fabs(table->value[i]));
     if (runs > 1) {
         add_share(c, out, "dla sigma ratio", "sigma, edited / base: what an edit leaves alone is "
                   "divided by this", sigma->value[1], sigma->value[0]);
@@ -9655,115 +9656,102 @@ static void resolve_neurons(Case *c, Asked *asked)
     char  *list = room(c, n + 3, 1);
     int    layers = *asked->text == 'L' && strspn(asked->text + 1, "0123456789-*") == n - 1;
     snprintf(list, n + 3, "%s%s", asked->text, layers ? "N*" : "");
-    Parser p = parser_of(c, "--neurons", list);
-    int    status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
-    for (const Address *a = p.found; a < p.found + p.n_found; a++) {
-        if (a->unit != NEURON || a->has_pos)
-            resolving(c, fail_at(&p, a->has_pos ? a->pos_text : a->text, "expected neurons, L4N12 "
-                                 "or all of a layer, L4; they are read at --at"));
-        resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
-    }
+    resolve_units(c, asked, parser_of(c, "--neurons", list), NEURON, MI_mlp_post,
+                  "expected neurons, L4N12 or all of a layer, L4",
+                  "neurons are read at --at; leave out the @");
 }
 
-/* The k tokens that a vector x [D] of the stream speaks for most, or least with sign -1, read as
- * LN_f reads it, without its beta: x - mean, times gamma, times W_U  ->  k cells of a table. */
-static void add_spoken(const Case *c, const float *logits, int sign, Table *table, int cell, int k)
+/* The heads or neurons that were asked for, `width` entries of a row each, as layer * the number
+ * of them in a layer + their own. */
+static int *list_units(Case *c, const Asked *asked, int width, int in_layer, int *n)
 {
-    int    V = n_vocab(c), top[16];
-    float *size = must(malloc(V * sizeof *size));
-    for (int v = 0; v < V; v++) size[v] = sign * logits[v];
-    for (int i = mi_top(size, V, k, top) - 1; i >= 0; i--) {
-        table->token[cell + i] = isfinite(logits[top[i]]) ? top[i] : -1;
-        table->value[cell + i] = logits[top[i]];
-    }
-    free(size);
+    int *unit = NULL;
+    *n = 0;
+    for (const MiEdit *e = asked->rows.at; e < asked->rows.at + asked->rows.n; e++)
+        for (int i = e->first; i < e->first + e->count; i += width) {
+            unit = must(grow(unit, *n, sizeof *unit));
+            unit[(*n)++] = e->layer * in_layer + i / width;
+        }
+    return own(c, unit);
 }
 
-/* Rows x [n,D] of the stream as the end reads them: (x - mean) gamma W_U -> logits [n,V] */
-static void speak(const Case *c, float *x, int n, float *logits)
+/* Rows x [n,D] of the stream as the end reads them, but for LN_f's beta: (x - mean) gamma W_U, with
+ * `scaled` over sigma -> logits [n,V] */
+static void speak(const Case *c, float *x, int n, int scaled, float *logits)
 {
     const MiModel *model = c->study->model;
     int D = model->shape.d_model;
     for (float *row = x; row < x + (size_t)n * D; row += D) {
-        double mean = 0;
+        double mean = 0, squares = 0;
         for (int i = 0; i < D; i++) mean += row[i] / (double)D;
-        for (int i = 0; i < D; i++) row[i] = (row[i] - mean) * model->ln_f_gamma[i];
+        for (int i = 0; i < D; i++) squares += (row[i] - mean) * (row[i] - mean) / D;
+        double sigma = scaled ? sqrt(squares + model->shape.epsilon) : 1;
+        for (int i = 0; i < D; i++) row[i] = (row[i] - mean) / sigma * model->ln_f_gamma[i];
     }
     unembed(c->base, x, n, logits);
 }
 
-/* A table of the tokens that rows speak for and against, to be filled by add_spoken. */
+/* A table of the tokens that rows speak for most, and against. */
 enum { SPOKEN = 4, UNSPOKEN = 2 };
-__attribute__((format(printf, 5, 6)))
-static Table *add_spoken_table(Tables *out, const char *name, int n, const char *rows,
-                               const char *title, ...)
+static Table *add_spoken_table(Tables *out, const char *name, int n)
 {
-    va_list args;
-    Table  *table = titled(add_table(out, name, TOKENS, n, SPOKEN + UNSPOKEN), "logit", rows, "rank",
-                           "%s", "");
-    va_start(args, title);
-    vsnprintf(table->title, sizeof table->title, title, args);
-    va_end(args);
+    Table *table = add_table(out, name, TOKENS, n, SPOKEN + UNSPOKEN);
     table->token = must(malloc((cells_of(table) + 1) * sizeof *table->token));
     table->is_signed = 1;
     for (int i = 0; i < SPOKEN + UNSPOKEN; i++)
-        snprintf(table->col[i], sizeof(Label), "%+d", i < SPOKEN ? i + 1 : SPOKEN - 1 - i);
+        label(table->col[i], "%+d", i < SPOKEN ? i + 1 : SPOKEN - 1 - i);
     return table;
 }
 
-/* Neuron n of layer l: its value, W_out[n], and its key, the column of W_in with gamma, as the
- * embeddings meet it -> two rows of tokens. */
-static void read_neuron(const Case *c, int l, int n, Tables *out, int values, int row)
+/* What one row says, logits [V] */
+static void add_spoken(const Case *c, const float *logits, Table *table, int row)
 {
-    const MiModel *model = c->study->model;
-    const Block   *w = &model->block[l];
-    int    D = model->shape.d_model, V = n_vocab(c), k = SPOKEN + UNSPOKEN;
-    float *x = must(malloc((D + V) * sizeof *x)), *logits = x + D;
-    for (int side = 0; side < 2; side++) {
-        Table *table = &out->at[values + side];
-        for (int i = 0; i < D; i++)
-            x[i] = side ? w->W_in[(size_t)i * model->shape.d_mlp + n] * w->ln2_gamma[i]
-                        : w->W_out[(size_t)n * D + i];
-        if (side) c->base->kernel->unembed(logits, x, 1, model->wte, V, D, 1);
-        else speak(c, x, 1, logits);
-        snprintf(table->row[row], sizeof(Label), "L%dN%d", l, n);
-        add_spoken(c, logits, 1, table, row * k, SPOKEN);
-        add_spoken(c, logits, -1, table, row * k + SPOKEN, UNSPOKEN);
+    int    V = n_vocab(c), top[SPOKEN], cell = row * table->n_cols;
+    float *size = must(malloc(V * sizeof *size));
+    for (int sign = 1; sign >= -1; sign -= 2) {
+        for (int v = 0; v < V; v++) size[v] = sign * logits[v];
+        int n = mi_top(size, V, sign > 0 ? SPOKEN : UNSPOKEN, top);
+        for (int i = 0; i < n; i++, cell++) {
+            table->token[cell] = isfinite(logits[top[i]]) ? top[i] : -1;
+            table->value[cell] = logits[top[i]];
+        }
     }
-    free(x);
+    free(size);
 }
 
-/* Those that do most here, in order: what tokens their keys and values stand for, and how active
- * they are at each position. */
-static void add_strongest_neurons(Case *c, const Asked *asked, Tables *out, int first, int shown)
+/* Those that do most here, in order: what tokens their values, W_out[n], and their keys stand for,
+ * the columns of W_in with gamma as the embeddings meet them; and how active they are where. */
+static void add_strongest_neurons(Case *c, const int *neuron, Tables *out, int first, int shown)
 {
-    int *top = room(c, shown, sizeof *top), T = c->question.at + 1, cols = out->at[first].n_cols;
-    const Table *from = &out->at[first];
-    float *size = room(c, from->n_rows, sizeof *size);
-    for (int i = 0; i < from->n_rows; i++) size[i] = fabsf((float)from->value[(i + 1) * cols - 1]);
-    shown = mi_top(size, from->n_rows, shown, top);
-    add_spoken_table(out, "neuron values", shown, "neuron", "their values, W_out[n]: what they speak "
-                     "for and against (read by LN_f without beta)");
-    add_spoken_table(out, "neuron keys", shown, "neuron", "their keys, columns of W_in: whose "
-                     "embeddings they resemble (with ln2's gamma)");
+    const MiModel *model = c->study->model;
+    const Table   *from = &out->at[first];
+    int    n = from->n_rows, cols = from->n_cols, T = c->question.at + 1, V = n_vocab(c);
+    int    D = model->shape.d_model, F = model->shape.d_mlp, *top = room(c, shown, sizeof *top);
+    float *x = room(c, D + V + n, sizeof *x), *logits = x + D, *size = logits + V;
+    for (int i = 0; i < n; i++) size[i] = fabsf((float)from->value[(i + 1) * cols - 1]);
+    shown = mi_top(size, n, shown, top);
+    titled(add_spoken_table(out, "neuron values", shown), "logit", "neuron", "rank", "their "
+           "values, W_out[n]: what they speak for and against (read by LN_f without beta)");
+    titled(add_spoken_table(out, "neuron keys", shown), "logit", "neuron", "rank", "their keys, "
+           "columns of W_in: whose embeddings they resemble (with ln2's gamma)");
     Table *active = titled(add_table(out, "neuron activations", HEAT, shown, T), "mlp_post",
                            "neuron", "position", "their activations%s", edited_or_not(c));
     active->is_signed = 1;
     position_labels(c, active->col, 0, T);
     for (int i = 0; i < shown; i++) {
-        int k = top[i], n = 0;
-        const MiEdit *e = asked->rows.at;
-        for (; k >= e->count; e++) k -= e->count;
-        n = e->first + k;
-        read_neuron(c, e->layer, n, out, first + 2, i);
-        active = &out->at[first + 4];
-        strcpy(active->row[i], out->at[first + 2].row[i]);
+        int l = neuron[top[i]] / F, k = neuron[top[i]] % F;
+        const Block *w = &model->block[l];
+        for (int j = 0; j < D; j++) x[j] = w->W_out[(size_t)k * D + j];
+        speak(c, x, 1, 0, logits);
+        add_spoken(c, logits, active - 2, i);
+        for (int j = 0; j < D; j++) x[j] = w->W_in[(size_t)j * F + k] * w->ln2_gamma[j];
+        c->base->kernel->unembed(logits, x, 1, model->wte, V, D, 1);
+        add_spoken(c, logits, active - 1, i);
+        for (Table *table = active - 2; table <= active; table++)
+            label(table->row[i], "L%dN%d", l, k);
         for (int t = 0; t < T; t++) {
-            const float *x = mi_site(shown_run(c), c->lane, MI_mlp_post, e->layer, t);
-            if (!x) running(c, -1);
-            active->value[i * T + t] = x[n];
+            const float *post = must_run(c, mi_site(shown_run(c), c->lane, MI_mlp_post, l, t));
+            active->value[i * T + t] = post[k];
         }
     }
 }
@@ -9773,14 +9761,12 @@ static void add_strongest_neurons(Case *c, const Asked *asked, Tables *out, int 
  * what it adds is. */
 static void read_neurons(Case *c, const Asked *asked, Tables *out)
 {
-    enum { SHOWN = 10 };
     const MiModel  *model = c->study->model;
     const Question *q = &c->question;
-    const Asked    *top = find_asked(c->command, "top");
-    int    first = out->n, runs = 1 + (c->edited != NULL), n = 0, row = 0, D = model->shape.d_model;
+    int    first = out->n, runs = 1 + (c->edited != NULL), D = model->shape.d_model, n;
+    int    F = model->shape.d_mlp, *neuron = list_units(c, asked, 1, F, &n);
     int    answers = q->answer.n == 1 && q->versus.n <= 1;
     double *g = must(malloc(2 * D * sizeof *g)), *x = g + D;
-    for (int i = 0; i < asked->rows.n; i++) n += asked->rows.at[i].count;
     titled(add_table(out, "neurons", BARS, n, runs), answers ? "direct logit attribution" :
            "length", "neuron", "run", answers ? "what neurons add to the answer at position %d: "
            "%s − %s" : "how long what neurons add is, at position %d", q->at,
@@ -9789,69 +9775,43 @@ static void read_neurons(Case *c, const Asked *asked, Tables *out)
            "activation");
     Table *table = &out->at[first], *active = table + 1;
     table->is_signed = answers;
-    table->most = n > SHOWN ? top && top->number > 0 ? top->number : SHOWN : 0;
+    table->most = n > SHOWN_NEURONS ? shown_of(c, SHOWN_NEURONS) : 0;
     table->address = must(calloc(cells_of(table) + 1, sizeof(Label)));
     if (answers) answer_direction(c, g);
-    for (int i = 0; i < cells_of(table); i++) table->value[i] = active->value[i] = 0;
-    for (int i = 0; i < runs; i++) {
-        strcpy(table->col[i], c->outcome[i].name);
-        strcpy(active->col[i], c->outcome[i].name);
-    }
-    for (const MiEdit *e = asked->rows.at; e < asked->rows.at + asked->rows.n; e++)
-        for (int k = e->first; k < e->first + e->count; k++, row++) {
-            double length = 0;
-            for (int i = 0; i < D; i++) {
-                x[i] = model->block[e->layer].W_out[(size_t)k * D + i];
-                length += x[i] * x[i];
-            }
-            snprintf(table->row[row], sizeof(Label), "L%dN%d", e->layer, k);
-            strcpy(active->row[row], table->row[row]);
-            for (int i = 0; i < runs; i++) {
-                const Outcome *o = &c->outcome[i];
-                strcpy(table->address[row * runs + i], table->row[row]);
-                for (int s = 0; s < o->n_lanes; s++) {
-                    const float *post = mi_site(o->run, o->lane + s, MI_mlp_post, e->layer, q->at);
-                    const float *sigma = mi_site(o->run, o->lane + s, MI_ln_f_scale, 0, q->at);
-                    if (!post || !sigma) running(c, -1);
-                    double adds = answers ? post[k] * read_end(c, x, g, *sigma)
-                                          : fabs(post[k]) * sqrt(length);
-                    table->value[row * runs + i] += adds / o->n_lanes;
-                    active->value[row * runs + i] += (double)post[k] / o->n_lanes;
-                }
-            }
+    run_labels(c, table->col, runs);
+    run_labels(c, active->col, runs);
+    for (int i = 0; i < n * runs; i++) {
+        int    l = neuron[i / runs] / F, k = neuron[i / runs] % F;
+        double length = 0;
+        const Outcome *o = &c->outcome[i % runs];
+        for (int j = 0; j < D; j++) {
+            x[j] = model->block[l].W_out[(size_t)k * D + j];
+            length += x[j] * x[j];
         }
+        strcpy(active->row[i / runs], label(table->row[i / runs], "L%dN%d", l, k));
+        strcpy(table->address[i], table->row[i / runs]);
+        table->value[i] = active->value[i] = 0;
+        for (int lane = o->lane; lane < o->lane + o->n_lanes; lane++) {
+            const float *post = must_run(c, mi_site(o->run, lane, MI_mlp_post, l, q->at));
+            const float *sigma = must_run(c, mi_site(o->run, lane, MI_ln_f_scale, 0, q->at));
+            double adds = answers ? post[k] * read_end(c, x, g, *sigma)
+                                  : fabs(post[k]) * sqrt(length);
+            table->value[i] += adds / o->n_lanes;
+            active->value[i] += (double)post[k] / o->n_lanes;
+        }
+    }
     free(g);
     if (!is_study(c))
-        add_strongest_neurons(c, asked, out, first, min_int(n, table->most ? table->most : n));
+        add_strongest_neurons(c, neuron, out, first, table->most ? min_int(n, table->most) : n);
 }
 
 /* ---- Weights ---- */
 
 static void resolve_weights(Case *c, Asked *asked)
 {
-    Parser p = parser_of(c, "--weights", asked->text);
-    int    status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
-    for (const Address *a = p.found; a < p.found + p.n_found; a++) {
-        if (a->unit != HEAD || a->site != MI_z || a->has_pos)
-            resolving(c, fail_at(&p, a->has_pos ? a->pos_text : a->text, "expected heads, as in "
-                                 "L5H3 or heads; weights have no positions"));
-        resolving(c, expand(&asked->rows, &p, a, READ_ONLY));
-    }
-}
-
-/* The heads that were asked for, as layer * H + head. */
-static int *list_heads(Case *c, const Asked *asked, int *n)
-{
-    int  d = c->study->model->shape.d_head, H = c->study->model->shape.n_head, *head = NULL;
-    *n = 0;
-    for (const MiEdit *e = asked->rows.at; e < asked->rows.at + asked->rows.n; e++)
-        for (int h = e->first / d; h < (e->first + e->count) / d; h++) {
-            head = must(grow(head, *n, sizeof *head));
-            head[(*n)++] = e->layer * H + h;
-        }
-    return own(c, head);
+    resolve_units(c, asked, parser_of(c, "--weights", asked->text), HEAD, MI_z,
+                  "expected heads, as in L5H3 or heads",
+                  "weights have no positions; leave out the @");
 }
 
 /* A run of the prompt's tokens in which a site has given rows, x [T,D], in every layer (the rows of
@@ -9869,21 +9829,16 @@ static MiRun *run_with(Case *c, const MiSite *site, int n_sites, const float *x,
                                             .count = D, .pos_end = T, .value = x,
                                             .value_stride = x ? D : 0 };
         }
-    MiRun *run = mi_run(model, c->prompt.tokens, T, &edits, &options);
-    if (!run) running(c, -1);
     own(c, edits.at);
-    return run;
+    return must_run(c, mi_run(model, c->prompt.tokens, T, &edits, &options));
 }
 
 /* Rows of a site of layer l, one for each token of the prompt -> x [T,D] */
 static void gather_rows(Case *c, const MiRun *run, MiSite site, int l, float *x)
 {
-    int D = c->study->model->shape.d_model;
-    for (int t = 0; t < c->prompt.n; t++) {
-        const float *row = mi_site(run, 0, site, l, t);
-        if (!row) running(c, -1);
-        memcpy(x + (size_t)t * D, row, D * sizeof *x);
-    }
+    size_t D = c->study->model->shape.d_model;
+    for (int t = 0; t < c->prompt.n; t++)
+        memcpy(x + t * D, must_run(c, mi_site(run, 0, site, l, t)), D * sizeof *x);
 }
 
 /* What head h of layer l writes when it looks at one token only: v W_O, b_O left out -> o [T,D] */
@@ -9892,20 +9847,12 @@ static void written_rows(Case *c, const MiRun *run, int l, int h, float *o)
     const MiModel *model = c->study->model;
     int     D = model->shape.d_model, d = model->shape.d_head;
     double *y = must(malloc(D * sizeof *y));
-    for (int t = 0; t < c->prompt.n; t++) {
-        const float *v = mi_head(run, 0, MI_v, l, h, t);
-        if (!v) running(c, -1);
-        weigh_rows(v, model->block[l].W_O + (size_t)h * d * D, d, 1, NULL, y, D);
-        for (int i = 0; i < D; i++) o[(size_t)t * D + i] = (float)y[i];
+    for (int t = 0; t < c->prompt.n; t++, o += D) {
+        weigh_rows(must_run(c, mi_head(run, 0, MI_v, l, h, t)),
+                   model->block[l].W_O + (size_t)h * d * D, d, 1, NULL, y, D);
+        for (int i = 0; i < D; i++) o[i] = (float)y[i];
     }
     free(y);
-}
-
-static int rank_among(const float *logits, int token, int V)
-{
-    int rank = 1;
-    for (int v = 0; v < V; v++) rank += logits[v] > logits[token];
-    return rank;
 }
 
 /* OV and QK of a head on the tokens of the prompt, each alone: as its embedding (raw), and through
@@ -9914,47 +9861,42 @@ static void read_head_weights(Case *c, int l, int h, MiRun *const run[2], Tables
 {
     const MiModel *model = c->study->model;
     int    T = c->prompt.n, D = model->shape.d_model, d = model->shape.d_head, V = n_vocab(c);
-    int    k = SPOKEN + UNSPOKEN;
-    float *o = must(malloc(T * (size_t)D * sizeof *o)), *logits = room_for_logits(c, T);
+    float *o = must(malloc(T * ((size_t)D + V) * sizeof *o)), *logits = o + (size_t)T * D;
+    const weight *b_K = model->block[l].b_QKV + D + h * d;
     Label  name;
-    snprintf(name, sizeof name, "ov L%dH%d", l, h);
-    Table *ov = add_spoken_table(out, name, T, "token", "OV of L%dH%d: what it writes when it looks "
-                                 "at this token (through MLP 0; LN_f without beta)", l, h);
+    Table *ov = titled(add_spoken_table(out, label(name, "ov L%dH%d", l, h), T), "logit", "token",
+                       "rank", "OV of L%dH%d: what it writes when it looks at this token (through "
+                       "MLP 0; LN_f without beta)", l, h);
     position_labels(c, ov->row, 0, T);
-    snprintf(name, sizeof name, "ov rank L%dH%d", l, h);
-    Table *rank = titled(add_table(out, name, BARS, T, 2), "rank", "token", "embedding",
-                         "OV of L%dH%d: the place of the token itself, 1 of %d is a copy", l, h, V);
+    Table *rank = titled(add_table(out, label(name, "ov rank L%dH%d", l, h), BARS, T, 2), "rank",
+                         "token", "embedding", "OV of L%dH%d: the place of the token itself, 1 of "
+                         "%d is a copy", l, h, V);
     rank->limit = INFINITY;
     strcpy(rank->col[0], "through MLP 0"), strcpy(rank->col[1], "raw");
     position_labels(c, rank->row, 0, T);
     for (int raw = 0; raw < 2; raw++) {
         written_rows(c, run[raw], l, h, o);
-        speak(c, o, T, logits);
+        speak(c, o, T, 0, logits);
         for (int t = 0; t < T; t++) {
             const float *row = logits + (size_t)t * V;
-            rank->value[t * 2 + raw] = rank_among(row, c->prompt.tokens[t], V);
-            if (raw) continue;
-            ov = rank - 1;
-            add_spoken(c, row, 1, ov, t * k, SPOKEN);
-            add_spoken(c, row, -1, ov, t * k + SPOKEN, UNSPOKEN);
+            TokenSet     token = { .tokens = c->prompt.tokens + t, .n = 1 };
+            rank->value[t * 2 + raw] = rank_of(&token, row, V);
+            if (!raw) add_spoken(c, row, rank - 1, t);
         }
     }
-    snprintf(name, sizeof name, "qk L%dH%d", l, h);
-    Table *qk = titled(add_table(out, name, HEAT, T, T), "score", "query", "key", "QK of L%dH%d: how "
-                       "much a token looks for another (through MLP 0; key biases left out)", l, h);
+    Table *qk = titled(add_table(out, label(name, "qk L%dH%d", l, h), HEAT, T, T), "score", "query",
+                       "key", "QK of L%dH%d: how much a token looks for another (through MLP 0; "
+                       "key biases left out)", l, h);
     qk->is_signed = 1;
     position_labels(c, qk->row, 0, T);
     position_labels(c, qk->col, 0, T);
     for (int i = 0; i < T * T; i++) {
-        const float  *q = mi_head(run[0], 0, MI_q, l, h, i / T);
-        const float  *key = mi_head(run[0], 0, MI_k, l, h, i % T);
-        const weight *b_K = model->block[l].b_QKV + D + h * d;
-        if (!q || !key) running(c, -1);
+        const float *q = must_run(c, mi_head(run[0], 0, MI_q, l, h, i / T));
+        const float *key = must_run(c, mi_head(run[0], 0, MI_k, l, h, i % T));
         qk->value[i] = 0;
         for (int j = 0; j < d; j++) qk->value[i] += q[j] * ((double)key[j] - b_K[j]) / sqrt(d);
     }
     free(o);
-    free(logits);
 }
 
 /* The copy score of Wang et al. 2022: at each position resid_post of layer 0, through LN1 of layer
@@ -9963,19 +9905,19 @@ static void read_head_weights(Case *c, int l, int h, MiRun *const run[2], Tables
 static void read_copy_scores(Case *c, const int *head, int n, Tables *out)
 {
     enum { HIT = 5 };
+    static const MiSite site[] = { MI_ln1 };
     const MiModel *model = c->study->model;
     int    L = model->shape.n_layer, H = model->shape.n_head, D = model->shape.d_model;
     int    T = c->prompt.n, V = n_vocab(c);
-    float *o = must(malloc((T + 1) * (size_t)D * sizeof *o)), *bias = room_for_logits(c, T + 1);
+    float *o = must(malloc((T + 1) * ((size_t)D + V) * sizeof *o)), *bias = o + (size_t)T * D;
     float *logits = bias + V;
-    const MiSite site[] = { MI_ln1 };
     Table *table = titled(add_table(out, "copy score", BARS, n + 1, 2), "share", "head", "sign",
-                          "copy score: share of the prompt's tokens among the first %d that the head "
-                          "speaks for, or against", HIT);
+                          "copy score: share of the prompt's tokens among the first %d that the "
+                          "head speaks for, or against", HIT);
     table->limit = 1;
     strcpy(table->col[0], "copies"), strcpy(table->col[1], "negative");
-    snprintf(table->row[n], sizeof(Label), "all %d heads", L * H);
-    for (int i = 0; i < 2 * (n + 1); i++) table->value[i] = 0;
+    label(table->row[n], "all %d heads", L * H);
+    table->value[2 * n] = table->value[2 * n + 1] = 0;
     gather_rows(c, c->base, MI_ln1, min_int(1, L - 1), o);
     MiRun *run = run_with(c, site, 1, o, MI_KEEP(v));
     for (int i = 0; i < D; i++) o[i] = model->ln_f_beta[i];
@@ -9983,33 +9925,23 @@ static void read_copy_scores(Case *c, const int *head, int n, Tables *out)
     for (int i = 0; i < L * H; i++) {
         double hits[2] = { 0, 0 };
         written_rows(c, run, i / H, i % H, o);
-        for (int t = 0; t < T; t++) {                   /* LN_f's sigma, which beta has to meet */
-            double mean = 0, squares = 0;
-            float *x = o + (size_t)t * D;
-            for (int j = 0; j < D; j++) mean += x[j] / (double)D;
-            for (int j = 0; j < D; j++) squares += (x[j] - mean) * (x[j] - mean) / D;
-            for (int j = 0; j < D; j++) x[j] /= sqrt(squares + model->shape.epsilon);
+        speak(c, o, T, 1, logits);                      /* over sigma: beta is to be added */
+        for (int k = 0; k < 2 * T; k++) {
+            float   *row = logits + (size_t)(k / 2) * V;
+            TokenSet token = { .tokens = c->prompt.tokens + k / 2, .n = 1 };
+            for (int v = 0; v < V; v++)                 /* P, then P + b, then -P + b */
+                row[v] = k % 2 ? 2 * bias[v] - row[v] : row[v] + bias[v];
+            hits[k % 2] += rank_of(&token, row, V) <= HIT;
         }
-        speak(c, o, T, logits);
-        for (int t = 0; t < T; t++)
-            for (int sign = 0; sign < 2; sign++) {
-                float *row = logits + (size_t)t * V;
-                for (int v = 0; v < V; v++)             /* P, then P + b, then -P + b */
-                    row[v] = sign ? 2 * bias[v] - row[v] : row[v] + bias[v];
-                hits[sign] += rank_among(row, c->prompt.tokens[t], V) <= HIT;
-            }
         for (int sign = 0; sign < 2; sign++) {
             table->value[2 * n + sign] += hits[sign] / T / (L * H);
             for (int r = 0; r < n; r++)
-                if (head[r] == i) {
-                    snprintf(table->row[r], sizeof(Label), "L%dH%d", i / H, i % H);
-                    table->value[2 * r + sign] = hits[sign] / T;
-                }
+                if (head[r] == i) table->value[2 * r + sign] = hits[sign] / T;
         }
     }
+    for (int r = 0; r < n; r++) label(table->row[r], "L%dH%d", head[r] / H, head[r] % H);
     mi_free(run);
     free(o);
-    free(bias);
 }
 
 /* The matrices of a layer as others meet them (TransformerLens' processed weights): W_Q, W_K, W_V
@@ -10021,16 +9953,15 @@ static void fill_gram(const MiShape *s, Met *met)
 {
     int D = s->d_model, d = s->d_head;
     for (int i = 0; i < 4 * s->n_head; i++) {
-        int    kind = i / s->n_head, row = kind < 3 ? D : 1, column = kind < 3 ? 1 : D;
-        const float *x = met->w[kind] + (size_t)(i % s->n_head) * d * column;
+        size_t row = i / s->n_head < 3 ? D : 1, column = i / s->n_head < 3 ? 1 : D;
+        const float *x = met->w[i / s->n_head] + i % s->n_head * d * column;
+        float *gram = met->gram + i * d * d;
         for (int a = 0; a < d; a++)
             for (int b = 0; b <= a; b++) {
                 double sum = 0;
                 for (int r = 0; r < D; r++)
-                    sum += (double)x[(size_t)r * row + (size_t)a * column] *
-                           x[(size_t)r * row + (size_t)b * column];
-                met->gram[((size_t)i * d + a) * d + b] = met->gram[((size_t)i * d + b) * d + a] =
-                    (float)sum;
+                    sum += (double)x[r * row + a * column] * x[r * row + b * column];
+                gram[a * d + b] = gram[b * d + a] = (float)sum;
             }
     }
 }
@@ -10044,21 +9975,21 @@ static Met meet(Case *c, int layer, int draw)
     size_t n = (size_t)D * D;
     const Block *w = layer < 0 ? NULL : &model->block[layer];
     const MiEdit random = { .op = MI_NOISE, .seed = c->command->seed, .sample = draw };
-    float *memory = room(c, 4 * n + 4 * (size_t)s->n_head * s->d_head * s->d_head, sizeof *memory);
+    float *memory = room(c, 4 * n + (size_t)4 * D * s->d_head, sizeof *memory);
     Met    met = { { memory, memory + n, memory + 2 * n, memory + 3 * n }, memory + 4 * n };
-    for (int kind = 0; kind < 4; kind++)
-        for (int i = 0; i < D; i++) {                   /* a column of Q, K, V, a row of O */
-            size_t step = kind < 3 ? (size_t)D : 1, first = kind < 3 ? (size_t)i : (size_t)i * D;
-            double mean = 0;
-            for (int j = 0; j < D; j++) {
-                float x = !w ? normal_at(&random, kind * D + i, j) : kind == 3
-                        ? w->W_O[(size_t)i * D + j]
-                        : w->W_QKV[(size_t)j * 3 * D + kind * D + i] * w->ln1_gamma[j];
-                met.w[kind][first + j * step] = x;
-                mean += x / (double)D;
-            }
-            for (int j = 0; j < D; j++) met.w[kind][first + j * step] -= (float)mean;
+    for (int i = 0; i < 4 * D; i++) {                   /* a column of Q, K, V, a row of O */
+        int    kind = i / D, column = i % D;
+        size_t step = kind < 3 ? D : 1;
+        float *x = met.w[kind] + (kind < 3 ? (size_t)column : (size_t)column * D);
+        double mean = 0;
+        for (int j = 0; j < D; j++) {
+            x[j * step] = !w ? normal_at(&random, i, j) : kind == 3
+                        ? w->W_O[(size_t)column * D + j]
+                        : w->W_QKV[(size_t)j * 3 * D + i] * w->ln1_gamma[j];
+            mean += x[j * step] / (double)D;
         }
+        for (int j = 0; j < D; j++) x[j * step] -= (float)mean;
+    }
     fill_gram(s, &met);
     return met;
 }
@@ -10077,19 +10008,18 @@ static void composition(const Case *c, const Met *from, const Met *into, int hea
                         double *score)
 {
     static const int other[] = { 1, 0, 3 };
-    const MiShape *s = &c->study->model->shape;
-    int    D = s->d_model, d = s->d_head, dd = d * d;
+    int    D = c->study->model->shape.d_model, d = c->study->model->shape.d_head, dd = d * d;
+    int    H = c->study->model->shape.n_head;
     float *M = must(calloc((size_t)D * d + 2 * dd + d, sizeof *M)), *GM = M + (size_t)D * d;
     float *MB = GM + dd, *zero = MB + dd;
-    const float *A = into->gram + ((size_t)kind * s->n_head + head) * dd;
-    const float *B = into->gram + ((size_t)other[kind] * s->n_head + head) * dd;
+    const float *A = into->gram + (kind * H + head) * dd;
+    const float *B = into->gram + (other[kind] * H + head) * dd;
     const Kernels *kernel = c->base->kernel;
     kernel->linear(M, from->w[3], D, D, d, into->w[kind] + head * d, D, zero, c->base->threads);
-    for (int h = 0; h < s->n_head; h++) {
-        const float *V = from->gram + ((size_t)2 * s->n_head + h) * dd;
-        const float *O = from->gram + ((size_t)3 * s->n_head + h) * dd, *m = M + (size_t)h * dd;
-        kernel->linear(GM, V, d, d, d, m, d, zero, 1);
-        kernel->linear(MB, m, d, d, d, B, d, zero, 1);
+    for (int h = 0; h < H; h++) {
+        const float *V = from->gram + (2 * H + h) * dd, *O = from->gram + (3 * H + h) * dd;
+        kernel->linear(GM, V, d, d, d, M + h * dd, d, zero, 1);
+        kernel->linear(MB, M + h * dd, d, d, d, B, d, zero, 1);
         score[h] = sqrt(trace(GM, MB, d) / (trace(V, O, d) * trace(A, B, d)));
     }
     free(M);
@@ -10099,48 +10029,45 @@ static void composition(const Case *c, const Met *from, const Met *into, int hea
  * as a control, what random matrices of this size come to. */
 static void read_composition(Case *c, const Asked *asked, const int *head, int n, Tables *out)
 {
-    const MiShape *s = &c->study->model->shape;
-    int     H = s->n_head, last = 0, first = out->n, one = n == 1;
+    int     H = c->study->model->shape.n_head, last = 0, first = out->n, one = n == 1;
     double *score = room(c, H, sizeof *score);
-    Met    *met = room(c, s->n_layer, sizeof *met), random[2];
+    Met    *met = room(c, c->study->model->shape.n_layer, sizeof *met), random[2];
+    Label   name;
     for (int i = 0; i < n; i++) last = max_int(last, head[i] / H);
     if (last == 0) return;                              /* nothing is earlier than layer 0 */
     for (int l = 0; l <= last; l++) met[l] = meet(c, l, 0);
     for (int i = 0; i < 2; i++) random[i] = meet(c, -1, i);
     for (int kind = 0; kind < 3; kind++) {
-        Label name;
-        snprintf(name, sizeof name, "%c composition", "QKV"[kind]);
+        label(name, "%c composition", "QKV"[kind]);
         Table *table = titled(add_table(out, name, HEAT, one ? last : last * H, one ? H : n),
                               "composition", one ? "layer" : "writer", one ? "head" : "reader",
                               "%s of %s with earlier heads", name, asked->text);
         for (int i = 0; i < table->n_rows; i++)
-            snprintf(table->row[i], sizeof(Label), one ? "L%d" : "L%dH%d", one ? i : i / H, i % H);
-        for (int i = 0; i < table->n_cols; i++) {
-            int layer = head[one ? 0 : i] / H, reader = head[one ? 0 : i] % H;
-            if (one) snprintf(table->col[i], sizeof(Label), "H%d", i);
-            else snprintf(table->col[i], sizeof(Label), "L%dH%d", layer, reader);
-            for (int l = 0; l < layer && (!one || i == 0); l++) {
-                composition(c, &met[l], &met[layer], reader, kind, score);
-                for (int h = 0; h < H; h++)
-                    table->value[one ? l * H + h : (l * H + h) * n + i] = score[h];
-            }
+            label(table->row[i], one ? "L%d" : "L%dH%d", one ? i : i / H, i % H);
+        for (int i = 0; i < table->n_cols; i++)
+            if (one) label(table->col[i], "H%d", i);
+            else label(table->col[i], "L%dH%d", head[i] / H, head[i] % H);
+        for (int i = 0; i < n * last; i++) {            /* a map of one has the cells of a column */
+            int reader = i / last, l = i % last;
+            if (l >= head[reader] / H) continue;
+            composition(c, &met[l], &met[head[reader] / H], head[reader] % H, kind, score);
+            for (int h = 0; h < H; h++) table->value[(l * H + h) * n + reader] = score[h];
         }
     }
     Table *chance = titled(add_table(out, "composition of random matrices", BARS, 3, 1),
-                           "composition", "kind", "", "random matrices of the same size, mean of %d "
-                           "pairs: what composition comes to by chance", H * H);
+                           "composition", "kind", "", "random matrices of the same size, mean of "
+                           "%d pairs: what composition comes to by chance", H * H);
     strcpy(chance->col[0], "random");
     for (int kind = 0; kind < 3; kind++) {
-        snprintf(chance->row[kind], sizeof(Label), "%c", "QKV"[kind]);
+        label(chance->row[kind], "%c", "QKV"[kind]);
         chance->value[kind] = 0;
         for (int h = 0; h < H; h++) {
             composition(c, &random[0], &random[1], h, kind, score);
             for (int i = 0; i < H; i++) chance->value[kind] += score[i] / (H * H);
         }
-        for (int i = first; i < first + 3; i++)         /* one scale for all */
-            chance->limit = fmax(chance->limit, limit_of(&out->at[i]));
+        chance->limit = fmax(chance->limit, limit_of(&out->at[first + kind]));
     }
-    for (int i = first; i < first + 3; i++) out->at[i].limit = chance->limit;
+    for (Table *table = &out->at[first]; table < chance; table++) table->limit = chance->limit;
 }
 
 /* --weights: what heads would do with these tokens, from the weights. Of up to MANY heads what each
@@ -10150,11 +10077,11 @@ static void read_weights(Case *c, const Asked *asked, Tables *out)
 {
     enum { MANY = 4 };
     static const MiSite alone[] = { MI_pos_embed, MI_attn_out }, stream[] = { MI_resid_pre };
-    int     H = c->study->model->shape.n_head, n, *head = list_heads(c, asked, &n);
-    float  *x = must(malloc(c->prompt.n * (size_t)c->study->model->shape.d_model * sizeof *x));
-    MiRun  *run[2], *tokens;
+    int     H = c->study->model->shape.n_head, D = c->study->model->shape.d_model, n;
+    int    *head = list_units(c, asked, D / H, H, &n);
+    float  *x = room(c, (size_t)c->prompt.n * D, sizeof *x);
     if (n <= MANY && !is_study(c)) {
-        tokens = run_with(c, alone, 2, NULL, MI_KEEP(resid_post));
+        MiRun *run[2], *tokens = run_with(c, alone, 2, NULL, MI_KEEP(resid_post));
         for (int raw = 0; raw < 2; raw++) {
             gather_rows(c, raw ? c->base : tokens, raw ? MI_embed : MI_resid_post, 0, x);
             run[raw] = run_with(c, stream, 1, x, MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v));
@@ -10162,7 +10089,6 @@ static void read_weights(Case *c, const Asked *asked, Tables *out)
         for (int i = 0; i < n; i++) read_head_weights(c, head[i] / H, head[i] % H, run, out);
         mi_free(run[0]), mi_free(run[1]), mi_free(tokens);
     }
-    free(x);
     read_copy_scores(c, head, n, out);
     if (!is_study(c)) read_composition(c, asked, head, n, out);
 }

@@ -50,6 +50,9 @@ value=$(grep -c '^     L2N' "$dir/out")
 if [ "$value" = 3 ] && grep -q 'how long' "$dir/out"; then ok; else bad "--neurons without an answer" "$(head -20 "$dir/out")"; fi
 "$mi" --data tests/data/ioi.tsv --rows 1-3 --neurons L5N366 --weights L0H1 > "$dir/out" 2> "$dir/err"
 if grep -q 'L0H1 .* ± ' "$dir/out" && grep -q 'L5N366 .* ± ' "$dir/out"; then ok; else bad "over --data" "$(cat "$dir/err" "$dir/out")"; fi
+# more tokens than logits are computed of at once
+if "$mi" "$(printf ' the%.0s' $(seq 100))" --weights L3H1 --tsv > "$dir/out" 2> "$dir/err" &&
+   [ "$(grep -c '^ov rank L3H1.*raw' "$dir/out")" -eq 100 ]; then ok; else bad "--weights of 100 tokens" "$(cat "$dir/err")"; fi
 
 while IFS='|' read -r saying arguments; do
     if "$mi" $arguments > "$dir/out" 2> "$dir/err" || [ $? -ne 2 ] || [ -s "$dir/out" ] ||
