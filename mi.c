@@ -5487,15 +5487,14 @@ int mi_ratio(const double *a, size_t a_stride, const double *b, size_t b_stride,
         if (group[i] >= 0) sum_a += a[i * a_stride], sum_b += b[i * b_stride], e->n++;
     }
     e->mean = sum_b ? sum_a / sum_b : NAN;
-    double *inside = calloc(most + 1, sizeof *inside);
-    char   *any = calloc(most + 1, 1);
-    if (!inside || !any) return free(inside), free(any), mi_fail("out of memory");
+    struct { double sum; int n; } *inside = calloc(most + 1, sizeof *inside);
+    if (!inside) return mi_fail("out of memory");
     for (int i = 0; i < n; i++)
         if (group[i] >= 0)
-            inside[group[i]] += a[i * a_stride] - e->mean * b[i * b_stride], any[group[i]] = 1;
-    for (int g = 0; g < most; g++) squares += inside[g] * inside[g], e->n_groups += any[g];
+            inside[group[i]].sum += a[i * a_stride] - e->mean * b[i * b_stride], inside[group[i]].n++;
+    for (int g = 0; g < most; g++)
+        squares += inside[g].sum * inside[g].sum, e->n_groups += inside[g].n > 0;
     free(inside);
-    free(any);
     int G = e->n_groups;
     if (G > 1) e->error = sqrt(squares * G / (G - 1)) / fabs(sum_b);
     if (G > 1) e->critical = t_quantile(G - 1);
@@ -9047,6 +9046,7 @@ static Table *add_cells_table(const MiCells *cells, Tables *out, const char *nam
     Table *table = add_table(out, name, look, cells->n_rows, cells->n_cols);
     memcpy(table->row, cells->row, cells->n_rows * sizeof(Label));
     memcpy(table->col, cells->col, cells->n_cols * sizeof(Label));
+    if (!cells->address) return table;
     table->address = must(malloc((cells_of(table) + 1) * sizeof(Label)));
     memcpy(table->address, cells->address, cells_of(table) * sizeof(Label));
     return table;
@@ -10109,17 +10109,13 @@ static void resolve_path(Case *c, Asked *asked)
     Parser  p = parser_of(c, "--path", asked->text);
     MiEdit  edit = { .op = MI_SET, .from = MI_FROM_SOURCE, .head = -1 };
     resolve_edges(c, asked);
-    int status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
+    resolve_list(c, &p);
     for (const Address *a = p.found; a < p.found + p.n_found; a++)
         if (a->site != MI_z && a->site != MI_mlp_out)
             resolving(c, fail_at(&p, a->text, "a sender is a head, L5H3, or an MLP, L5.mlp_out"));
     resolving(c, lay_out_cells(&p, &edit, 0, &asked->cells));
     p = parser_of(c, "--into", strcmp(into, "logits") ? into : "ln_f");
-    status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
+    resolve_list(c, &p);
     for (const Address *a = p.found; a < p.found + p.n_found; a++) {
         if (a->site != MI_q && a->site != MI_k && a->site != MI_v && a->site != MI_ln2 &&
             a->site != MI_ln_f)
@@ -10146,10 +10142,10 @@ static Node node_of(const Case *c, MiSite site, int layer, int head, int half, c
     return node;
 }
 
-/* All of them in order, and the edges, from each writer into each reader above it. Writers: the
- * input, then the heads of each layer and its MLP; readers: q, k and v of the heads of each layer
- * and its MLP, last the logits. */
-typedef struct { Node *writer, *reader; int n, (*edge)[2]; Label *name; } Graph;
+/* All of them in order, and the edges, from each writer into each reader above it: as the rows of a
+ * table. Writers: the input, then the heads of each layer and its MLP; readers: q, k and v of the
+ * heads of each layer and its MLP, last the logits. */
+typedef struct { Node *writer, *reader; int (*edge)[2]; MiCells cells; } Graph;
 
 static Graph list_edges(Case *c)
 {
@@ -10157,7 +10153,8 @@ static Graph list_edges(Case *c)
     int   L = c->study->model->shape.n_layer, H = c->study->model->shape.n_head, w = 0, r = 0;
     int   n = (1 + L * (H + 1)) * (1 + L * (3 * H + 1));
     Graph g = { room(c, 1 + L * (H + 1), sizeof(Node)), room(c, 1 + L * (3 * H + 1), sizeof(Node)),
-                0, room(c, n, sizeof *g.edge), room(c, n, sizeof(Label)) };
+                room(c, n, sizeof *g.edge), { .n_cols = 1, .row = room(c, n, sizeof(Label)),
+                .col = room(c, 1, sizeof(Label)), .row_axis = "edge", .col_axis = "" } };
     g.writer[w] = node_of(c, MI_embed, 0, -1, 0, "input");
     g.writer[w].edit[1].site = MI_pos_embed;
     g.writer[w++].n = 2;
@@ -10172,10 +10169,17 @@ static Graph list_edges(Case *c)
     for (int i = 0; i < w * r; i++) {
         const Node *from = &g.writer[i / r], *into = &g.reader[i % r];
         if (into->half < from->half) continue;
-        snprintf(g.name[g.n], sizeof(Label), "%.30s->%.30s", from->name, into->name);
-        g.edge[g.n][0] = i / r, g.edge[g.n++][1] = i % r;
+        label(g.cells.row[g.cells.n_rows], "%.30s->%.30s", from->name, into->name);
+        g.edge[g.cells.n_rows][0] = i / r, g.edge[g.cells.n_rows++][1] = i % r;
     }
     return g;
+}
+
+/* What each cell's edits change the held run's metric by. */
+static void run_changes(Case *c, MiEdits *cells, const int *first, double *change, int n)
+{
+    run_sweep(c, cells, first, change, n);
+    for (int i = 0; i < n; i++) change[i] -= held_of(c)->metric;
 }
 
 /* What edges i, i + 1 ... of one writer would change, up to number `end` -> edits of cells; returns
@@ -10183,8 +10187,7 @@ static Graph list_edges(Case *c)
 static int patch_edges(Case *c, const Graph *g, int i, int end, MiEdits *edits, int *first)
 {
     int    w = g->edge[i][0];
-    MiRun *fork = mi_senders(c->base, c->source, g->writer[w].edit, g->writer[w].n, 1);
-    if (!fork) running(c, -1);
+    MiRun *fork = must_run(c, mi_senders(c->base, c->source, g->writer[w].edit, g->writer[w].n, 1));
     for (; i < end && g->edge[i][0] == w; i++) {
         running(c, mi_receiver(fork, c->question.at + 1, *g->reader[g->edge[i][1]].edit, edits));
         *++first = edits->n;
@@ -10197,15 +10200,13 @@ static int patch_edges(Case *c, const Graph *g, int i, int end, MiEdits *edits, 
  * comes after the reader follows (Goldowsky-Dill et al. 2023). Exact, one run each. */
 static void run_edges(Case *c, const Graph *g, double *value)
 {
-    int *first = must(calloc(g->n + 1, sizeof *first));
-    memset(value, 0, g->n * sizeof *value);
-    for (int i = 0, next; i < g->n; i = next) {
+    int  n = g->cells.n_rows, *first = must(calloc(n + 1, sizeof *first));
+    for (int i = 0, next; i < n; i = next) {
         MiEdits edits = { 0 };
-        next = patch_edges(c, g, i, g->n, &edits, first);
-        run_sweep(c, &edits, first, value + i, next - i);
+        next = patch_edges(c, g, i, n, &edits, first);
+        run_changes(c, &edits, first, value + i, next - i);
         mi_edits_free(&edits);
     }
-    for (int i = 0; i < g->n; i++) value[i] -= held_of(c)->metric;
     free(first);
 }
 
@@ -10214,14 +10215,13 @@ static void run_edges(Case *c, const Graph *g, double *value)
 static void read_edges(Case *c, const Asked *asked, Tables *out)
 {
     Graph  g = list_edges(c);
-    Table *table = titled(add_table(out, "edges", BARS, g.n, 1), "share restored", "edge", "",
-                          "--edges, one run per edge: %s, 0 as in base, 1 as in source",
+    Table *table = titled(add_cells_table(&g.cells, out, "edges", BARS), "share restored", "edge",
+                          "", "--edges, one run per edge: %s, 0 as in base, 1 as in source",
                           METRICS[c->question.metric].name);
     (void)asked;
     table->is_signed = table->is_share = 1;
     table->whole = restorable(c);
     table->most = shown_of(c, 20);
-    memcpy(table->row, g.name, g.n * sizeof(Label));
     run_edges(c, &g, table->value);
 }
 
@@ -10231,15 +10231,13 @@ static void read_edges(Case *c, const Asked *asked, Tables *out)
 static void read_path(Case *c, const Asked *asked, Tables *out)
 {
     const MiCells *form = &asked->cells;
-    const char    *metric = METRICS[c->question.metric].name;
-    int     n = form->n_rows * form->n_cols;
-    int    *first = must(calloc(n + 1, sizeof *first));
+    const Command *command = c->command;
+    int     n = form->n_rows * form->n_cols, *first = must(calloc(n + 1, sizeof *first));
     MiEdits edits = { 0 };
     for (int i = 0; i < n; i++) {
         int    from = form->first[i], senders = form->first[i + 1] - from;
-        MiRun *fork = mi_senders(c->base, c->source, form->edits.at + from, senders,
-                                 c->command->freeze_mlps);
-        if (!fork) running(c, -1);
+        MiRun *fork = must_run(c, mi_senders(c->base, c->source, form->edits.at + from, senders,
+                                             command->freeze_mlps));
         for (int k = 0; k < asked->rows.n; k++)
             running(c, mi_receiver(fork, c->question.at + 1, asked->rows.at[k], &edits));
         first[i + 1] = edits.n;
@@ -10248,13 +10246,12 @@ static void read_path(Case *c, const Asked *asked, Tables *out)
     Table *table = titled(add_cells_table(form, out, "path", form->n_cols == 1 ? BARS : HEAT),
                           "share restored", form->row_axis, form->col_axis,
                           "--path into %s%s: %s, 0 as in base, 1 as in source",
-                          c->command->into ? c->command->into : "logits",
-                          c->command->freeze_mlps ? ", MLPs frozen" : "", metric);
+                          command->into ? command->into : "logits",
+                          command->freeze_mlps ? ", MLPs frozen" : "",
+                          METRICS[c->question.metric].name);
     table->is_signed = table->is_share = 1;
     table->whole = restorable(c);
-    memset(table->value, 0, n * sizeof *table->value);
-    run_sweep(c, &edits, first, table->value, n);
-    for (int i = 0; i < n; i++) table->value[i] -= held_of(c)->metric;
+    run_changes(c, &edits, first, table->value, n);
     mi_edits_free(&edits);
     free(first);
 }
@@ -10288,9 +10285,7 @@ static void resolve_attribute(Case *c, Asked *asked)
         resolve_edges(c, asked);
         return;
     }
-    int status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
+    resolve_list(c, &p);
     resolving(c, lay_out_cells(&p, &edit, 0, &asked->cells));
 }
 
@@ -10322,8 +10317,7 @@ static MiRun *gradient_of(Case *c, const MiRun *run, int lane, uint64_t keep)
     float *dlogits = must(malloc(n_vocab(c) * sizeof *dlogits));
     running(c, mi_logits(run, lane, c->question.at, c->logits));
     metric_gradient(&c->question, c->logits, n_vocab(c), dlogits);
-    MiRun *gradient = mi_gradient(run, lane, c->question.at, dlogits, keep);
-    if (!gradient) running(c, -1);
+    MiRun *gradient = must_run(c, mi_gradient(run, lane, c->question.at, dlogits, keep));
     free(dlogits);
     return gradient;
 }
@@ -10354,9 +10348,8 @@ static int next_slope(Case *c, const Asked *asked, int i, uint64_t keep, Slope *
             mix->value_stride = mix->count;
         }
         MiLane lane = { c->base, edit, held + 2, 0, 0 };
-        slope->run = slope->fork = mi_fork(&lane, 1, 0, asked->what->keep);
+        slope->run = slope->fork = must_run(c, mi_fork(&lane, 1, 0, asked->what->keep));
         slope->lane = 0;
-        if (!slope->fork) running(c, -1);
     }
     slope->gradient = gradient_of(c, slope->run, slope->lane, keep);
     return 1;
@@ -10373,9 +10366,7 @@ static double towards(const float *source, int i) { return source ? source[i] : 
 
 static const float *source_row(const Case *c, const MiEdit *edit, int t)
 {
-    const float *row = c->source ? row_at(c->source, 0, edit, t) : NULL;
-    if (c->source && !row) running(c, -1);
-    return row;
+    return c->source ? must_run(c, row_at(c->source, 0, edit, t)) : NULL;
 }
 
 /* sum over what an edit covers of d metric / d x (source - x)    x: of the held run */
@@ -10383,10 +10374,10 @@ static double attributed(const Case *c, const Slope *s, const MiEdit *edit)
 {
     double sum = 0;
     for (int t = edit->pos; t < min_int(edit->pos_end, c->question.at + 1); t++) {
-        const float *x = row_at(shown_run(c), s->held, edit, t), *to = source_row(c, edit, t);
-        const float *slope = row_at(s->gradient, 0, edit, t);
+        const float *x = must_run(c, row_at(shown_run(c), s->held, edit, t));
+        const float *slope = must_run(c, row_at(s->gradient, 0, edit, t));
+        const float *to = source_row(c, edit, t);
         int n = edit->head >= 0 ? min_int(edit->count, t + 1 - edit->first) : edit->count;
-        if (!x || !slope) running(c, -1);
         for (int i = 0; i < n; i++) sum += (double)slope[i] * (towards(to, i) - x[i]);
     }
     return sum;
@@ -10446,8 +10437,7 @@ static void writer_change(const Case *c, const Node *writer, int t, float *u)
     int D = c->study->model->shape.d_model;
     memset(u, 0, D * sizeof *u);
     for (const MiEdit *e = writer->edit; e < writer->edit + writer->n; e++) {
-        const float *x = row_at(c->base, 0, e, t), *to = source_row(c, e, t);
-        if (!x) running(c, -1);
+        const float *x = must_run(c, row_at(c->base, 0, e, t)), *to = source_row(c, e, t);
         for (int k = 0; k < e->count; k++) {
             float by = (float)(towards(to, k) - x[k]);
             const weight *W_O = c->study->model->block[e->layer].W_O + (size_t)(e->first + k) * D;
@@ -10462,7 +10452,8 @@ static void writer_change(const Case *c, const Node *writer, int t, float *u)
 static void attribute_edges(Case *c, const Asked *asked, const Graph *g, double *told)
 {
     size_t D = c->study->model->shape.d_model, T = c->question.at + 1;
-    size_t n = (g->edge[g->n - 1][1] + 1) * T;           /* rows of all readers; the last: logits */
+    int    n_edges = g->cells.n_rows;
+    size_t n = (g->edge[n_edges - 1][1] + 1) * T;       /* rows of all readers; the last: logits */
     float *slopes = must(calloc((n + T) * D, sizeof *slopes)), *u = slopes + n * D;
     Slope  s;
     for (int k = 0; next_slope(c, asked, k, MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) | MI_KEEP(ln2),
@@ -10472,7 +10463,7 @@ static void attribute_edges(Case *c, const Asked *asked, const Graph *g, double 
                                           (int)(i % T), u));
             for (size_t j = 0; j < D; j++) slopes[i * D + j] += (float)s.share * u[j];
         }
-    for (int i = 0; i < g->n; i++) {
+    for (int i = 0; i < n_edges; i++) {
         int w = g->edge[i][0];
         const float *slope = slopes + g->edge[i][1] * T * D;
         for (size_t t = 0; t < T && (i == 0 || w != g->edge[i - 1][0]); t++)
@@ -10515,22 +10506,26 @@ static int furthest(const Table *told, const Table *exact, int n, int *top)
     return n;
 }
 
+static const char *name_of(const Table *table, int cell)
+{
+    return table->address ? table->address[cell] : table->row[cell];
+}
+
 /* A table that is made of the means of others, the last of them exact: their audit; or cells of
  * them side by side, the largest, or where the first and the exact differ most. */
 static void compare(Table *t, const Table *of)
 {
     const Table *exact = of + t->n_from - 1;
-    int n = t->n_rows, m = t->n_cols, worst = !strcmp(t->name, "worst");
+    int m = t->n_cols, audit = !strcmp(t->name, "audit"), worst = !strcmp(t->name, "worst");
     t->n_prompts = 0;                                   /* there is none of a single prompt */
-    for (int k = 0; k < m && !strcmp(t->name, "audit"); k++)
-        compare_all(of + k, exact, t->value + k, m);
-    if (!strcmp(t->name, "audit")) return;
-    int *top = must(malloc((n + 1) * sizeof *top));
-    n = furthest(worst ? of : NULL, exact, n, top);
-    if (exact->error) t->error = must(calloc(t->n_rows * m + 1, sizeof *t->error));
+    for (int k = 0; k < m && audit; k++) compare_all(of + k, exact, t->value + k, m);
+    if (audit) return;
+    int *top = must(malloc((t->n_rows + 1) * sizeof *top));
+    int  n = furthest(worst ? of : NULL, exact, t->n_rows, top);
+    if (exact->error) t->error = must(calloc(cells_of(t) + 1, sizeof *t->error));
     for (int i = 0; i < n * m; i++) {
         int cell = top[i / m];
-        strcpy(t->row[i / m], exact->address ? exact->address[cell] : exact->row[cell]);
+        strcpy(t->row[i / m], name_of(exact, cell));
         t->value[i] = of[i % m].value[cell];
         if (t->error) t->error[i] = of[i % m].error[cell];
     }
@@ -10569,9 +10564,8 @@ static void most_bent(Case *c, const MiRun *trunk, const MiRun *fork, const MiRu
         const float *score[3], *pattern[3];
         double slope = 0, truth = 0;
         for (int k = 0; k < 3; k++) {
-            score[k] = mi_head(runs[k], 0, MI_scores, l, h, t);
-            pattern[k] = mi_head(runs[k], 0, MI_pattern, l, h, t);
-            if (!score[k] || !pattern[k]) running(c, -1);
+            score[k] = must_run(c, mi_head(runs[k], 0, MI_scores, l, h, t));
+            pattern[k] = must_run(c, mi_head(runs[k], 0, MI_pattern, l, h, t));
         }
         for (int j = 0; j <= t; j++) {
             if (isfinite(score[0][j])) slope += score[2][j] * ((double)score[1][j] - score[0][j]);
@@ -10580,7 +10574,7 @@ static void most_bent(Case *c, const MiRun *trunk, const MiRun *fork, const MiRu
         }
         if (!(fabs(truth - slope) > fabs(numbers[2] - numbers[1]))) continue;
         numbers[0] = pattern[0][key], numbers[1] = slope, numbers[2] = truth;
-        snprintf(place, sizeof(Label), "L%dH%d.pattern@%d:%d", l, h, t, key);
+        label(place, "L%dH%d.pattern@%d:%d", l, h, t, key);
     }
 }
 
@@ -10595,8 +10589,8 @@ static void add_reasons(Case *c, const Asked *asked, const Graph *g, int told, i
     MiRun   *trunk = held_run(c, 0, asked->what->keep), *gradient = gradient_of(c, trunk, 0, keep);
     Table   *table = titled(add_table(out, "why", BARS, n, 3), "", "", "", "why: which softmax "
                             "bends, its weight; the change by its slope and in truth");
-    const Table  *exact = &out->at[last];
-    const MiCells form = asked->cells;
+    const Table   *exact = &out->at[last];
+    const MiCells *form = &asked->cells;
     strcpy(table->col[0], "weight"), strcpy(table->col[1], "slope"), strcpy(table->col[2], "truth");
     table->limit = INFINITY;
     for (int i = 0, first[2] = { 0 }; i < n; i++) {
@@ -10605,16 +10599,14 @@ static void add_reasons(Case *c, const Asked *asked, const Graph *g, int told, i
         Label   place = "";
         if (g) patch_edges(c, g, top[i], top[i] + 1, &edits, first);
         MiLane lane = { trunk, edits.at, edits.n, -1, 0 };
-        if (!g) lane.edits = form.edits.at + form.first[top[i]];
-        if (!g) lane.n_edits = form.first[top[i] + 1] - form.first[top[i]];
-        MiRun *fork = mi_fork(&lane, 1, -1, keep);
-        if (!fork) running(c, -1);
+        if (!g) lane.edits = form->edits.at + form->first[top[i]];
+        if (!g) lane.n_edits = form->first[top[i] + 1] - form->first[top[i]];
+        MiRun *fork = must_run(c, mi_fork(&lane, 1, -1, keep));
         most_bent(c, trunk, fork, gradient, place, numbers);
         mi_free(fork);
         mi_edits_free(&edits);
         if (!*place || !(fabs(numbers[2] - numbers[1]) >= 0.1 * off)) continue;
-        snprintf(table->row[found], sizeof(Label), "%.28s, %.32s", exact->address
-                 ? exact->address[top[i]] : exact->row[top[i]], place);
+        label(table->row[found], "%.28s, %.32s", name_of(exact, top[i]), place);
         memcpy(table->value + 3 * found++, numbers, sizeof numbers);
     }
     table->n_rows = found;
@@ -10633,27 +10625,24 @@ static int is_affordable(const Case *c, int n)
 }
 
 /* The tables of numbers: attributed, with the pattern anew, and exact. */
-static void add_attributions(Case *c, const Asked *asked, const Graph *g, const int which[3],
+static void add_attributions(Case *c, const MiCells *form, int edges, const int which[3],
                              Tables *out)
 {
     static const char *const names[] = { "attribution", "pattern anew", "exact" };
-    const MiCells *form = &asked->cells;
-    const char    *metric = METRICS[c->question.metric].name;
-    char    how[40] = "gradient", title[3][100] = { "", "with the pattern computed anew",
-                                                    "the same patched, one run per cell" };
+    const char *metric = METRICS[c->question.metric].name;
+    char    how[40] = "gradient", title[100];
     double  side;
     int     steps = steps_of(c, &side);
     if (steps) snprintf(how, sizeof how, "mean of %d gradients", steps);
-    snprintf(title[0], sizeof title[0], "--attribute%s, %s . (%s - x)", g ? " edges" : "", how,
+    snprintf(title, sizeof title, "--attribute%s, %s . (%s - x)", edges ? " edges" : "", how,
              c->source ? "source" : "0");
-    if (!c->source) strcpy(title[2], "the same set to 0, one run per cell");
+    const char *titles[] = { title, "with the pattern computed anew", c->source ?
+        "the same patched, one run per cell" : "the same set to 0, one run per cell" };
     for (int i = 0; i < 3; i++) {
         if (!which[i]) continue;
-        Table *table = g ? add_table(out, names[i], BARS, g->n, 1)
-                         : add_cells_table(form, out, names[i], form->n_cols == 1 ? BARS : HEAT);
-        titled(table, metric, g ? "edge" : form->row_axis, g ? "" : form->col_axis,
-               "%s: change of %s from %s", title[i], metric, held_of(c)->name);
-        if (g) memcpy(table->row, g->name, g->n * sizeof(Label));
+        Table *table = titled(add_cells_table(form, out, names[i], form->n_cols == 1 ? BARS : HEAT),
+                              metric, form->row_axis, form->col_axis, "%s: change of %s from %s",
+                              titles[i], metric, held_of(c)->name);
         table->is_signed = 1;
         memset(table->value, 0, cells_of(table) * sizeof *table->value);
     }
@@ -10664,29 +10653,27 @@ static void add_attributions(Case *c, const Asked *asked, const Graph *g, const 
  * the source in adds), beside what it does change: every patch is run. */
 static void read_attribute(Case *c, const Asked *asked, Tables *out)
 {
-    const MiCells *form = &asked->cells;
-    MiEdits  cells = form->edits;
+    MiEdits  cells = asked->cells.edits;
     uint64_t sites = sites_of(&cells, FROM_ANYWHERE) & ~MI_KEEP_NONE;
     int      edges = !strcmp(asked->text, "edges"), first = out->n;
     Graph    graph = edges ? list_edges(c) : (Graph){ 0 }, *g = edges ? &graph : NULL;
-    int      n = edges ? g->n : form->n_rows * form->n_cols, there = edges ? n : 0;
+    const MiCells *form = edges ? &g->cells : &asked->cells;
+    int      n = form->n_rows * form->n_cols, there = 0;
     int      which[] = { 1, !edges && !(sites & ~(MI_KEEP(q) | MI_KEEP(k))), is_affordable(c, n) };
     int      n_told = 1 + which[1], n_tables = n_told + which[2];
-    add_attributions(c, asked, g, which, out);
+    add_attributions(c, form, edges, which, out);
     double  *told = out->at[first].value, *exact = out->at[out->n - 1].value;
     if (edges) attribute_edges(c, asked, g, told);
     else attribute_cells(c, asked, told, which[1] ? out->at[first + 1].value : NULL);
     running(c, mi_edits_bind(&cells, c->base, c->source));
     if (which[2] && edges) run_edges(c, g, exact);
-    else if (which[2]) run_sweep(c, &cells, form->first, exact, n);
-    for (int i = 0; i < n && !edges; i++) {
-        int is_cell = form->first[i] < form->first[i + 1];
-        if (which[2]) exact[i] -= held_of(c)->metric;
+    else if (which[2]) run_changes(c, &cells, form->first, exact, n);
+    for (int i = 0; i < n; i++) {
+        int is_cell = edges || form->first[i] < form->first[i + 1];
         for (int k = 0; k < n_tables && !is_cell; k++) out->at[first + k].value[i] = NAN;
         there += is_cell;
     }
-    int  shown = edges ? min_int(n, shown_of(c, 20))
-               : is_list(form) ? shown_of(c, n > 64 ? 20 : 0) : 0;
+    int  shown = is_list(form) ? min_int(n, shown_of(c, edges || n > 64 ? 20 : 0)) : 0;
     char title[200];
     snprintf(title, sizeof title, "%.*s: %s, %d of %d", (int)strcspn(out->at[first].title, ":"),
              out->at[first].title, out->at[first].quantity, shown, n);
@@ -10723,9 +10710,7 @@ static void resolve_circuit(Case *c, Asked *asked)
     MiEdit edit = { .op = MI_SET, .from = MI_FROM_SOURCE, .head = -1 };
     resolve_edges(c, asked);
     if (value) p.end = value;
-    int status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
+    resolve_list(c, &p);
     for (const Address *a = p.found; a < p.found + p.n_found; a++)
         if (SITES[a->site].width == MI_KEYS || SITES[a->site].width == MI_ONE)
             resolving(c, fail_at(&p, a->text, "a circuit has heads, neurons and whole sites"));
@@ -10839,7 +10824,7 @@ static int *lay_out_circuit(Case *c, const Asked *asked, const Circuit *x, int n
         shuffle_units(x, c->command->seed, v < 0 ? set : -1, order);
         if (others) ablate_units(c, x, order, 0, edits);
         if (members && v < 0) ablate_units(c, x, order, 1, edits);
-        for (int j = v < 0 ? 0 : form->first[v]; j < (v < 0 ? 0 : form->first[v + 1]); j++) {
+        for (int j = v < 0 ? 0 : form->first[v]; v >= 0 && j < form->first[v + 1]; j++) {
             const MiEdit *e = &form->edits.at[j];
             MiEdit one = part_of(x->unit[unit_of(x, e)], e->count, e->pos,
                                  min_int(e->pos_end, x->T));
@@ -10874,15 +10859,30 @@ static void add_random_sets(const double *metric, const double *kl, double rows[
         int k = i % 4;
         sets->value[i] = (k < 2 ? metric : kl)[3 + 2 * (i / 4) + k % 2];
         rows[k / 2][2 + 2 * (k % 2)] += sets->value[i] / RANDOM_SETS;
-        snprintf(sets->row[i / 4], sizeof(Label), "%d", i / 4 + 1);
+        label(sets->row[i / 4], "%d", i / 4 + 1);
         strcpy(sets->col[k], cols[k]);
     }
 }
 
-/* The circuit and the model without each member, F(C-v) and F(M-v), less what either is (Wang et al.
- * 2022: minimality, and incompleteness for sets of one; theirs are absolute). */
-static void add_members(const MiCells *form, const char *quantity, const double *metric,
-                        Tables *out, Table *circuit)
+/* Number `from` and those after it of what the sets say, less what is 0 in this table. */
+static Table *add_sets(Tables *out, const char *name, const char *column, const double *value,
+                       double zero, int from, int n_rows)
+{
+    static const char *const sets[] = { "whole", "circuit", "random circuits", "complement",
+                                        "random complements", "all ablated" };
+    Table *table = add_table(out, name, BARS, n_rows, 1);
+    strcpy(table->col[0], column);
+    for (int i = 0; i < n_rows && from + i < 6; i++) {
+        strcpy(table->row[i], sets[from + i]);
+        table->value[i] = value[from + i] - zero;
+    }
+    return table;
+}
+
+/* without [n,2]: F(C-v) and F(M-v), the circuit and the model without each member, less what either
+ * is (Wang et al. 2022: minimality, and incompleteness for sets of one; theirs are absolute). */
+static void add_members(const MiCells *form, const char *quantity, double circuit,
+                        const double *without, Tables *out)
 {
     int    n = form->n_rows * form->n_cols;
     Table *table = titled(add_table(out, "members", BARS, n, 2), quantity, "member", "",
@@ -10890,53 +10890,44 @@ static void add_members(const MiCells *form, const char *quantity, const double 
     table->is_signed = 1;
     table->address = must(calloc(2 * n + 1, sizeof(Label)));
     strcpy(table->col[0], "minimality"), strcpy(table->col[1], "incompleteness");
-    for (int i = 0; i < n; i++) {
-        const double *less = metric + 3 + 2 * (RANDOM_SETS + i);
-        circuit->value[6 + i] = less[0];
-        table->value[2 * i] = less[0] - metric[0];
-        table->value[2 * i + 1] = less[0] - less[1];
-        snprintf(circuit->row[6 + i], sizeof(Label), "less %.50s", form->address[i]);
-        strcpy(table->row[i], form->address[i]);
-        for (int k = 0; k < 2; k++) strcpy(table->address[2 * i + k], form->address[i]);
+    for (int i = 0; i < 2 * n; i++) {
+        table->value[i] = without[i / 2 * 2] - (i % 2 ? without[i] : circuit);
+        strcpy(table->row[i / 2], form->address[i / 2]);
+        strcpy(table->address[i], form->address[i / 2]);
     }
 }
 
-/* Sets as rows: of the circuit's table all, and its members; of the others some. */
+/* Sets as rows: of the circuit's table all, and it less each member; of the others some. */
 static void add_circuit_tables(Case *c, const Asked *asked, const Circuit *x, const double *metric,
                                const double *kl, Tables *out)
 {
-    static const char *const sets[] = { "whole", "circuit", "random circuits", "complement",
-                                        "random complements", "all ablated" };
-    static const struct { const char *name; int from, to; } forms[] = {
-        { "circuit", 0, 6 }, { "faithfulness", 1, 5 }, { "completeness", 1, 6 } };
-    const char *name = METRICS[c->question.metric].name, *kind = find_value(asked->text, 0);
-    int    n = asked->cells.n_rows * asked->cells.n_cols, at = out->n, mlps = 0;
+    const MiCells *form = &asked->cells;
+    const double  *without = metric + 3 + 2 * RANDOM_SETS;
+    const char    *name = METRICS[c->question.metric].name, *kind = find_value(asked->text, 0);
+    int    n = form->n_rows * form->n_cols, mlps = 0;
     double rows[2][6] = { { c->outcome[0].metric, metric[0], 0, metric[1], 0, metric[2] },
                           { 0, kl[0], 0, kl[1], 0, kl[2] } };
     char   what[100] = "";
     count_members(x, what, sizeof what);
     for (int i = 0; i < x->whole.n; i++) mlps |= half_of(c->study->model, x->whole.at[i].site, 0);
     add_random_sets(metric, kl, rows, out);
-    for (int k = 0; k < 3; k++) {
-        Table *table = add_table(out, forms[k].name, BARS, forms[k].to - forms[k].from + !k * n, 1);
-        strcpy(table->col[0], k == 0 ? name : k == 1 ? "faithfulness" : "kl");
-        for (int i = forms[k].from, row = 0; i < forms[k].to; i++, row++) {
-            strcpy(table->row[row], sets[i]);
-            table->value[row] = rows[k == 2][i] - (k == 1 ? metric[2] : 0);
-        }
+    Table *table = titled(add_sets(out, "circuit", name, rows[0], 0, 0, 6 + n), name, "set", "",
+                          "%s with %s, the others %s%s", name, what, kind ? kind : "=mean",
+                          mlps ? "" : "; MLPs are left alone");
+    table->is_signed = has_sign(c->question.metric) && c->question.metric != LOGPROB;
+    table->limit = c->question.metric == PROB;
+    for (int i = 0; i < n; i++) {
+        label(table->row[6 + i], "less %.50s", form->address[i]);
+        table->value[6 + i] = without[2 * i];
     }
-    add_members(&asked->cells, name, metric, out, &out->at[at + 1]);
-    Table *circuit = &out->at[at + 1];
-    titled(circuit, name, "set", "", "%s with %s, the others %s%s", name, what,
-           kind ? kind : "=mean", mlps ? "" : "; MLPs are left alone");
-    titled(circuit + 1, "faithfulness", "set", "",
-           "faithfulness: 0 as with all ablated, 1 as the whole model");
-    titled(circuit + 2, "KL, in nats", "set", "",
+    table = titled(add_sets(out, "faithfulness", "faithfulness", rows[0], metric[2], 1, 4),
+                   "faithfulness", "set", "",
+                   "faithfulness: 0 as with all ablated, 1 as the whole model");
+    table->is_signed = table->is_share = 1;
+    table->whole = rows[0][0] - metric[2];
+    titled(add_sets(out, "completeness", "kl", rows[1], 0, 1, 5), "KL, in nats", "set", "",
            "completeness: KL(set || whole) of the complement, in nats; high is good");
-    circuit->is_signed = has_sign(c->question.metric) && c->question.metric != LOGPROB;
-    circuit->limit = c->question.metric == PROB;
-    circuit[1].is_signed = circuit[1].is_share = 1;
-    circuit[1].whole = rows[0][0] - metric[2];
+    add_members(form, name, metric[0], without, out);
 }
 
 /* --circuit: the parts that are said to do something, alone and left out, beside random parts of the
@@ -10971,11 +10962,11 @@ static void finish_circuit(Tables *report)
 {
     Table *sets = table_named(report, "random sets");
     double whole = fabs(sets[1].value[0] - sets[1].value[5]);
-    for (int i = 1; i < 4; i++)
-        if (!sets[i].error) {
-            sets[i].error = must(malloc(cells_of(&sets[i]) * sizeof(double)));
-            for (int k = 0; k < cells_of(&sets[i]); k++) sets[i].error[k] = NAN;
-        }
+    for (int i = 1; i < 4; i++) {
+        if (sets[i].error) continue;
+        sets[i].error = must(malloc(cells_of(&sets[i]) * sizeof(double)));
+        for (int k = 0; k < cells_of(&sets[i]); k++) sets[i].error[k] = NAN;
+    }
     for (int k = 0; k < 4; k++) {
         double mean = 0, squares = 0, *value = sets->value + k;     /* mean: above the first's */
         for (int s = 0; s < RANDOM_SETS; s++) mean += (value[4 * s] - *value) / RANDOM_SETS;
@@ -11002,21 +10993,23 @@ static double jaccard_at_random(int n, int K)
     return sum;
 }
 
-/* The K cells with the largest |mean| over rows: all, or those of G groups drawn with replacement,
- * resample number b. */
-static void choose_cells(const Table *change, const int *group, const int *groups, int G, int seed,
-                         int b, int K, int *chosen)
+enum { RESAMPLES = 100 };
+
+/* The K cells with the largest |mean| over rows: of G groups drawn with replacement, resample number
+ * b; after the last, of all. */
+static void choose_cells(const Table *change, const Study *study, const int *groups, int G, int b,
+                         int K, int *chosen)
 {
     int     n = cells_of(change), *times = must(calloc(change->n_prompts + 1, sizeof *times));
     double *sum = must(calloc(n + 1, sizeof *sum));
     float  *size = must(malloc((n + 1) * sizeof *size));
     for (int j = 0; j < G; j++) {
-        uint64_t key = mix_bits(seed) ^ ((uint64_t)b << 32 | (uint32_t)j);
-        times[groups[b < 0 ? j : (int)(mix_bits(key) % G)]]++;
+        uint64_t key = mix_bits(study->command->seed) ^ ((uint64_t)b << 32 | (uint32_t)j);
+        times[groups[b == RESAMPLES ? j : (int)(mix_bits(key) % G)]]++;
     }
-    for (int r = 0; r < change->n_prompts; r++)
-        for (int i = 0; i < n && group[r] >= 0 && times[group[r]]; i++)
-            sum[i] += times[group[r]] * change->all[(size_t)r * n + i];
+    for (int r = 0, g; r < change->n_prompts; r++)
+        for (int i = 0; i < n && (g = study->group[r]) >= 0 && times[g]; i++)
+            sum[i] += times[g] * change->all[(size_t)r * n + i];
     for (int i = 0; i < n; i++) size[i] = (float)fabs(sum[i]);
     mi_top(size, n, K, chosen);
     free(times);
@@ -11028,7 +11021,7 @@ static void choose_cells(const Table *change, const int *group, const int *group
  * rows are drawn again with replacement, RESAMPLES times; any two of the sets of K compared. */
 static void finish_stability(const Study *study, int K, Tables *report)
 {
-    enum { RESAMPLES = 100, PAIRS = RESAMPLES * (RESAMPLES - 1) / 2 };
+    const double PAIRS = RESAMPLES * (RESAMPLES - 1) / 2;
     const Table change = *table_named(report, "change");
     int    n = cells_of(&change), cells = 0, G = 0;
     int   *groups = must(calloc(study->n_groups + 1, sizeof *groups));
@@ -11044,8 +11037,7 @@ static void finish_stability(const Study *study, int K, Tables *report)
     int  *chosen = must(malloc((RESAMPLES + 1) * (size_t)K * sizeof *chosen));
     char *is_in = must(calloc((size_t)RESAMPLES * n + 1, 1));       /* [RESAMPLES,n] */
     for (int b = 0; b <= RESAMPLES; b++) {
-        choose_cells(&change, study->group, groups, G, study->command->seed,
-                     b < RESAMPLES ? b : -1, K, chosen + b * K);
+        choose_cells(&change, study, groups, G, b, K, chosen + b * K);
         for (int i = 0; i < K && b < RESAMPLES; i++) is_in[(size_t)b * n + chosen[b * K + i]] = 1;
         for (int a = 0, both = 0; a < b && b < RESAMPLES; a++, both = 0) {
             for (int i = 0; i < K; i++) both += is_in[(size_t)a * n + chosen[b * K + i]];
@@ -11092,9 +11084,7 @@ static void finish_tables(const Study *study, Tables *report)
 static void resolve_attn(Case *c, Asked *asked)
 {
     Parser p = parser_of(c, "--attn", asked->text);
-    int    status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
+    resolve_list(c, &p);
     for (Address *a = p.found; a < p.found + p.n_found; a++) {
         int keys = SITES[a->site].width == MI_KEYS;
         if (!keys && (a->unit != HEAD || a->site != MI_z))
@@ -11111,25 +11101,24 @@ static void read_attn(Case *c, const Asked *asked, Tables *out)
 {
     int T = c->prompt.n;
     for (const MiEdit *head = asked->rows.at; head < asked->rows.at + asked->rows.n; head++) {
-        Label name;
-        snprintf(name, sizeof name, "%s L%dH%d", SITES[head->site].name, head->layer, head->head);
-        int    last = min_int(head->pos_end, T), n = last - head->pos;
-        Table *table = titled(add_table(out, name, HEAT, n, T), SITES[head->site].name, "query",
-                              "key", "%s of L%dH%d%s: row = who looks, column = at whom",
-                              SITES[head->site].name, head->layer, head->head, edited_or_not(c));
+        const char *site = SITES[head->site].name;
+        int    l = head->layer, h = head->head, last = min_int(head->pos_end, T);
+        int    n = last - head->pos;
+        Label  name;
+        Table *table = titled(add_table(out, label(name, "%s L%dH%d", site, l, h), HEAT, n, T), site,
+                              "query", "key", "%s of L%dH%d%s: row = who looks, column = at whom",
+                              site, l, h, edited_or_not(c));
         table->is_signed = head->site == MI_scores;
         if (head->site == MI_pattern) table->limit = 1;
         table->address = must(calloc((size_t)n * T + 1, sizeof(Label)));
         position_labels(c, table->col, 0, T);
         position_labels(c, table->row, head->pos, last);
         for (int t = head->pos; t < last; t++) {
-            const float *keys = row_at(shown_run(c), c->lane, head, t);
-            if (!keys) running(c, -1);
+            const float *keys = must_run(c, row_at(shown_run(c), c->lane, head, t));
             for (int j = 0; j <= t; j++) {
                 int i = (t - head->pos) * T + j;
                 table->value[i] = keys[j];
-                snprintf(table->address[i], sizeof(Label), "L%dH%d.%s@%d:%d", head->layer,
-                         head->head, SITES[head->site].name, t, j);
+                label(table->address[i], "L%dH%d.%s@%d:%d", l, h, site, t, j);
             }
         }
     }
@@ -11159,7 +11148,6 @@ static void add_heads_loss(Case *c, const Asked *asked, Tables *out)
                             "second copy, in nats, if the head is ablated (zero)%s",
                             edited_or_not(c));
     table->is_signed = 1;
-    memset(table->value, 0, cells_of(table) * sizeof *table->value);
     c->question.metric = LOSS, c->question.loss_from = c->prompt.n / 2;
     run_sweep(c, &cells, asked->cells.first, table->value, cells_of(table));
     for (int s = 0; s < n_lanes; s++)
@@ -11168,27 +11156,24 @@ static void add_heads_loss(Case *c, const Asked *asked, Tables *out)
     c->question = asked_for;
 }
 
-/* The three heads that look most in each way, and whether they matter: of many that look, few do. */
-static void add_heads_strongest(Tables *out, int first, int n_kinds)
+/* The three heads that look most in each way, and whether they matter: of many that look, few do.
+ * The tables from `first` on are those ways, the last is the loss. */
+static void add_heads_strongest(Tables *out, int first)
 {
     enum { SHOWN = 3 };
-    int    top[SHOWN];
+    int    top[SHOWN], n_kinds = out->n - 1 - first, row = 0;
     Table *table = titled(add_table(out, "heads strongest", BARS, n_kinds * SHOWN, 2), "", "head",
                           "", "the strongest of each: how much they look, and what the loss rises "
                           "by without them");
-    const Table *loss = &out->at[first + n_kinds];
     strcpy(table->col[0], "attention"), strcpy(table->col[1], "loss");
     table->is_signed = table->limit = 1;
-    table->n_rows = 0;
-    for (int kind = 0; kind < n_kinds; kind++) {
-        const Table *looks = &out->at[first + kind];
-        for (int i = 0, n = strongest(looks, 1, SHOWN, top); i < n; i++) {
-            snprintf(table->row[table->n_rows], sizeof(Label), "%.20s %.30s", looks->name,
-                     looks->address[top[i]]);
-            table->value[2 * table->n_rows] = looks->value[top[i]];
-            table->value[2 * table->n_rows++ + 1] = loss->value[top[i]];
+    for (const Table *looks = &out->at[first]; looks < &out->at[first + n_kinds]; looks++)
+        for (int i = 0, n = strongest(looks, 1, SHOWN, top); i < n; i++, row++) {
+            label(table->row[row], "%.20s %.30s", looks->name, looks->address[top[i]]);
+            table->value[2 * row] = looks->value[top[i]];
+            table->value[2 * row + 1] = out->at[first + n_kinds].value[top[i]];
         }
-    }
+    table->n_rows = row;
 }
 
 /* Which heads look where, on the prompt of --heads, n random tokens twice: at what came after this
@@ -11197,38 +11182,30 @@ static void add_heads_strongest(Tables *out, int first, int n_kinds)
  * 2022; the convention is that of the field's notebooks, not of TransformerLens' head_detector. */
 static void read_heads(Case *c, const Asked *asked, Tables *out)
 {
-    const MiShape *s = &c->study->model->shape;
-    int n = c->prompt.n / 2;
-    const struct { const char *name, *title; int from, back; } kinds[] = {
-        { "induction", "induction: looks at what followed this token the first time", n - 1,
-          n - 1 },
-        { "previous", "previous token: looks one position back", 1, 1 },
-        { "duplicate", "duplicate token: looks at this token's first time", n, n },
+    int n = c->prompt.n / 2, H = c->study->model->shape.n_head, first = out->n;
+    const struct { const char *name, *title; int back; } kinds[] = {
+        { "induction", "induction: looks at what followed this token the first time", n - 1 },
+        { "previous", "previous token: looks one position back", 1 },
+        { "duplicate", "duplicate token: looks at this token's first time", n },
     };
-    int first = out->n;
     for (int kind = 0; kind < 3; kind++) {
-        int    from = kinds[kind].from;
-        Table *table = titled(add_table(out, kinds[kind].name, HEAT, s->n_layer, s->n_head),
+        int    back = kinds[kind].back;
+        Table *table = titled(add_cells_table(&asked->cells, out, kinds[kind].name, HEAT),
                               "attention", "layer", "head", "%s%s", kinds[kind].title,
                               edited_or_not(c));
         table->limit = 1;
-        table->address = must(calloc(s->n_layer * s->n_head + 1, sizeof(Label)));
-        for (int i = 0; i < s->n_layer * s->n_head; i++) {
-            int    l = i / s->n_head, h = i % s->n_head;
+        for (int i = 0; i < cells_of(table); i++) {
             double sum = 0;
-            for (int t = from; t < 2 * n; t++) {
-                const float *keys = mi_head(shown_run(c), c->lane, MI_pattern, l, h, t);
+            for (int t = back; t < 2 * n; t++) {
+                const float *keys = mi_head(shown_run(c), c->lane, MI_pattern, i / H, i % H, t);
                 if (!keys) running(c, -1);
-                sum += keys[t - kinds[kind].back];
+                sum += keys[t - back];
             }
-            table->value[i] = sum / (2 * n - from);
-            snprintf(table->address[i], sizeof(Label), "L%dH%d", l, h);
-            snprintf(table->row[l], sizeof(Label), "L%d", l);
-            snprintf(table->col[h], sizeof(Label), "H%d", h);
+            table->value[i] = sum / (2 * n - back);
         }
     }
     add_heads_loss(c, asked, out);
-    add_heads_strongest(out, first, 3);
+    add_heads_strongest(out, first);
 }
 
 /* ---- Loss ---- */
@@ -11248,20 +11225,17 @@ static void read_loss(Case *c, const Asked *asked, Tables *out)
     Table *means = titled(add_table(out, "mean loss", BARS, n, 1), "loss, in nats", "run", "",
                           "mean loss over the prompt, in nats");
     strcpy(means->col[0], "loss");
+    run_labels(c, means->row, n);
     for (int i = 0; i < n; i++) {
         const Outcome *o = &c->outcome[i];
-        strcpy(means->row[i], o->name);
         means->value[i] = mean_loss(c, o->run, o->lane, o->prompt, loss + i * T);
     }
     if (is_study(c) && !c->study->aligned) return;
     Table *table = titled(add_table(out, "loss", BARS, T - 1, n), "loss, in nats", "token", "run",
                           "loss of each token: -log p after the tokens before it, in nats");
-    for (int i = 0; i < n; i++) {
-        const Outcome *o = &c->outcome[i];
-        strcpy(table->col[i], o->name);
-        for (int t = 1; t < T; t++) table->value[(t - 1) * n + i] = loss[i * T + t - 1];
-    }
+    run_labels(c, table->col, n);
     position_labels(c, table->row, 1, T);
+    for (int i = 0; i < n * (T - 1); i++) table->value[i] = loss[i % n * T + i / n];
 }
 
 /* ---- Saving ---- */
@@ -11278,9 +11252,7 @@ static void resolve_save(Case *c, Asked *asked)
         return;
     }
     p.end = equals;
-    int status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
+    resolve_list(c, &p);
     asked->shape = one_address(c, &p);
     resolving(c, expand(&asked->rows, &p, p.found, READ_ONLY));
 }
@@ -11293,13 +11265,10 @@ static void read_save(Case *c, const Asked *asked, Tables *out)
     Array array = asked->shape;
     float *x = array.values = must(malloc(array.n * sizeof *x));
     if (!asked->rows.n) running(c, mi_logits_all(run, c->lane, 0, c->prompt.n, x));
-    for (int i = 0; i < asked->rows.n; i++)
-        for (int t = asked->rows.at[i].pos; t < min_int(asked->rows.at[i].pos_end, c->prompt.n);
-             t++) {
-            const MiEdit *edit = &asked->rows.at[i];
-            const float  *row = row_at(run, c->lane, edit, t);
+    for (const MiEdit *edit = asked->rows.at; edit < asked->rows.at + asked->rows.n; edit++)
+        for (int t = edit->pos; t < min_int(edit->pos_end, c->prompt.n); t++) {
+            const float *row = must_run(c, row_at(run, c->lane, edit, t));
             int n = edit->head >= 0 ? c->prompt.n : edit->count, last = edit->head >= 0 ? t : n;
-            if (!row) running(c, -1);
             for (int k = 0; k < n; k++)
                 *x++ = k <= last ? row[k] : edit->site == MI_scores ? -INFINITY : 0;
         }
@@ -11446,24 +11415,18 @@ static int drop_rows(const double *number, size_t width, int n, int *group)
     return dropped;
 }
 
-static MiEstimate ratio_over(const double *a, size_t a_stride, const double *b, size_t b_stride,
-                             const int *group, int n)
-{
-    MiEstimate e;
-    check(mi_ratio(a, a_stride, b, b_stride, group, n, &e), FAULT_OF_RUN);
-    return e;
-}
-
 static MiEstimate mean_over(const double *v, size_t stride, const int *group, int n)
 {
-    static const double one = 1;
-    return ratio_over(v, stride, &one, 0, group, n);
+    MiEstimate e;
+    check(mi_mean(v, stride, group, n, &e), FAULT_OF_RUN);
+    return e;
 }
 
 /* Means over the rows, with their standard errors; a share is a ratio of means, and of one prompt
  * too. A row with a number that is not finite leaves them all: *n_dropped, *n_groups. */
 static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_groups)
 {
+    const double one = 1;
     int several = 0;                    /* of one group nothing is known about others */
     for (int r = 0; r < n; r++) several |= group[r] != group[0];
     *n_dropped = 0, *n_groups = 1;
@@ -11479,8 +11442,9 @@ static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_
         for (int r = 0; r < n; r++) whole += group[r] >= 0 ? t->wholes[r] / n : 0;
         if (several) t->error = must(calloc(cells + 1, sizeof *t->error));
         for (size_t i = 0; i < cells; i++) {
-            MiEstimate e = t->is_share ? ratio_over(t->all + i, cells, t->wholes, 1, group, n)
-                                     : mean_over(t->all + i, cells, group, n);
+            MiEstimate e;
+            check(mi_ratio(t->all + i, cells, t->is_share ? t->wholes : &one, t->is_share, group, n,
+                           &e), FAULT_OF_RUN);
             if (t->is_share && !(fabs(whole) >= 1e-6)) e.mean = e.error = NAN, t->look = SILENT;
             t->value[i] = e.mean == 0 ? 0 : e.mean;     /* 0, not -0 */
             *n_groups = e.n_groups;

@@ -645,6 +645,14 @@ static int close_to(double got, double want)
     return isnan(want) ? isnan(got) : fabs(got - want) <= 1e-9 * (1 + fabs(want));
 }
 
+static MiEstimate ratio_over(const double *a, size_t a_stride, const double *b, size_t b_stride,
+                             const int *group, int n)
+{
+    MiEstimate e;
+    CHECK(mi_ratio(a, a_stride, b, b_stride, group, n, &e) == 0, "mi_ratio: %s", mi_error());
+    return e;
+}
+
 /* The line of statistics.golden with this name: mean, error, n, groups, critical */
 static void golden(FILE *file, const char *name, MiEstimate e)
 {
