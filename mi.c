@@ -5527,10 +5527,7 @@ _Noreturn static void leave(int status)
     exit(status);
 }
 
-static void check(int result, int status)
-{
-    if (result < 0) leave(status);
-}
+static void check(int result, int status) { if (result < 0) leave(status); }
 
 static void *must(void *memory)
 {
@@ -5733,10 +5730,7 @@ typedef struct {
  * any thread, so that this one cannot block it.) */
 static const char *volatile unfinished;
 
-static void remove_unfinished(void)
-{
-    if (unfinished) unlink(unfinished);
-}
+static void remove_unfinished(void) { if (unfinished) unlink(unfinished); }
 
 static void remove_and_stop(int number)
 {
@@ -5884,12 +5878,13 @@ typedef struct {
     float *values;
 } Array;
 
-static void print_shape(char *text, size_t size, const Array *array)
+static const char *print_shape(char *text, size_t size, const Array *array)
 {
     text[0] = 0;
     for (int i = 0; i < array->n_dims; i++)
         append(text, size, i ? " %d%s" : "%d%s", array->dim[i],
                i + 1 < array->n_dims || !i ? "," : "");
+    return text;
 }
 
 /* What stands before the values has a length that is a multiple of 64. */
@@ -5897,9 +5892,9 @@ static void write_npy(const char *path, const Array *array)
 {
     Writer w;
     char   shape[96], header[256] = "\x93NUMPY\1";
-    print_shape(shape, sizeof shape, array);
     int n = 10 + snprintf(header + 10, sizeof header - 10,
-                          "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }", shape);
+                          "{'descr': '<f4', 'fortran_order': False, 'shape': (%s), }",
+                          print_shape(shape, sizeof shape, array));
     int size = round_up(n + 1, 64);
     header[8] = (char)(size - 10);
     memset(header + n, ' ', size - n - 1);
@@ -6011,6 +6006,18 @@ static void must_close(FILE *memory, char *const *text)
 }
 
 typedef MiLabel Label;
+
+/* Text for a row, a column, an address or a name: label(table->row[l], "L%d", l) */
+__attribute__((format(printf, 2, 3)))
+static char *label(Label text, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(Label), format, args);
+    va_end(args);
+    return text;
+}
+
 typedef enum { HEAT, TOKENS, TOP, BARS, LINES, SILENT } Look;       /* how people see it */
 
 /* Numbers with a name for each row and column. Every readout returns some, and all that prints,
@@ -6054,7 +6061,7 @@ static Table *add_table(Tables *out, const char *name, Look look, int n_rows, in
     out->at = must(grow(out->at, out->n, sizeof *out->at));
     Table *table = &out->at[out->n++];
     *table = (Table){ .look = look, .n_rows = n_rows, .n_cols = n_cols, .critical = 2 };
-    snprintf(table->name, sizeof table->name, "%s", name);
+    label(table->name, "%s", name);
     table->row = must(calloc(n_rows + 1, sizeof *table->row));
     table->col = must(calloc(n_cols + 1, sizeof *table->col));
     table->value = must(calloc((size_t)n_rows * n_cols + 1, sizeof *table->value));
@@ -6139,12 +6146,10 @@ static const char *cell_text(const Table *table, const MiTokenizer *words, int i
     if (a < 0.005) return "·";
     if (a < 0.995) {
         snprintf(digits, sizeof digits, "%.2f", a);
-        snprintf(text, sizeof(Label), "%s%s", value < 0 ? "-" : table->is_signed ? "+" : "",
-                 digits + 1);
-    } else if (a < 1000)
-        snprintf(text, sizeof(Label), table->is_signed ? "%+.*f" : "%.*f", a < 9.95, value);
-    else snprintf(text, sizeof(Label), isinf(a) ? "%g" : "%.0e", value);
-    return text;
+        return label(text, "%s%s", value < 0 ? "-" : table->is_signed ? "+" : "", digits + 1);
+    }
+    if (a < 1000) return label(text, table->is_signed ? "%+.*f" : "%.*f", a < 9.95, value);
+    return label(text, isinf(a) ? "%g" : "%.0e", value);
 }
 
 /* ---- Colours ---- */
@@ -6311,8 +6316,7 @@ static void print_map(const Screen *screen, const Table *table)
             fputs("  ", screen->out);
             print_padded(screen->out, table->row[r], label);
             fputc(' ', screen->out);
-            for (int c = first; c < last; c++)
-                print_cell(screen, table, r * n + c, width, limit);
+            for (int c = first; c < last; c++) print_cell(screen, table, r * n + c, width, limit);
             fputc('\n', screen->out);
         }
         fputc('\n', screen->out);
@@ -6855,8 +6859,7 @@ static double svg_panel(Figure *f, const Table *table, const Panel *p)
         if (p->rows && r % every_row == 0)
             svg_text(f, p->x - 6, y + p->height / 2 + 0.35 * size, size, 20 * size * EM,
                      " text-anchor=\"end\"", table->row[r]);
-        for (int c = p->first; c < p->last;)
-            c += svg_cells(f, table, p, r * table->n_cols + c, y);
+        for (int c = p->first; c < p->last;) c += svg_cells(f, table, p, r * table->n_cols + c, y);
         y += p->height;
     }
     f->right = fmax(f->right, p->x + (p->last - p->first) * p->width +
@@ -7638,6 +7641,7 @@ typedef struct {
     int           *partner;             /* [n_rows] of =resample: another row */
     int           *group, n_groups;     /* of each row that is run: rows that belong together */
     int            n_run;               /* how many those are */
+    int            n_spaces;            /* prompts that end with a space */
     double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit that */
     long          *count;               /* [n_sums] is `averaged` touches, [longest or 1, count] */
     int            n_sums;
@@ -7729,13 +7733,25 @@ static void *own(Case *c, void *memory)
 }
 
 /* n elements of zeros, and one more */
-static void *room(Case *c, size_t n, size_t size)
+static void *room(Case *c, size_t n, size_t size) { return own(c, calloc(n + 1, size)); }
+
+/* What a run was asked for; NULL: it failed. */
+static void *must_run(const Case *c, const void *result)
 {
-    return own(c, calloc(n + 1, size));
+    if (!result) running(c, -1);
+    return (void *)result;
 }
 
 static int n_vocab(const Case *c) { return c->study->model->shape.n_vocab; }
 static int is_study(const Case *c) { return c->study->rows.n_rows > 0; }
+
+/* A space at the end belongs to the next token: " a" is one, " " before "a" is two. */
+static int ends_with_space(const Case *c)
+{
+    int         n;
+    const char *last = mi_token_bytes(c->study->words, c->prompt.tokens[c->prompt.n - 1], &n);
+    return n > 0 && last[n - 1] == ' ';
+}
 
 /* ---- Prompts ---- */
 
@@ -7779,8 +7795,7 @@ static void encode_prompt(Case *c, const char *flag, const char *text, size_t n,
     if (count > INT_MAX / 8) count = mi_fail("it is too long");
     if (count < 0) mi_fail_in(flag), resolving(c, -1);
     begin_prompt(c, count, prompt);
-    if (mi_encode(words, text, n, prompt->tokens + prompt->n, count) != count)
-        running(c, -1);
+    if (mi_encode(words, text, n, prompt->tokens + prompt->n, count) != count) running(c, -1);
     prompt->n += (int)count;
     check_prompt(c, flag, prompt);
 }
@@ -7793,6 +7808,14 @@ static Parser parser_of(Case *c, const char *flag, const char *text)
                      .at = text, .end = text + strlen(text), .columns = c->columns,
                      .n_columns = c->n_columns, .deviation = &c->study->deviation,
                      .uneven = is_study(c) && !c->study->aligned, .files = &c->study->files };
+}
+
+/* A list of addresses, which lives as long as the case even if one of them is wrong. */
+static void resolve_list(Case *c, Parser *p)
+{
+    int status = parse_list(p);
+    if (p->found) own(c, p->found);
+    resolving(c, status);
 }
 
 /* "464 3290" -> tokens */
@@ -8048,10 +8071,10 @@ static void choose_metric(Case *c)
 /* ---- Interventions and addresses ---- */
 
 /* "L5.z", or "embed" */
-static void site_name(MiSite site, int layer, char name[64])
+static const char *site_name(MiSite site, int layer, Label name)
 {
-    if (SITES[site].place == MI_BLOCK) snprintf(name, 64, "L%d.%s", layer, SITES[site].name);
-    else snprintf(name, 64, "%s", SITES[site].name);
+    if (SITES[site].place == MI_BLOCK) return label(name, "L%d.%s", layer, SITES[site].name);
+    return label(name, "%s", SITES[site].name);
 }
 
 /* Addresses that are read, not changed: one edit that is never applied for each row. */
@@ -8108,11 +8131,9 @@ static void read_from(Case *c, Step *step)
 {
     Parser  p = parser_of(c, "--from", step->typed->from);
     MiEdits edits = { 0 };
-    char    site[64];
+    Label   site;
     p.tokens = c->donor.tokens, p.n = c->donor.n;
-    int status = parse_list(&p);
-    if (p.found) own(c, p.found);
-    resolving(c, status);
+    resolve_list(c, &p);
     resolving(c, expand(&edits, &p, p.found, READ_ONLY));
     MiEdit *from = &step->from;
     *from = edits.at[0];
@@ -8340,17 +8361,13 @@ static void close_case(Case *c)
 static MiRun *run_prompt(const Case *c, const Prompt *prompt, uint64_t keep)
 {
     MiOptions options = { .keep = keep, .threads = c->command->threads };
-    MiRun    *run = mi_run(c->study->model, prompt->tokens, prompt->n, NULL, &options);
-    if (!run) running(c, -1);
-    return run;
+    return must_run(c, mi_run(c->study->model, prompt->tokens, prompt->n, NULL, &options));
 }
 
 /* One row of a run that an edit touches, or would. */
 static const float *touched_row(const Case *c, const MiRun *run, const MiEdit *edit, int t)
 {
-    const float *row = row_at(run, 0, edit, t);
-    if (!row) running(c, -1);
-    return row;
+    return must_run(c, row_at(run, 0, edit, t));
 }
 
 enum {                                  /* sets of MiFrom */
@@ -8413,8 +8430,7 @@ static const Contrast *contrast_of(Study *study, const char *file, MiSite site)
         c->prompt.n = at + 1;                           /* later ones change nothing there */
         MiRun *run = run_prompt(c, &c->prompt, (uint64_t)1 << site | MI_KEEP_CACHE);
         for (int l = 0; l < layers; l++) {
-            const float *x = mi_site(run, 0, site, l, at);
-            if (!x) running(c, -1);
+            const float *x = must_run(c, mi_site(run, 0, site, l, at));
             for (int i = 0; i < D; i++) sum[(side * layers + l) * (size_t)D + i] += x[i];
         }
         made.n[side]++;
@@ -8576,8 +8592,7 @@ static void bind_directions(Case *c, Step *step)
         runs[side] = run_prompt(c, text, sites_of(&step->edits, FROM_ANYWHERE) | MI_KEEP_CACHE);
     }
     step->strength = 0;
-    for (int i = 0; i < step->edits.n; i++)
-        bind_direction(c, step, &step->edits.at[i], runs, rows);
+    for (int i = 0; i < step->edits.n; i++) bind_direction(c, step, &step->edits.at[i], runs, rows);
     step->strength /= step->edits.n;
     mi_free(runs[0]);
     mi_free(runs[1]);
@@ -8590,9 +8605,8 @@ static void bind_file(Case *c, Step *step)
     Array       array = read_npy(path);
     float      *values = own(c, array.values);
     char        have[64], want[64];
-    print_shape(want, sizeof want, &step->file);
-    print_shape(have, sizeof have, &array);
-    if (strcmp(want, have))
+    if (strcmp(print_shape(want, sizeof want, &step->file),
+               print_shape(have, sizeof have, &array)))
         running(c, mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have, text,
                            want));
     for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
@@ -8685,8 +8699,7 @@ static void run_edited(Case *const *cases, int n)
             lanes[n_lanes++] = (MiLane){ c->base, c->held + (size_t)s * c->n_held, c->n_held, -1,
                                          0 };
     }
-    MiRun *fork = mi_fork(lanes, n_lanes, -1, sites_shown(cases[0]));
-    if (!fork) running(cases[0], -1);
+    MiRun *fork = must_run(cases[0], mi_fork(lanes, n_lanes, -1, sites_shown(cases[0])));
     for (int i = 0; i < n; i++) cases[i]->edited = fork;
     free(lanes);
 }
@@ -8771,11 +8784,10 @@ static void where_numbers_end(const MiRun *run, int lane, char *text, size_t siz
 {
     MiSite site;
     int    layer, pos;
-    char   name[64];
+    Label  name;
     *text = 0;
     if (mi_first_nonfinite(run, lane, &site, &layer, &pos) != 1) return;
-    site_name(site, layer, name);
-    snprintf(text, size, "numbers end at %s, position %d", name, pos);
+    snprintf(text, size, "numbers end at %s, position %d", site_name(site, layer, name), pos);
 }
 
 /* Lanes whose logits are wanted: W_U, of a small model a third of all weights, is read once for
@@ -8867,32 +8879,6 @@ static void run_cases(Case *const *cases, int n)
 /*                                                                                               */
 /* Each is a function that returns tables, and a row of READOUTS below.                          */
 /* ============================================================================================= */
-
-/* Text for a row, a column, an address or a name: label(table->row[l], "L%d", l) */
-__attribute__((format(printf, 2, 3)))
-static char *label(Label text, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof(Label), format, args);
-    va_end(args);
-    return text;
-}
-
-/* What a run was asked for; NULL: it failed. */
-static void *must_run(const Case *c, const void *result)
-{
-    if (!result) running(c, -1);
-    return (void *)result;
-}
-
-/* A list of addresses, which lives as long as the case even if one of them is wrong. */
-static void resolve_list(Case *c, Parser *p)
-{
-    int status = parse_list(p);
-    if (p->found) own(c, p->found);
-    resolving(c, status);
-}
 
 /* What the numbers, rows and columns of a new table are, and its title. */
 __attribute__((format(printf, 5, 6)))
@@ -11508,31 +11494,20 @@ static void stream_token(const Case *c, Stream *stream, int token)
     stream_bytes(stream, bytes, n, 0);
 }
 
-/* Tokens from <= t < to of a prompt as they were typed. */
-static void print_tokens(const Case *c, const Prompt *prompt, FILE *out, int from, int to,
-                         int one_line)
-{
-    Stream stream = { .out = out, .one_line = one_line };
-    for (int t = from; t < to; t++) stream_token(c, &stream, prompt->tokens[t]);
-    stream_bytes(&stream, "", 0, 1);
-}
-
 /* A prompt, a long one cut; ▸ follows the position that is read, if it is not the last. */
 static void print_prompt(const Case *c, const Screen *screen, const Prompt *prompt)
 {
-    int n = prompt->n, at = c->question.at, parts[3][2] = { { 0, n }, { n, n }, { n, n } };
-    if (n > 80) {
-        parts[0][1] = 40, parts[2][0] = n - 30;
-        if (at >= 40 && at < n - 30) parts[1][0] = at, parts[1][1] = at + 1;
+    Stream stream = { .out = screen->out, .one_line = 1 };
+    int    n = prompt->n, at = c->question.at, cut = 0;
+    for (int t = 0; t < n; t++) {
+        int skipped = cut;
+        cut = n > 80 && t >= 40 && t < n - 30 && t != at;
+        if (cut) continue;
+        if (skipped) stream_bytes(&stream, "", 0, 1), fputs(" … ", screen->out);
+        stream_token(c, &stream, prompt->tokens[t]);
+        if (t == at && t < n - 1) stream_bytes(&stream, "", 0, 1), fputs(" ▸", screen->out);
     }
-    for (int i = 0; i < 3; i++) {
-        int from = parts[i][0], to = parts[i][1], mark = at >= from && at < to && at != n - 1;
-        if (from == to) continue;
-        if (from > 0) fputs(" … ", screen->out);
-        print_tokens(c, prompt, screen->out, from, mark ? at + 1 : to, 1);
-        if (mark) fputs(" ▸", screen->out);
-        if (mark) print_tokens(c, prompt, screen->out, at + 1, to, 1);
-    }
+    stream_bytes(&stream, "", 0, 1);
     fputs(" …", screen->out);
 }
 
@@ -11644,9 +11619,8 @@ static void print_steps(const Report *report, const Screen *screen)
         const char    *value = find_value(request->argument, 0), *name =
             i == command->swept ? "swept" : command->swept < 0 ? "edited" : "held";
         fprintf(out, "  %s%-6s%s  ", color_of(screen, name), name, color_of(screen, "off"));
-        char flag[32];
-        snprintf(flag, sizeof flag, "--%s", request->what->name);
-        print_typed(out, flag, request->argument, "");
+        fputs("--", out);
+        print_typed(out, request->what->name, request->argument, "");
         if (request->what->value == KIND && value && !strcmp(value, "=mean"))
             fputs(mean_note(c), out);
         if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
@@ -11656,8 +11630,7 @@ static void print_steps(const Report *report, const Screen *screen)
             fprintf(out, "   (deviation %.3g; mean of %d samples, seed %d)", step->strength,
                     c->samples, command->seed);
         if (request->along)
-            fprintf(out, "   (the part in %d of %d dimensions)", step->rank,
-                    step->edits.at->count);
+            fprintf(out, "   (the part in %d of %d dimensions)", step->rank, step->edits.at->count);
         fputc('\n', out);
         print_direction(out, "          ", request);
         if (step->labels[1])
@@ -11685,23 +11658,6 @@ static void print_circuit(const Case *c, const Screen *screen)
             is_circuit(c->command, "mean") ? mean_note(c) : "");
     print_note(screen, "random: %d sets of its size and kinds, seed %d; ± is over the sets",
                RANDOM_SETS, c->command->seed);
-}
-
-/* How many prompts end with a space that belongs to the next token? */
-static int n_ending_with_space(const Report *report)
-{
-    const Study *study = report->study;
-    int n = 0, length;
-    if (!study->rows.n_rows) {
-        const Prompt *prompt = &report->first->prompt;
-        return *mi_token_bytes(study->words, prompt->tokens[prompt->n - 1], &length) == ' ' &&
-               length == 1;
-    }
-    for (int r = 0; r < study->n_rows && column_of(&study->rows, "prompt") >= 0; r++) {
-        const char *text = cell(&study->rows, r, "prompt");
-        n += *text && text[strlen(text) - 1] == ' ';
-    }
-    return n;
 }
 
 /* Of what the report is: the prompt, or the table; its source; the edits; and notes. */
@@ -11733,7 +11689,7 @@ static void print_heading(const Report *report, const Screen *screen)
     print_circuit(c, screen);
     note_answer(c, screen, 0);
     note_answer(c, screen, 1);
-    int spaces = n_ending_with_space(report);
+    int spaces = is_study(c) ? study->n_spaces : ends_with_space(c);
     if (spaces && !is_study(c))
         print_note(screen, "the prompt ends with a space, which belongs to the next token: leave "
                    "it out");
@@ -11873,8 +11829,8 @@ static void print_report(const Report *report, const Screen *screen)
         const Saved *s = &report->tables.saved[i];
         char  shape[64];
         Shown path;
-        print_shape(shape, sizeof shape, &s->array);
-        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", visible(s->path, path), shape,
+        fprintf(out, "  wrote %s: float32 (%s), %s\n%s", visible(s->path, path),
+                print_shape(shape, sizeof shape, &s->array),
                 c->n_held ? "of the edited run" : is_study(c) ? "of the prompts" : "of the prompt",
                 i + 1 < report->tables.n_saved ? "" : "\n");
     }
@@ -11902,10 +11858,10 @@ static int last_column(const Case *c, const MiEdit *edit)
 }
 
 /* TransformerLens' name of a site with its layer, "" if it has none. */
-static void tl_name(const MiEdit *edit, char tl[64])
+static const char *tl_name(const MiEdit *edit, Label tl)
 {
     const char *pattern = SITES[edit->site].tl_name;
-    snprintf(tl, 64, pattern ? pattern : "", edit->layer);
+    return label(tl, pattern ? pattern : "", edit->layer);
 }
 
 /* Of many prompts those of the first, but without positions, which differ from row to row. */
@@ -11915,11 +11871,10 @@ static void json_edits(FILE *out, const Case *c, int one)
     for (int i = 0; i < c->n_held; i++) {
         const MiEdit *edit = c->edit[i];
         int  last = last_pos(c, edit);
-        char name[64], tl[64];
-        site_name(edit->site, edit->layer, name), tl_name(edit, tl);
+        Label name;
         json(out, i ? ",\n  {'op':%s,'site':%s" : "\n  {'op':%s,'site':%s",
-             c->command->request[edit->order].what->name, name);
-        json(out, *tl ? ",'tl':%s" : ",'tl':null", tl);
+             c->command->request[edit->order].what->name, site_name(edit->site, edit->layer, name));
+        json(out, *tl_name(edit, name) ? ",'tl':%s" : ",'tl':null", name);
         if (edit->head >= 0) json(out, ",'head':%d", edit->head);
         if (edit->head < 0 || one)
             json(out, ",%s:[%d,%d]", edit->head < 0 ? "columns" : "keys", edit->first,
@@ -11970,8 +11925,7 @@ static void print_json(const Report *report, FILE *out, int argc, char **argv)
          METRICS[c->question.metric].name);
     if (is_study(c)) {
         json(out, ",\n 'data':{'file':%s,'n':%d,'dropped':%d,'groups':%d,'aligned':",
-             study->rows.file, report->n - report->n_dropped, report->n_dropped,
-             report->n_groups);
+             study->rows.file, report->n - report->n_dropped, report->n_dropped, report->n_groups);
         json(out, study->aligned ? "true}" : "false}");
     } else json_prompt(out, c);
     json_edits(out, c, report->n <= 1);
@@ -12030,12 +11984,12 @@ static void read_plan(Case *c, Tables *out)
         const MiEdit *edit = c->edit[i];
         const int values[] = { edit->pos, last_pos(c, edit), edit->first, last_column(c, edit),
                                edit->head };
-        char tl[64];
-        site_name(edit->site, edit->layer, edits->row[i]);
-        tl_name(edit, tl);
+        Label       tl;
+        const char *name = site_name(edit->site, edit->layer, edits->row[i]);
+        if (*tl_name(edit, tl)) name = tl;
         for (int k = 0; k < 5 - (edit->head < 0); k++) {
             edits->value[i * 5 + k] = values[k];
-            snprintf(edits->address[i * 5 + k], sizeof(Label), "%s", *tl ? tl : edits->row[i]);
+            label(edits->address[i * 5 + k], "%s", name);
         }
         if (*tl) append(edits->row[i], sizeof(Label), " %s", tl);
     }
@@ -12086,10 +12040,10 @@ static void print_plan(const Case *c, const Tables *plan, const Screen *screen)
         if (!request->from) continue;
         const MiEdit *from = &c->step[i].from;
         int  at = c->step[i].from_at, many = from->pos_end - from->pos > 1;
-        char site[64], first[16] = "";
-        site_name(from->site, from->layer, site);
-        if (at) snprintf(first, sizeof first, "%d", from->pos);
-        fprintf(screen->out, "  takes %s of the source at %s%s\n", site, first, !many ? ""
+        Label site, first = "";
+        if (at) label(first, "%d", from->pos);
+        fprintf(screen->out, "  takes %s of the source at %s%s\n",
+                site_name(from->site, from->layer, site), first, !many ? ""
                 : at ? " and the next, row by row" : "the same position");
     }
     print_cost(c, screen->out);
@@ -12156,8 +12110,8 @@ static void generate(Case *c, int edited, Stream *stream)
     MiOptions options = { .keep = MI_KEEP_CACHE, .threads = command->threads,
                           .capacity = c->prompt.n + command->generate };
     Choice   *choices = must(malloc(V * sizeof *choices));
-    MiRun    *run = mi_run(c->study->model, c->prompt.tokens, c->prompt.n, &edits, &options);
-    if (!run) running(c, -1);
+    MiRun    *run = must_run(c, mi_run(c->study->model, c->prompt.tokens, c->prompt.n, &edits,
+                                       &options));
     for (int i = 0; i < command->generate; i++) {
         if (i > 0) running(c, mi_append(run, &next, 1));
         running(c, mi_logits(run, 0, run->n_rows - 1, c->logits));
@@ -12191,7 +12145,8 @@ static void stream_texts(const Report *report, const Screen *screen)
         printf("  %s%s%s%s", color_of(screen, name), c->n_held ? name : "",
                color_of(screen, "off"), c->n_held ? "\n  " : "");
         Stream stream = { .out = stdout };
-        print_tokens(c, &c->prompt, stdout, 0, c->prompt.n, 0);
+        for (int t = 0; t < c->prompt.n; t++) stream_token(c, &stream, c->prompt.tokens[t]);
+        stream_bytes(&stream, "", 0, 1);
         printf("%s", color_of(screen, name));
         generate(c, i, &stream);
         stream_bytes(&stream, "", 0, 1);
@@ -12275,6 +12230,7 @@ static void survey(Study *study)
             if (pass == 1) add_to_means(study, c);
             if (pass == 0 && r > 0 && c->prompt.n != study->longest) study->aligned = 0;
             if (pass == 0) study->longest = max_int(study->longest, c->prompt.n);
+            if (pass == 0) study->n_spaces += ends_with_space(c);
             int means = c->n_averaged;
             close_case(c);
             if (pass == 1 && !means) break;
