@@ -3749,25 +3749,13 @@ static const CodeRange NO_COLUMN[] = {
     {0xFE20,0xFE2F}, {0xFEFF,0xFEFF}
 };
 
-/* Wide and Fullwidth in EastAsianWidth.txt, version 14; gaps in the blocks of these scripts too. */
+/* Wide and Fullwidth in EastAsianWidth.txt, version 14, block by block: in those of pictures a few
+ * are narrow, and the twenty wide signs among narrow ones before U+2E80 are not told apart. */
 static const CodeRange TWO_COLUMNS[] = {
-    {0x1100,0x115F}, {0x231A,0x231B}, {0x2329,0x232A}, {0x23E9,0x23EC}, {0x23F0,0x23F0},
-    {0x23F3,0x23F3}, {0x25FD,0x25FE}, {0x2614,0x2615}, {0x2648,0x2653}, {0x267F,0x267F},
-    {0x2693,0x2693}, {0x26A1,0x26A1}, {0x26AA,0x26AB}, {0x26BD,0x26BE}, {0x26C4,0x26C5},
-    {0x26CE,0x26CE}, {0x26D4,0x26D4}, {0x26EA,0x26EA}, {0x26F2,0x26F3}, {0x26F5,0x26F5},
-    {0x26FA,0x26FA}, {0x26FD,0x26FD}, {0x2705,0x2705}, {0x270A,0x270B}, {0x2728,0x2728},
-    {0x274C,0x274C}, {0x274E,0x274E}, {0x2753,0x2755}, {0x2757,0x2757}, {0x2795,0x2797},
-    {0x27B0,0x27B0}, {0x27BF,0x27BF}, {0x2B1B,0x2B1C}, {0x2B50,0x2B50}, {0x2B55,0x2B55},
-    {0x2E80,0x303E}, {0x3041,0x3247}, {0x3250,0x4DBF}, {0x4E00,0xA4CF}, {0xA960,0xA97C},
+    {0x1100,0x115F}, {0x2E80,0x303E}, {0x3041,0x4DBF}, {0x4E00,0xA4CF}, {0xA960,0xA97C},
     {0xAC00,0xD7A3}, {0xF900,0xFAFF}, {0xFE10,0xFE19}, {0xFE30,0xFE6F}, {0xFF01,0xFF60},
-    {0xFFE0,0xFFE6}, {0x16FE0,0x18D08}, {0x1AFF0,0x1B2FF}, {0x1F004,0x1F004}, {0x1F0CF,0x1F0CF},
-    {0x1F18E,0x1F18E}, {0x1F191,0x1F19A}, {0x1F200,0x1F320}, {0x1F32D,0x1F335}, {0x1F337,0x1F37C},
-    {0x1F37E,0x1F393}, {0x1F3A0,0x1F3CA}, {0x1F3CF,0x1F3D3}, {0x1F3E0,0x1F3F0}, {0x1F3F4,0x1F3F4},
-    {0x1F3F8,0x1F43E}, {0x1F440,0x1F440}, {0x1F442,0x1F4FC}, {0x1F4FF,0x1F53D}, {0x1F54B,0x1F54E},
-    {0x1F550,0x1F567}, {0x1F57A,0x1F57A}, {0x1F595,0x1F596}, {0x1F5A4,0x1F5A4}, {0x1F5FB,0x1F64F},
-    {0x1F680,0x1F6C5}, {0x1F6CC,0x1F6CC}, {0x1F6D0,0x1F6D2}, {0x1F6D5,0x1F6D7}, {0x1F6DD,0x1F6DF},
-    {0x1F6EB,0x1F6EC}, {0x1F6F4,0x1F6FC}, {0x1F7E0,0x1F7EB}, {0x1F7F0,0x1F7F0}, {0x1F90C,0x1F93A},
-    {0x1F93C,0x1F945}, {0x1F947,0x1F9FF}, {0x1FA70,0x1FAFF}, {0x20000,0x3FFFD}
+    {0xFFE0,0xFFE6}, {0x16FE0,0x18D08}, {0x1AFF0,0x1B2FF}, {0x1F300,0x1F64F}, {0x1F680,0x1F6FF},
+    {0x1F7E0,0x1F7F0}, {0x1F900,0x1FAFF}, {0x20000,0x3FFFD}
 };
 
 /* Columns that text [n] takes on a terminal, with a '?' where append_visible() puts one. */
@@ -6523,9 +6511,8 @@ static void print_depth(const Screen *screen, const Table *table)
     for (int i = 0; i < cells_of(table); i++) {
         const char *name = table->col[i % n];
         int   share = !strcmp(name, "prob") || !strcmp(name, "top"), rank = !strcmp(name, "rank");
-        int   digits = table->error ? share ? 3 : rank ? 1 : 2 : rank ? 0
-                     : share || (i % n == 0 && table->is_signed) ? 4 : 3;
         int   sign = i % n == 0 && table->is_signed;
+        int   digits = table->error ? share ? 3 : rank ? 1 : 2 : rank ? 0 : share || sign ? 4 : 3;
         Label text, token;
         if (i % n == 0) fputs("\n  ", out), print_padded(out, table->row[i / n], label);
         if (!table->token || table->token[i] < 0) {
@@ -7325,11 +7312,6 @@ static int set_number(void *field, const Option *o, const char *value)
     return 0;
 }
 
-static int needs_direction(const Request *request)
-{
-    return request->what->needs & NEEDS_DIRECTION;
-}
-
 static int set_modifier(Command *command, const Option *o, const char *value)
 {
     int is_align = !strcmp(o->name, "align"), of_patch = is_choice("from|along", o->name);
@@ -7991,8 +7973,8 @@ static void parse_token_set(Case *c, const char *flag, const char *text, int spa
 static int takes_space(const Study *study, const char *column)
 {
     int any = 0, low, high;
-    for (int r = 0; r < study->rows.n_rows && column_of(&study->rows, column) >= 0; r++) {
-        const char *text = cell(&study->rows, r, column);
+    const char *text;
+    for (int r = 0; r < study->rows.n_rows && (text = cell(&study->rows, r, column)); r++) {
         if (is_range(text, &low, &high)) continue;
         for (size_t n; *text; text += n + (text[n] == '|')) {
             n = strcspn(text, "|");
@@ -8219,7 +8201,7 @@ static void read_step(Case *c, int which)
     } else
         for (int i = 0; i < p.n_found; i++)
             resolving(c, expand(&step->edits, &p, &p.found[i], edit));
-    if (needs_direction(request)) read_direction(c, step);
+    if (request->what->needs & NEEDS_DIRECTION) read_direction(c, step);
     if (request->from) read_from(c, step);
 }
 
@@ -8672,7 +8654,7 @@ static void prepare(Case *c)
     if (c->donor.n && needs_source(command)) c->source = run_prompt(c, &c->donor, keep);
     for (Step *step = c->step; step < c->step + command->n_requests; step++) {
         if (step->typed->what->value == FILE_NAME) bind_file(c, step);
-        if (needs_direction(step->typed)) bind_directions(c, step);
+        if (step->typed->what->needs & NEEDS_DIRECTION) bind_directions(c, step);
         if (step->typed->from) bind_from(c, step);
         if (step->typed->along) bind_along(c, step);
         running(c, mi_edits_bind(&step->edits, c->base, c->source));
@@ -11782,12 +11764,8 @@ static void print_conclusions(const Report *report, FILE *out)
 static void note_share(const Report *report, const Screen *screen, const Table *change)
 {
     const Table *metric = find_table(report, "metric");
-    int    source = -1, held = 0;
-    for (int i = 0; i < metric->n_rows; i++) {
-        if (!strcmp(metric->row[i], "source")) source = i;
-        if (!strcmp(metric->row[i], "held")) held = i;
-    }
-    if (source < 0 || !change->is_share) return;
+    int source = report->first->n_outcomes - 1, held = source - 1;
+    if (!change->is_share || strcmp(metric->row[source], "source")) return;
     double a = metric->value[held], b = metric->value[source], largest = 0;
     MiEstimate e = mean_over(change->wholes, 1, report->first->study->group, report->n);
     if (!isfinite(a) || !isfinite(b)) return;
