@@ -6397,25 +6397,24 @@ static Table *add_bars(Tables *out, const Table *table)
     return few;
 }
 
-/* A bar of eighths of a column, share 0..1 of `columns`. */
-static void print_bar(FILE *out, double share, int columns, const char *color)
+/* A bar of eighths of a column, share 0..1 of `columns`; with sides, share -1..1 of half of them to
+ * either side of a line in the middle. */
+static void print_bar(FILE *out, double share, int columns, int sides, const char *color)
 {
     static const char *const eighths[] = { "", "▏", "▎", "▍", "▌", "▋", "▊", "▉" };
+    const char *off = *color ? "\033[0m" : "";
+    if (sides) {
+        columns /= 2;
+        int left = share < 0 ? (int)lrint(fmin(-share, 1) * columns) : 0;
+        fprintf(out, "%*s%s", columns - left, "", color);
+        while (left-- > 0) fputs("█", out);
+        fprintf(out, "%s│", off);
+    }
     int n = share > 0 ? (int)lrint(fmin(share, 1) * columns * 8) : 0;
     if (n == 0 && share >= 0.0005) n = 1;               /* 0.0 % has none, 0.1 % the thinnest */
     fputs(color, out);
     for (int i = 0; i < n / 8; i++) fputs("█", out);
-    fprintf(out, "%s%s%*s", eighths[n % 8], *color ? "\033[0m" : "", columns - (n + 7) / 8, "");
-}
-
-/* A bar to either side of a line in the middle, share -1..1 of half the columns. */
-static void print_signed_bar(FILE *out, double share, int columns, const char *color)
-{
-    int half = columns / 2, n = share < 0 ? (int)lrint(fmin(-share, 1) * half) : 0;
-    fprintf(out, "%*s%s", half - n, "", color);
-    for (int i = 0; i < n; i++) fputs("█", out);
-    fprintf(out, "%s│", *color ? "\033[0m" : "");
-    print_bar(out, share, half, color);
+    fprintf(out, "%s%s%*s", eighths[n % 8], off, columns - (n + 7) / 8, "");
 }
 
 static void print_ink(const Screen *screen, const char *name)
@@ -6441,7 +6440,7 @@ static void print_top(const Screen *screen, const Table *table)
         if (exists(table, i)) {
             print_padded(out, cell_text(table, screen->words, i, label), 11);
             fprintf(out, "%5.1f %% ", 100 * table->value[i]);
-            print_bar(out, table->value[i], bar, color_of(screen, table->col[c]));
+            print_bar(out, table->value[i], bar, 0, color_of(screen, table->col[c]));
         } else fprintf(out, "%*s", 19 + bar, "");
     }
     fputs("\n\n", out);
@@ -6485,8 +6484,7 @@ static void print_bars(const Screen *screen, const Table *table)
             snprintf(error, sizeof error, " ± %.2g", table->error[i]);
         fprintf(out, " %*s%s%*s", before - 1, text, error, number - before - columns_in(error), "");
         if (columns) fputs("  ", out);
-        if (columns && negative) print_signed_bar(out, share, columns, color);
-        else if (columns) print_bar(out, fabs(share), columns, color);
+        if (columns) print_bar(out, negative ? share : fabs(share), columns, negative, color);
     }
     fputs("\n\n", out);
 }
@@ -6527,10 +6525,8 @@ static void print_depth(const Screen *screen, const Table *table)
             print_padded(out, token, width[i % n]);
         }
         if (i % n < n - 1 || room < 8 || limit == 0) continue;
-        double part = table->value[i - n + 1] / limit;
         fputc(' ', out);
-        if (table->is_signed) print_signed_bar(out, part, min_int(room, 40), "");
-        else print_bar(out, part, min_int(room, 40), "");
+        print_bar(out, table->value[i - n + 1] / limit, min_int(room, 40), table->is_signed, "");
     }
     fputs("\n\n", out);
 }
@@ -8971,7 +8967,7 @@ static void show_progress(void *context, int done, int n)
     if (!isatty(2) || seconds_now() - s->started < 1) return;
     double share = ((double)done / n + s->sample) / s->c->samples;
     fputs("\r  ", stderr);
-    print_bar(stderr, share, 40, "");
+    print_bar(stderr, share, 40, 0, "");
     fprintf(stderr, " %3.0f %%", 100 * share);
     if (share >= 1) fprintf(stderr, "\r%50s\r", "");
 }
@@ -12202,17 +12198,20 @@ static void survey(Study *study)
     study->spaced[0] = !command->answer && takes_space(study, "answer");
     study->spaced[1] = !command->versus && takes_space(study, "versus");
     study->aligned = 1;
-    for (int pass = 0; pass < 2; pass++)
-        for (int r = 0; r < study->n_rows; r++) {
-            Case *c = open_case(study, r);
-            if (pass == 1) add_to_means(study, c);
-            if (pass == 0 && r > 0 && c->prompt.n != study->longest) study->aligned = 0;
-            if (pass == 0) study->longest = max_int(study->longest, c->prompt.n);
-            if (pass == 0) study->n_spaces += ends_with_space(c);
-            int means = c->n_averaged;
-            close_case(c);
-            if (pass == 1 && !means) break;
-        }
+    int means = 0;
+    for (int r = 0; r < study->n_rows; r++) {
+        Case *c = open_case(study, r);
+        if (r > 0 && c->prompt.n != study->longest) study->aligned = 0;
+        study->longest = max_int(study->longest, c->prompt.n);
+        study->n_spaces += ends_with_space(c);
+        means |= c->n_averaged;
+        close_case(c);
+    }
+    for (int r = 0; r < study->n_rows && means; r++) {
+        Case *c = open_case(study, r);
+        add_to_means(study, c);
+        close_case(c);
+    }
     /* One cycle through all rows (Sattolo's shuffle): nobody is its own partner. */
     study->partner = must(malloc((study->n_rows + 1) * sizeof *study->partner));
     for (int r = 0; r < study->n_rows; r++) study->partner[r] = r;
