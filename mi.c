@@ -11574,15 +11574,12 @@ static int is_too_late(const Case *c, const MiEdits *edits)
 }
 
 /* What =mean is a mean of. */
-static const char *mean_note(const Case *c)
+static void print_mean(FILE *out, const Case *c)
 {
     const char *from = c->command->mean_from;
-    return !is_study(c) ? "   (posmean: the mean over all positions, later ones too)"
-         : from && *from == 's'
-         ? c->study->aligned ? "   (mean over the rows' sources, position by position)"
-         : "   (mean over the rows' sources and their positions)"
-         : c->study->aligned ? "   (mean over the rows, position by position)"
-         : "   (mean over the rows and their positions)";
+    if (!is_study(c)) fputs("   (posmean: the mean over all positions, later ones too)", out);
+    else fprintf(out, "   (mean over the rows%s%s)", from && *from == 's' ? "' sources" : "",
+                 c->study->aligned ? ", position by position" : " and their positions");
 }
 
 /* What was changed, step by step, with what the reader should know of it. */
@@ -11599,8 +11596,7 @@ static void print_steps(const Report *report, const Screen *screen)
         fprintf(out, "  %s%-6s%s  ", color_of(screen, name), name, color_of(screen, "off"));
         fputs("--", out);
         print_typed(out, request->what->name, request->argument, "");
-        if (request->what->value == KIND && value && !strcmp(value, "=mean"))
-            fputs(mean_note(c), out);
+        if (request->what->value == KIND && value && !strcmp(value, "=mean")) print_mean(out, c);
         if (request->window) fprintf(out, "   (%d layers at a time, around each)", request->window);
         if (request->what->op == MI_ADD && !is_study(c) && i != command->swept)
             fprintf(out, "   (|C v| / |h| = %.3g)", step->strength);
@@ -11632,8 +11628,9 @@ static void print_circuit(const Case *c, const Screen *screen)
     if (!asked) return;
     fputs("  circuit ", screen->out);
     print_typed(screen->out, "--circuit", asked->text, "");
-    fprintf(screen->out, "%s%s\n", find_value(asked->text, 0) ? "" : "=mean",
-            is_circuit(c->command, "mean") ? mean_note(c) : "");
+    if (!find_value(asked->text, 0)) fputs("=mean", screen->out);
+    if (is_circuit(c->command, "mean")) print_mean(screen->out, c);
+    fputc('\n', screen->out);
     print_note(screen, "random: %d sets of its size and kinds, seed %d; ± is over the sets",
                RANDOM_SETS, c->command->seed);
 }
