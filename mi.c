@@ -10562,9 +10562,9 @@ static void add_reasons(Case *c, const Asked *asked, const Graph *g, int told, i
         double  off = fabs(exact->value[top[i]] - out->at[told].value[top[i]]), numbers[3] = { 0 };
         Label   place = "";
         if (g) patch_edges(c, g, top[i], top[i] + 1, &edits, first);
-        MiLane lane = { trunk, edits.at, edits.n, -1, 0 };
-        if (!g) lane.edits = form->edits.at + form->first[top[i]];
-        if (!g) lane.n_edits = form->first[top[i] + 1] - form->first[top[i]];
+        const MiEdit *edit = g ? edits.at : form->edits.at;
+        const int    *from = g ? first : form->first + top[i];
+        MiLane lane = { trunk, edit + from[0], from[1] - from[0], -1, 0 };
         MiRun *fork = must_run(c, mi_fork(&lane, 1, -1, keep));
         most_bent(c, trunk, fork, gradient, place, numbers);
         mi_free(fork);
@@ -10998,13 +10998,13 @@ static void finish_stability(const Study *study, int K, Tables *report)
         check(mi_fail(K >= cells ? "--stability: %d of %d cells are no choice"
                       : "--stability: %d of %d cells cannot be chosen anew from one group of rows",
                       K, cells), FAULT_OF_RUN);
-    int  *chosen = must(malloc((RESAMPLES + 1) * (size_t)K * sizeof *chosen));
+    int  *chosen = must(malloc((K + 1) * sizeof *chosen));          /* at last those of all rows */
     char *is_in = must(calloc((size_t)RESAMPLES * n + 1, 1));       /* [RESAMPLES,n] */
     for (int b = 0; b <= RESAMPLES; b++) {
-        choose_cells(&change, study, groups, G, b, K, chosen + b * K);
-        for (int i = 0; i < K && b < RESAMPLES; i++) is_in[(size_t)b * n + chosen[b * K + i]] = 1;
+        choose_cells(&change, study, groups, G, b, K, chosen);
+        for (int i = 0; i < K && b < RESAMPLES; i++) is_in[(size_t)b * n + chosen[i]] = 1;
         for (int a = 0, both = 0; a < b && b < RESAMPLES; a++, both = 0) {
-            for (int i = 0; i < K; i++) both += is_in[(size_t)a * n + chosen[b * K + i]];
+            for (int i = 0; i < K; i++) both += is_in[(size_t)a * n + chosen[i]];
             jaccard += both / (2.0 * K - both) / PAIRS;
         }
     }
@@ -11015,7 +11015,7 @@ static void finish_stability(const Study *study, int K, Tables *report)
     table->address = must(calloc(K + 1, sizeof(Label)));
     strcpy(table->col[0], "chosen");
     for (int i = 0; i < K; i++) {
-        int  cell = chosen[RESAMPLES * K + i], times = 0;
+        int  cell = chosen[i], times = 0;
         char place[160];
         place_of(&change, cell, place);
         label_append(table->row[i], sizeof(Label), place, strlen(place));
