@@ -9519,13 +9519,12 @@ static void add_dla_map(Case *c, Tables *out, int all, int run, int by_token)
     const char *of = by_token && run ? c->outcome[run].name : "";
     Label  name;
     label(name, "dla %s%s%s", by_token ? "tokens" : "heads", *of ? " " : "", of);
-    Table *map = titled(add_table(out, name, HEAT, by_token ? L * H : L, n_cols),
-                        out->at[all].quantity, by_token ? "head" : "layer",
-                        by_token ? "source" : "head",
-                        "direct logit attribution of each head%s%s: %s − %s",
-                        by_token ? ", by source" : "", run ? edited_or_not(c) : "",
-                        answer_label(c, 0), versus_or_mean(c));
-    const Table *from = &out->at[all];
+    Table *map = add_table(out, name, HEAT, by_token ? L * H : L, n_cols);
+    const Table *from = &out->at[all];                  /* not before: adding moves the tables */
+    titled(map, from->quantity, by_token ? "head" : "layer", by_token ? "source" : "head",
+           "direct logit attribution of each head%s%s: %s − %s",
+           by_token ? ", by source" : "", run ? edited_or_not(c) : "", answer_label(c, 0),
+           versus_or_mean(c));
     map->is_signed = 1;
     map->address = must(calloc(cells_of(map), sizeof(Label)));
     if (by_token) position_labels(c, map->col, 0, T);
