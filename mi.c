@@ -9543,10 +9543,10 @@ static void add_dla_map(Case *c, Tables *out, int all, int run, int by_token)
 static void add_dla_parts(const Case *c, Tables *out, int all)
 {
     int    runs = out->at[all].n_cols / 2, rows = out->at[all].n_rows + 1, row = -1, l, h;
-    Table *parts = titled(add_table(out, "dla parts", BARS, rows, runs), out->at[all].quantity,
-                          "part", "run", "the same by parts, which add up; b_V W_O is in the "
-                          "biases, as in TransformerLens");
-    const Table *from = &out->at[all];
+    Table *parts = add_table(out, "dla parts", BARS, rows, runs);
+    const Table *from = &out->at[all];                  /* not before: adding moves the tables */
+    titled(parts, from->quantity, "part", "run", "the same by parts, which add up; b_V W_O is in "
+           "the biases, as in TransformerLens");
     double sum[2] = { 0 };
     Label  name;
     parts->is_signed = 1;
