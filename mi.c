@@ -8950,8 +8950,7 @@ static double measure_lane(void *context, const MiRun *run, int lane)
     const Question *q = &c->question;
     int             diff = q->metric == LOGIT_DIFF;
     if (q->metric == LOSS) return mean_loss(c, run, lane, &c->prompt, NULL);
-    if ((diff && q->answer.n == 1 && q->versus.n == 1) ||
-        (q->metric == LOGIT && q->answer.n == 1)) {
+    if (q->answer.n == 1 && (diff ? q->versus.n == 1 : q->metric == LOGIT)) {
         int   tokens[2] = { q->answer.tokens[0], diff ? q->versus.tokens[0] : 0 };
         float logits[2] = {0};
         running(c, mi_logits_of(run, lane, q->at, tokens, 1 + diff, logits));
@@ -9311,19 +9310,6 @@ static int is_asked(const Asked *asked, int l, int n)
     return 0;
 }
 
-static int n_parts(const Case *c, const Asked *asked)
-{
-    const MiShape *s = &c->study->model->shape;
-    Split split = split_of(asked);
-    int   heads = s->n_layer * s->n_head, n = 2;        /* everything else, ln_f's biases */
-    if (split == BY_TOKEN) return n + heads * (c->question.at + 1 + (c->edited != NULL));
-    if (split != BY_NEURON)
-        return mi_n_writers(shown_run(c), c->lane) + 1 - (split == BY_LAYER ? heads : 0);
-    for (int l = 0; l < s->n_layer; l++)
-        for (int i = c->edited ? -2 : -1; i < s->d_mlp; i++) n += is_asked(asked, l, i);
-    return n;
-}
-
 /* What reads the end x of the stream: (x - mean) / sigma . g + beta . u, u = W_U[answer] -
  * W_U[versus], or without versus less the mean of all rows, g = gamma * u.   g [D] -> beta . u */
 static double answer_direction(const Case *c, double *g)
@@ -9377,7 +9363,6 @@ static void add_numbers(Attribution *a, const char *name, const char *address, d
         strcpy(a->table->address[i + k], address);
         a->table->value[i + k] += a->share * (k ? exact : held);
     }
-    a->sum += held;
 }
 
 /* A part x -> two columns: x . g / sigma with the run's sigma, which add up to what the model says;
@@ -9385,8 +9370,9 @@ static void add_numbers(Attribution *a, const char *name, const char *address, d
 static void add_part(Attribution *a, const double *x, const char *name, const char *address)
 {
     for (int i = 0; i < a->c->study->model->shape.d_model; i++) a->left[i] = a->end[i] - x[i];
-    add_numbers(a, name, address, read_end(a->c, x, a->g, a->sigma),
-                a->whole - read_end(a->c, a->left, a->g, 0));
+    double held = read_end(a->c, x, a->g, a->sigma);
+    add_numbers(a, name, address, held, a->whole - read_end(a->c, a->left, a->g, 0));
+    a->sum += held;
 }
 
 /* What is left of x [D] after its parts is nothing, or edits in between: then they are a part. */
@@ -9471,9 +9457,8 @@ static void attribute_parts(Attribution *a)
         memset(a->rest, 0, D * sizeof *a->rest);
     }
     free(x);
-    if (split <= BY_LAYER) return;
-    a->row = a->table->n_rows - 2;
-    add_part(a, a->rest, "everything else", "");
+    a->row = max_int(a->row, a->table->n_rows - (split > BY_LAYER ? 2 : 1));
+    if (split > BY_LAYER) add_part(a, a->rest, "everything else", "");
 }
 
 /* A share of one lane -> its columns of "dla"; what the parts add up to and what the model says,
@@ -9491,13 +9476,13 @@ static void attribute_lane(Case *c, const Asked *asked, int run, int sample, Tab
     Attribution a = { .c = c, .asked = asked, .run = o->run, .lane = lane, .column = 2 * run,
                       .edited = o->run != c->base, .table = table, .share = 1.0 / o->n_lanes,
                       .end = x, .g = x + D, .rest = x + 2 * D, .part = x + 3 * D,
-                      .left = x + 4 * D, .sigma = *sigma, .row = table->n_rows - 1 };
+                      .left = x + 4 * D, .sigma = *sigma };
     for (int i = 0; i < D; i++) a.end[i] = end[i];
-    double bias = answer_direction(c, a.g);
+    double bias = a.sum = answer_direction(c, a.g);
     a.whole = read_end(c, a.end, a.g, 0);
-    add_numbers(&a, "ln_f biases", "", bias, bias);
-    a.row = 0;
     attribute_parts(&a);
+    add_numbers(&a, "ln_f biases", "", bias, bias);
+    table->n_rows = a.row;
     free(x);
     running(c, mi_logits(o->run, lane, q->at, c->logits));
     for (int v = 0; v < V; v++) mean += c->logits[v] / (double)V;
@@ -9571,8 +9556,11 @@ static void add_dla_parts(const Case *c, Tables *out, int all)
 static void read_dla(Case *c, const Asked *asked, Tables *out)
 {
     static const char *const sums[] = { "sum of parts", "the model says", "off by" };
-    int   first = out->n, runs = 1 + (c->edited != NULL), n = n_parts(c, asked);
+    const MiShape *s = &c->study->model->shape;
     Split split = split_of(asked);
+    int   first = out->n, runs = 1 + (c->edited != NULL), n = 2;    /* n: at most so many rows */
+    n += split == BY_TOKEN ? s->n_layer * s->n_head * (c->question.at + 2)
+       : split == BY_NEURON ? s->n_layer * (s->d_mlp + 2) : mi_n_writers(shown_run(c), c->lane);
     Table *table = titled(add_table(out, "dla", split % 2 ? BARS : SILENT, n, 2 * runs),
                           "direct logit attribution", "part", "", "direct logit attribution: "
                           "%s − %s", answer_label(c, 0), versus_or_mean(c));
@@ -9593,12 +9581,13 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
         strcpy(sum->row[i], sums[i]);
         memset(table[i].value, 0, cells_of(&table[i]) * sizeof(double));
     }
-    for (int i = 0; i < runs; i++) {
+    table->n_rows = 0;
+    for (int i = runs - 1; i >= 0; i--) {               /* with edits first: those may be parts */
         strcpy(table->col[2 * i], c->outcome[i].name);
         label(table->col[2 * i + 1], "%s exact", c->outcome[i].name);
-        for (int s = 0; s < c->outcome[i].n_lanes; s++) attribute_lane(c, asked, i, s, out, first);
+        for (int k = 0; k < c->outcome[i].n_lanes; k++) attribute_lane(c, asked, i, k, out, first);
     }
-    for (int i = 0; split == BY_NEURON && i < 2 * runs * (n - 2); i++)      /* not of the rest */
+    for (int i = 0; split == BY_NEURON && i < cells_of(table) - 4 * runs; i++)  /* but the rest */
         table->limit = fmax(table->limit, fabs(table->value[i]));
     if (runs > 1) {
         add_share(c, out, "dla sigma ratio", "sigma, edited / base: what an edit leaves alone is "
