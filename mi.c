@@ -4433,14 +4433,16 @@ static int parse_layered(Parser *p, Address *address)
 {
     const MiShape *shape = &p->model->shape;
     if (parse_range(p, "layer", shape->n_layer, &address->layer) < 0) return -1;
+    int all = !strcmp(p->flag, "--neurons") && (p->at == p->end || *p->at == ',');
     if (take(p, "H")) {
         address->unit = HEAD;
         address->site = MI_z;
         if (parse_range(p, "head", shape->n_head, &address->index) < 0) return -1;
-    } else if (take(p, "N")) {
+    } else if (all || take(p, "N")) {
         address->unit = NEURON;
         address->site = MI_mlp_post;
-        if (parse_range(p, "neuron", shape->d_mlp, &address->index) < 0) return -1;
+        address->index = (Range){ 0, shape->d_mlp - 1, 1, 0 };
+        if (!all && parse_range(p, "neuron", shape->d_mlp, &address->index) < 0) return -1;
     }
     if (!take(p, "."))
         return address->unit != WHOLE_ROW ? 0
@@ -7488,7 +7490,7 @@ static int check_command(Command *c, const Menu *menu)
         { find_asked(c, "heads") && (c->prompt || c->tokens || c->data || c->bos),
           "--heads: its prompt is random tokens; leave out yours (and --bos)" },
         { c->data && find_asked(c, "top") && c->swept < 0 && !find_asked(c, "attribute") &&
-          !find_asked(c, "edges"),
+          !find_asked(c, "edges") && !find_asked(c, "neurons"),
           "--top is for one prompt: the tokens of different prompts have no mean" },
         { c->mean_from && !c->data, "--mean-from is for --data" },
         { c->mean_from && !means, "--mean-from is for --ablate SITES=mean, and there is none" },
@@ -9135,6 +9137,15 @@ static void name_position(Case *c, int t, int at_end, Label label)
     position_label(&p, t, at_end, label);
 }
 
+/* Where the answer is read, in words */
+static const char *where_read(Case *c, Label text)
+{
+    Label at;
+    if (is_study(c)) return c->input.at ? "the row's position" : "the last position";
+    name_position(c, c->question.at, 1, at);
+    return label(text, "position %s", at);
+}
+
 static void position_labels(Case *c, Label *label, int from, int to)
 {
     for (int t = from; t < to; t++) name_position(c, t, 1, label[t - from]);
@@ -9213,10 +9224,8 @@ static void add_lens_tables(Case *c, Tables *out, int T, const Said *said, int n
         table->limit = 1;
     }
     Table *depth = &out->at[out->n - 1];
-    name_position(c, c->question.at, 1, at);
-    titled(depth, "", "point", "", "by depth, at %s%s%s; KL is that of the end from it",
-           !study ? "position " : c->input.at ? "the row's position" : "the last position",
-           study ? "" : at, edited_or_not(c));
+    titled(depth, "", "point", "", "by depth, at %s%s; KL is that of the end from it",
+           where_read(c, at), edited_or_not(c));
     for (int i = 0; i < depth->n_cols; i++) strcpy(depth->col[i], said[i].name);
     depth->is_signed = c->question.answer.n && has_sign(c->question.metric);
 }
@@ -9604,11 +9613,7 @@ static void read_dla(Case *c, const Asked *asked, Tables *out)
 /* L5N123, or L5, L3-5 and L*: all neurons of those layers */
 static void resolve_neurons(Case *c, Asked *asked)
 {
-    size_t n = strlen(asked->text);
-    char  *list = room(c, n + 3, 1);
-    int    layers = *asked->text == 'L' && strspn(asked->text + 1, "0123456789-*") == n - 1;
-    snprintf(list, n + 3, "%s%s", asked->text, layers ? "N*" : "");
-    resolve_units(c, asked, parser_of(c, "--neurons", list), NEURON, MI_mlp_post,
+    resolve_units(c, asked, parser_of(c, "--neurons", asked->text), NEURON, MI_mlp_post,
                   "expected neurons, L4N12 or all of a layer, L4",
                   "neurons are read at --at; leave out the @");
 }
@@ -9677,15 +9682,15 @@ static void add_strongest_neurons(Case *c, const int *neuron, Tables *out, int f
 {
     const MiModel *model = c->study->model;
     const Table   *from = &out->at[first];
-    int    n = from->n_rows, cols = from->n_cols, T = c->question.at + 1, V = n_vocab(c);
+    int    n = from->n_rows, cols = from->n_cols, T = c->prompt.n, V = n_vocab(c);
     int    D = model->shape.d_model, F = model->shape.d_mlp, *top = room(c, shown, sizeof *top);
     float *x = room(c, D + V + n, sizeof *x), *logits = x + D, *size = logits + V;
     for (int i = 0; i < n; i++) size[i] = fabsf((float)from->value[(i + 1) * cols - 1]);
     shown = mi_top(size, n, shown, top);
     titled(add_spoken_table(out, "neuron values", shown), "logit", "neuron", "rank", "their "
-           "values, W_out[n]: what they speak for and against (read by LN_f without beta)");
+           "values, W_out[n]: what they speak for and against (LN_f without beta)");
     titled(add_spoken_table(out, "neuron keys", shown), "logit", "neuron", "rank", "their keys, "
-           "columns of W_in: whose embeddings they resemble (with ln2's gamma)");
+           "W_in's columns (centred, with gamma): whose embeddings they resemble");
     Table *active = titled(add_table(out, "neuron activations", HEAT, shown, T), "mlp_post",
                            "neuron", "position", "their activations%s", edited_or_not(c));
     active->is_signed = 1;
@@ -9696,7 +9701,12 @@ static void add_strongest_neurons(Case *c, const int *neuron, Tables *out, int f
         for (int j = 0; j < D; j++) x[j] = w->W_out[(size_t)k * D + j];
         speak(c, x, 1, 0, logits);
         add_spoken(c, logits, active - 2, i);
-        for (int j = 0; j < D; j++) x[j] = w->W_in[(size_t)j * F + k] * w->ln2_gamma[j];
+        double mean = 0;
+        for (int j = 0; j < D; j++) {
+            x[j] = w->W_in[(size_t)j * F + k] * w->ln2_gamma[j];
+            mean += x[j] / (double)D;
+        }
+        for (int j = 0; j < D; j++) x[j] -= (float)mean;    /* LN takes that off what it meets */
         c->base->kernel->unembed(logits, x, 1, model->wte, V, D, 1);
         add_spoken(c, logits, active - 1, i);
         for (Table *table = active - 2; table <= active; table++)
@@ -9718,11 +9728,12 @@ static void read_neurons(Case *c, const Asked *asked, Tables *out)
     int    first = out->n, runs = 1 + (c->edited != NULL), D = model->shape.d_model, n;
     int    F = model->shape.d_mlp, *neuron = list_units(c, asked, 1, F, &n);
     int    answers = q->answer.n == 1 && q->versus.n <= 1;
+    Label  at;
     double *g = must(malloc(2 * D * sizeof *g)), *x = g + D;
     titled(add_table(out, "neurons", BARS, n, runs), answers ? "direct logit attribution" :
-           "length", "neuron", "run", answers ? "what neurons add to the answer at position %d: "
-           "%s − %s" : "how long what neurons add is, at position %d", q->at,
-           answers ? answer_label(c, 0) : "", answers ? versus_or_mean(c) : "");
+           "length", "neuron", "run", answers ? "what neurons add at %s: %s − %s" :
+           "how long what neurons add is, at %s", where_read(c, at), answer_label(c, 0),
+           answers ? versus_or_mean(c) : "");
     titled(add_table(out, "neuron active", SILENT, n, runs), "mlp_post", "neuron", "run",
            "activation");
     Table *table = &out->at[first], *active = table + 1;
@@ -9807,46 +9818,48 @@ static void written_rows(Case *c, const MiRun *run, int l, int h, float *o)
     free(y);
 }
 
-/* OV and QK of a head on the tokens of the prompt, each alone: as its embedding (raw), and through
- * MLP 0, since that is what a head above layer 0 meets of a token. */
+/* OV and QK of a head on the tokens of the prompt, each alone: through MLP 0, since that is what a
+ * head above layer 0 meets of a token, and raw, as its embedding, which is what one of layer 0
+ * meets; people see the tables of what it meets. */
 static void read_head_weights(Case *c, int l, int h, MiRun *const run[2], Tables *out)
 {
+    static const char *const how[] = { "through MLP 0", "raw" };
     const MiModel *model = c->study->model;
+    const weight  *b_K = model->block[l].b_QKV + model->shape.d_model + h * model->shape.d_head;
     int    T = c->prompt.n, D = model->shape.d_model, d = model->shape.d_head, V = n_vocab(c);
+    int    first = out->n;
     float *o = must(malloc(T * ((size_t)D + V) * sizeof *o)), *logits = o + (size_t)T * D;
-    const weight *b_K = model->block[l].b_QKV + D + h * d;
     Label  name;
-    Table *ov = titled(add_spoken_table(out, label(name, "ov L%dH%d", l, h), T), "logit", "token",
-                       "rank", "OV of L%dH%d: what it writes when it looks at this token (through "
-                       "MLP 0; LN_f without beta)", l, h);
-    position_labels(c, ov->row, 0, T);
-    Table *rank = titled(add_table(out, label(name, "ov rank L%dH%d", l, h), BARS, T, 2), "rank",
-                         "token", "embedding", "OV of L%dH%d: the place of the token itself, 1 of "
-                         "%d is a copy", l, h, V);
-    rank->limit = INFINITY;
-    strcpy(rank->col[0], "through MLP 0"), strcpy(rank->col[1], "raw");
-    position_labels(c, rank->row, 0, T);
+    titled(add_table(out, label(name, "ov rank L%dH%d", l, h), BARS, T, 2), "rank", "token",
+           "embedding", "OV of L%dH%d: rank of the token itself in what it writes, of %d (1: a "
+           "copy)", l, h, V)->limit = INFINITY;
     for (int raw = 0; raw < 2; raw++) {
+        const char *which = raw ? " raw" : "";
+        int  met = raw == !l;
+        titled(add_spoken_table(out, label(name, "ov%s L%dH%d", which, l, h), T), "logit", "token",
+               "rank", "OV of L%dH%d: what it writes of each token (%s; LN_f without beta)", l, h,
+               how[raw])->look = met ? TOKENS : SILENT;
+        titled(add_table(out, label(name, "qk%s L%dH%d", which, l, h), met ? HEAT : SILENT, T, T),
+               "score", "query", "key", "QK of L%dH%d: how much a token looks for another (%s; no "
+               "key biases)", l, h, how[raw])->is_signed = 1;
+        Table *rank = &out->at[first], *qk = &out->at[out->n - 1];
+        strcpy(rank->col[raw], how[raw]);
+        position_labels(c, qk->col, 0, T);
+        for (Table *table = rank; table <= qk; table++) position_labels(c, table->row, 0, T);
         written_rows(c, run[raw], l, h, o);
         speak(c, o, T, 0, logits);
         for (int t = 0; t < T; t++) {
-            const float *row = logits + (size_t)t * V;
-            TokenSet     token = { .tokens = c->prompt.tokens + t, .n = 1 };
-            rank->value[t * 2 + raw] = rank_of(&token, row, V);
-            if (!raw) add_spoken(c, row, rank - 1, t);
+            TokenSet token = { .tokens = c->prompt.tokens + t, .n = 1 };
+            rank->value[t * 2 + raw] = rank_of(&token, logits + (size_t)t * V, V);
+            add_spoken(c, logits + (size_t)t * V, qk - 1, t);
         }
-    }
-    Table *qk = titled(add_table(out, label(name, "qk L%dH%d", l, h), HEAT, T, T), "score", "query",
-                       "key", "QK of L%dH%d: how much a token looks for another (through MLP 0; "
-                       "key biases left out)", l, h);
-    qk->is_signed = 1;
-    position_labels(c, qk->row, 0, T);
-    position_labels(c, qk->col, 0, T);
-    for (int i = 0; i < T * T; i++) {
-        const float *q = must_run(c, mi_head(run[0], 0, MI_q, l, h, i / T));
-        const float *key = must_run(c, mi_head(run[0], 0, MI_k, l, h, i % T));
-        qk->value[i] = 0;
-        for (int j = 0; j < d; j++) qk->value[i] += q[j] * ((double)key[j] - b_K[j]) / sqrt(d);
+        for (int i = 0; i < T * T; i++) {
+            const float *q = must_run(c, mi_head(run[raw], 0, MI_q, l, h, i / T));
+            const float *key = must_run(c, mi_head(run[raw], 0, MI_k, l, h, i % T));
+            double score = 0;
+            for (int j = 0; j < d; j++) score += q[j] * ((double)key[j] - b_K[j]);
+            qk->value[i] = score * model->block[l].score_scale;
+        }
     }
     free(o);
 }
@@ -9864,8 +9877,8 @@ static void read_copy_scores(Case *c, const int *head, int n, Tables *out)
     float *o = must(malloc((T + 1) * ((size_t)D + V) * sizeof *o)), *bias = o + (size_t)T * D;
     float *logits = bias + V;
     Table *table = titled(add_table(out, "copy score", BARS, n + 1, 2), "share", "head", "sign",
-                          "copy score: share of the prompt's tokens among the first %d that the "
-                          "head speaks for, or against", HIT);
+                          "copy score: share of the prompt's tokens in the top %d of what a head "
+                          "writes", HIT);
     table->limit = 1;
     strcpy(table->col[0], "copies"), strcpy(table->col[1], "negative");
     label(table->row[n], "all %d heads", L * H);
