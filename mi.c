@@ -4770,8 +4770,9 @@ static int parse_addresses(Parser *p)
 static const char *text_of(ListFiles *files, const char *name, size_t length)
 {
     enum { MOST = 1 << 24 };
-    for (ListFile *file = files->at; file < files->at + files->n; file++)
-        if (strlen(file->name) == length && !strncmp(file->name, name, length)) return file->text;
+    for (int i = 0; i < files->n; i++)
+        if (strlen(files->at[i].name) == length && !strncmp(files->at[i].name, name, length))
+            return files->at[i].text;
     ListFile *list = grow(files->at, files->n, sizeof *list), one = { .name = NULL };
     if (list) files->at = list, one.name = strndup(name, length);
     if (!one.name) return mi_fail("out of memory"), NULL;
@@ -7207,7 +7208,8 @@ static void print_help(FILE *out)
     Menu menu = list_options();
     fprintf(out, "mi - look inside a GPT-2 while it thinks\n\n"
                  "    mi [PROMPT] [options]          PROMPT may be - for standard input\n");
-    for (const Option *o = menu.at; o < menu.at + menu.n; o++) {
+    for (int i = 0; i < menu.n; i++) {
+        const Option *o = &menu.at[i];
         char left[96];
         if (o->kind == HEADING) {
             fprintf(out, "\n%s\n    %s\n", o->help, o->argument);
@@ -7250,7 +7252,8 @@ static const Option *find_option(const Menu *menu, const char *word, const char 
     int    is_long = !strncmp(word, "--", 2);
     int    digit = !is_long && isdigit((unsigned char)word[2]);
     *value = is_long ? word[n] ? word + n + 1 : NULL : word[2] ? word + 2 : NULL;
-    for (const Option *o = menu->at; o < menu->at + menu->n; o++) {
+    for (int i = 0; i < menu->n; i++) {
+        const Option *o = &menu->at[i];
         int number = digit && (o->kind == INTEGER || o->kind == READOUT);
         if (is_long ? n > 2 && strlen(o->name) == n - 2 && !strncmp(o->name, word + 2, n - 2)
                     : o->letter && o->letter == word[1] && (!word[2] || number))
@@ -7435,9 +7438,11 @@ static int is_circuit(const Command *c, const char *kind)
  * one length and can be compared; --from SITE@POS takes a row of any source. */
 static int reads_source(const Command *c, int paired)
 {
-    for (const Request *r = c->request; r < c->request + c->n_requests; r++)
+    for (int i = 0; i < c->n_requests; i++) {
+        const Request *r = &c->request[i];
         if ((r->what->needs & NEEDS_SOURCE) && !(paired && r->from && strchr(r->from, '@')))
             return 1;
+    }
     return find_asked(c, "attribute") || find_asked(c, "edges") || find_asked(c, "path") ||
            is_circuit(c, "source");
 }
@@ -8126,7 +8131,8 @@ static void read_from(Case *c, Step *step)
     if (keys && step->from_at)
         resolving(c, fail_at(&p, p.argument, "rows of scores and pattern differ in length: they "
                              "are taken from the same position; leave out the @"));
-    for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
+    for (int i = 0; i < step->edits.n; i++) {
+        MiEdit *edit = &step->edits.at[i];
         int rows = edit->pos_end - edit->pos;
         site_name(edit->site, edit->layer, site);
         if (keys != (edit->head >= 0) || (!keys && from->count != edit->count))
@@ -8392,8 +8398,9 @@ static const Contrast *contrast_of(Study *study, const char *file, MiSite site)
     const Command command = { .metric = "kl", .swept = -1, .bos = study->command->bos,
                               .threads = study->command->threads };
     int layers = n_layers_of(study->model, site), D = width_of(study->model, site, 0);
-    for (Contrast *known = study->contrast; known < study->contrast + study->n_contrasts; known++)
-        if (known->site == site && !strcmp(known->file, file)) return known;
+    for (int i = 0; i < study->n_contrasts; i++)
+        if (study->contrast[i].site == site && !strcmp(study->contrast[i].file, file))
+            return &study->contrast[i];
     Study of = { .command = &command, .model = study->model, .words = study->words,
                  .rows = read_rows(file) };
     if (column_of(&of.rows, "label") < 0)
@@ -8480,8 +8487,9 @@ static void orthonormalize(const Case *c, const char *name, float *x, int k, int
 static void bind_along(Case *c, Step *step)
 {
     const char *from = step->typed->along;
-    for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
-        const MiEdit *last = edit > step->edits.at ? edit - 1 : NULL;
+    for (int i = 0; i < step->edits.n; i++) {
+        MiEdit *edit = &step->edits.at[i];
+        const MiEdit *last = i ? edit - 1 : NULL;
         int   same = last && last->site == edit->site && last->layer == edit->layer &&
                      last->first == edit->first && last->count == edit->count;
         float *basis = same ? NULL : direction_rows(c, step, edit, from, edit->count, &step->rank);
@@ -8495,7 +8503,8 @@ static void bind_along(Case *c, Step *step)
 static void bind_from(Case *c, Step *step)
 {
     const MiEdit *from = &step->from;
-    for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
+    for (int i = 0; i < step->edits.n; i++) {
+        MiEdit *edit = &step->edits.at[i];
         const float *row = touched_row(c, c->source, from, step->from_at ? from->pos : edit->pos);
         edit->value = from->head < 0 ? row : row + edit->first;     /* of keys: the same ones */
         edit->value_stride = step->from_at && from->pos_end - from->pos == 1 ? 0
@@ -8589,7 +8598,8 @@ static void bind_file(Case *c, Step *step)
                print_shape(have, sizeof have, &array)))
         running(c, mi_fail("%s has the shape (%s), but --set %.200s needs (%s)", path, have, text,
                            want));
-    for (MiEdit *edit = step->edits.at; edit < step->edits.at + step->edits.n; edit++) {
+    for (int i = 0; i < step->edits.n; i++) {
+        MiEdit *edit = &step->edits.at[i];
         edit->value = values;
         edit->value_stride = edit->head >= 0 ? c->prompt.n : edit->count;
         values += (edit->pos_end - edit->pos) * edit->value_stride;
@@ -9314,8 +9324,10 @@ static void resolve_dla(Case *c, Asked *asked)
 /* Is neuron n of layer l one that was asked for? n -1: any of the layer */
 static int is_asked(const Asked *asked, int l, int n)
 {
-    for (const MiEdit *e = asked->rows.at; e < asked->rows.at + asked->rows.n; e++)
+    for (int i = 0; i < asked->rows.n; i++) {
+        const MiEdit *e = &asked->rows.at[i];
         if (e->layer == l && (n < 0 || (e->first <= n && n < e->first + e->count))) return 1;
+    }
     return 0;
 }
 
@@ -9624,11 +9636,13 @@ static int *list_units(Case *c, const Asked *asked, int width, int in_layer, int
 {
     int *unit = NULL;
     *n = 0;
-    for (const MiEdit *e = asked->rows.at; e < asked->rows.at + asked->rows.n; e++)
+    for (int j = 0; j < asked->rows.n; j++) {
+        const MiEdit *e = &asked->rows.at[j];
         for (int i = e->first; i < e->first + e->count; i += width) {
             unit = must(grow(unit, *n, sizeof *unit));
             unit[(*n)++] = e->layer * in_layer + i / width;
         }
+    }
     return own(c, unit);
 }
 
@@ -10731,21 +10745,27 @@ static Circuit open_circuit(Case *c, const Asked *asked)
         if (edit->from == MI_FROM_CALLER && !edit->value) bind_partner(c, edit);
     }
     running(c, mi_edits_bind(&x.whole, c->base, c->source));
-    for (const MiEdit *e = members->at; e < members->at + members->n; e++)
+    for (int j = 0; j < members->n; j++) {
+        const MiEdit *e = &members->at[j];
         width[e->site] = width[e->site] ? min_int(width[e->site], e->count) : e->count;
+    }
     for (int i = 0; i < x.whole.n; i++) x.n += x.whole.at[i].count / width[x.whole.at[i].site];
     x.unit = room(c, x.n, sizeof *x.unit);
     x.member = room(c, (size_t)x.n * x.T, 1);
     MiEdit *unit = x.unit;
-    for (const MiEdit *e = x.whole.at; e < x.whole.at + x.whole.n; e++)
+    for (int k = 0; k < x.whole.n; k++) {
+        const MiEdit *e = &x.whole.at[k];
         for (int first = 0; first < e->count; first += width[e->site]) {
             *unit = part_of(*e, width[e->site], 0, x.T);
             if (unit->value) unit->value += first;
             unit++->first = first;
         }
-    for (const MiEdit *e = members->at; e < members->at + members->n; e++)
+    }
+    for (int j = 0; j < members->n; j++) {
+        const MiEdit *e = &members->at[j];
         for (int u = unit_of(&x, e), i = 0; i < e->count / width[e->site]; i++)
             memset(x.member + (size_t)(u + i) * x.T + e->pos, 1, min_int(e->pos_end, x.T) - e->pos);
+    }
     return x;
 }
 
@@ -11065,7 +11085,8 @@ static void resolve_attn(Case *c, Asked *asked)
 static void read_attn(Case *c, const Asked *asked, Tables *out)
 {
     int T = c->prompt.n;
-    for (const MiEdit *head = asked->rows.at; head < asked->rows.at + asked->rows.n; head++) {
+    for (int k = 0; k < asked->rows.n; k++) {
+        const MiEdit *head = &asked->rows.at[k];
         const char *site = SITES[head->site].name;
         int    l = head->layer, h = head->head, last = min_int(head->pos_end, T);
         int    n = last - head->pos;
@@ -11230,13 +11251,15 @@ static void read_save(Case *c, const Asked *asked, Tables *out)
     Array array = asked->shape;
     float *x = array.values = must(malloc(array.n * sizeof *x));
     if (!asked->rows.n) running(c, mi_logits_all(run, c->lane, 0, c->prompt.n, x));
-    for (const MiEdit *edit = asked->rows.at; edit < asked->rows.at + asked->rows.n; edit++)
+    for (int i = 0; i < asked->rows.n; i++) {
+        const MiEdit *edit = &asked->rows.at[i];
         for (int t = edit->pos; t < min_int(edit->pos_end, c->prompt.n); t++) {
             const float *row = must_run(c, row_at(run, c->lane, edit, t));
             int n = edit->head >= 0 ? c->prompt.n : edit->count, last = edit->head >= 0 ? t : n;
             for (int k = 0; k < n; k++)
                 *x++ = k <= last ? row[k] : edit->site == MI_scores ? -INFINITY : 0;
         }
+    }
     add_saved(out, find_value(asked->text, 1) + 1, array);
 }
 
@@ -11397,7 +11420,8 @@ static void summarize(Tables *report, int *group, int n, int *n_dropped, int *n_
     *n_dropped = 0, *n_groups = 1;
     for (int i = 0; i < report->n && n > 1; i++)
         *n_dropped += drop_rows(report->at[i].all, cells_of(&report->at[i]), n, group);
-    for (Table *t = report->at; t < report->at + report->n; t++) {
+    for (int j = 0; j < report->n; j++) {
+        Table *t = &report->at[j];
         size_t cells = cells_of(t);
         double whole = 0;
         if (t->n_from) {
@@ -11548,16 +11572,19 @@ static const Request *undone_by(const Case *c, int which)
 {
     const MiEdits *edits = &c->step[which].edits;
     int            by = -1, last = c->command->generate ? INT_MAX : c->prompt.n;
-    for (const MiEdit *e = edits->at; e < edits->at + edits->n; e++) {
+    for (int j = 0; j < edits->n; j++) {
+        const MiEdit *e = &edits->at[j];
         int found = -1;
         for (int i = which + 1; i < c->command->n_requests && found < 0; i++) {
             const MiEdits *later = &c->step[i].edits;
-            for (const MiEdit *f = later->at; f < later->at + later->n; f++)
+            for (int k = 0; k < later->n; k++) {
+                const MiEdit *f = &later->at[k];
                 if (i != c->command->swept && f->op == MI_SET && f->site == e->site &&
                     f->layer == e->layer && f->head == e->head && f->pos <= e->pos &&
                     f->first <= e->first && f->first + f->count >= e->first + e->count &&
                     min_int(f->pos_end, last) >= min_int(e->pos_end, last))
                     found = i;
+            }
         }
         if (found < 0 || (by >= 0 && by != found)) return NULL;
         by = found;
@@ -11787,7 +11814,8 @@ static void print_report(const Report *report, const Screen *screen)
         print_heading(report, screen);
     }
     fputc('\n', out);
-    for (const Table *t = report->tables.at; t < report->tables.at + report->tables.n; t++) {
+    for (int j = 0; j < report->tables.n; j++) {
+        const Table *t = &report->tables.at[j];
         print_table(screen, t);
         maps += t->look == HEAT && t->error != NULL;
         if (!strcmp(t->name, "change") && t->is_share) note_share(report, screen, t);
