@@ -9,6 +9,7 @@
 # make test-arm     NEON builds under qemu-aarch64 give the bits of AVX2 builds
 # make fuzz         search for inputs that break it (clang); FUZZ_SECONDS=60 each, FUZZ="weights"
 # make bench        how fast it is, as a share of what this machine can do
+# make published    after make gpt2: published figures beside ours; MODEL=FILE, FIGURES=words
 # make gpt2         download the real GPT-2 (124M), 548 MB
 # make clean
 #
@@ -158,6 +159,9 @@ GPT2_URL     ?= https://huggingface.co/openai-community/gpt2/resolve/$(GPT2_REVI
 GPT2_SHA256  ?= 248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707
 GPT2_BYTES   ?= 548105171
 
+published: $(BUILD)/mi
+	@MI=$(BUILD)/mi sh tests/published.sh $(or $(MODEL),gpt2.safetensors) '$(FIGURES)'
+
 gpt2: gpt2.safetensors
 	@echo 'Now: ./mi -m gpt2.safetensors --ablate L9H9'
 
@@ -167,4 +171,4 @@ gpt2.safetensors:
 clean:
 	rm -rf mi build build-*
 
-.PHONY: test test-arm test-grade labs assignment mystery grade bench fuzz check-docs gpt2 clean
+.PHONY: test test-arm test-grade published labs assignment mystery grade bench fuzz check-docs gpt2 clean
