@@ -1642,8 +1642,9 @@ static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
 }
 
 /* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. A caller
- * may ask for more than the cones (to read what did not change in the fork itself), never less. */
-static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
+ * may ask for more than the cones (to read what did not change in the fork itself), never less; only
+ * a sweep knows from where on its edits change anything (planned). */
+static int plan_fork(const MiLane *lanes, int n_lanes, int planned, int *half, int *t0)
 {
     if (n_lanes < 1) return mi_fail("a fork needs at least one lane");
     const MiModel *model = lanes[0].trunk->model;
@@ -1663,7 +1664,7 @@ static int plan_fork(const MiLane *lanes, int n_lanes, int *half, int *t0)
         if (lane->t0 >= positions_of(lane))
             return mi_fail("lane %d starts at position %d: its last one is %d", i, lane->t0,
                            positions_of(lane) - 1);
-        if (lane->n_edits && (lane->t0 > edit_t0 || *half > edit_half))
+        if (lane->n_edits && ((lane->t0 > edit_t0 && !planned) || *half > edit_half))
             return mi_fail("lane %d has an edit outside its cone: it starts at half-layer %d, "
                            "position %d; the edit at half-layer %d, position %d", i, *half,
                            lane->t0, edit_half, edit_t0);
@@ -1699,13 +1700,13 @@ static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
     fork->n_rows = fork->capacity;
 }
 
-/* A fork, in the memory of another one that is gone (or NULL): plan it, give every lane its rows
+/* A fork, of a sweep in the memory of another one that is gone (else NULL): plan it, give every lane its rows
  * and its edits, then compute. All is counted first, so that nothing has to grow. */
 static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
     if (!t0) return mi_fail("out of memory"), NULL;
-    if (plan_fork(lanes, n_lanes, &half, t0) < 0) return free(t0), NULL;
+    if (plan_fork(lanes, n_lanes, spare != NULL, &half, t0) < 0) return free(t0), NULL;
 
     int     keys = 0;
     int64_t rows = 0, n_edits = 0;
@@ -1748,43 +1749,38 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 /* similar cones share a fork, and so read the weights once for all of them.                     */
 /* ============================================================================================= */
 
-/* Would a cell write what its trunk has there anyway? Then its run is its trunk's, bit for bit, and
- * nothing needs to be computed: so prefixes that source and prompt share cost nothing. Each number
- * is tried, for x + amount (v - x) is not always x where v is x: -0 becomes 0, infinity not a
- * number. Only if no held edit comes after at the same place, which would have changed what the
- * trunk shows. */
-static int changes_nothing(const MiRun *trunk, const MiEdit *edits, int n, int n_pos)
+/* The first position at which an edit writes something else than the trunk has there anyway, or
+ * n_pos: each number is tried, for x + amount (v - x) is not always x where v is x: -0 becomes 0,
+ * infinity not a number. Only if no held edit comes after at the same place, which would have changed
+ * what the trunk shows. */
+static int first_change(const MiRun *trunk, const MiEdit *edit, int n_pos)
 {
     const Lane *held = &trunk->lanes[0];
-    for (int i = 0; i < n; i++) {
-        const MiEdit *edit = &edits[i];
-        int last = min_int(edit->pos_end, n_pos), keys = SITES[edit->site].width == MI_KEYS;
-        if (edit->pos >= last) continue;
-        if ((edit->op != MI_SET && edit->op != MI_MIX) || edit->basis ||
-            !kept(trunk, edit->site))
-            return 0;
-        for (int j = 0; j < held->n_edits; j++)
-            if (held->edits[j]->site == edit->site && held->edits[j]->layer == edit->layer)
-                return 0;
-        for (int t = edit->pos; t < last; t++) {
-            const float *x = at(trunk, edit->site, edit->layer, t) + edit->first;
-            const float *v = NULL;
-            if (edit->value) v = edit->value + (t - edit->pos) * edit->value_stride;
-            int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
-            if (keys) x += (size_t)edit->head * trunk->key_stride;
-            for (int c = 0; c < count; c++) {
-                float written = x[c];
-                apply_edit(trunk, edit, &written, v ? &v[c] : NULL, 1, t);
-                if (memcmp(&written, &x[c], sizeof written)) return 0;
-            }
+    int last = min_int(edit->pos_end, n_pos), keys = SITES[edit->site].width == MI_KEYS;
+    if (edit->pos >= last) return n_pos;
+    if ((edit->op != MI_SET && edit->op != MI_MIX) || edit->basis || !kept(trunk, edit->site))
+        return edit->pos;
+    for (int j = 0; j < held->n_edits; j++)
+        if (held->edits[j]->site == edit->site && held->edits[j]->layer == edit->layer)
+            return edit->pos;
+    for (int t = edit->pos; t < last; t++) {
+        const float *x = at(trunk, edit->site, edit->layer, t) + edit->first;
+        const float *v = NULL;
+        if (edit->value) v = edit->value + (t - edit->pos) * edit->value_stride;
+        int count = keys ? min_int(edit->count, t + 1 - edit->first) : edit->count;
+        if (keys) x += (size_t)edit->head * trunk->key_stride;
+        for (int c = 0; c < count; c++) {
+            float written = x[c];
+            apply_edit(trunk, edit, &written, v ? &v[c] : NULL, 1, t);
+            if (memcmp(&written, &x[c], sizeof written)) return t;
         }
     }
-    return 1;
+    return n_pos;
 }
 
 enum { SWEEP_ROWS = 512 };                              /* of one fork of a sweep */
 
-typedef struct { int cell, half, rows; } Job;           /* a cell that has to be computed */
+typedef struct { int cell, half, t0, rows; } Job;       /* a cell that has to be computed */
 
 static int by_half(const void *a, const void *b)
 {
@@ -1793,23 +1789,25 @@ static int by_half(const void *a, const void *b)
 }
 
 /* The cells of a sweep that have to be computed -> jobs, in the order in which their cones begin.
- * Left out are those that touch no position that is read, and those that change nothing. */
+ * Before the first position that any of its edits changes, a cell is its trunk, bit for bit, and
+ * nothing needs to be computed: so the words with which source and prompt begin cost nothing. Left
+ * out are cells that touch no position that is read, and those that change nothing. */
 static int plan_sweep(const MiSweep *sweep, Job *jobs)
 {
     int n = 0;
     if (check_values(sweep->trunk) < 0) return -1;
     for (int cell = 0; cell < sweep->n_cells; cell++) {
-        int     first = sweep->first[cell], t0, half;
+        int     first = sweep->first[cell], t0, half, changed;
         MiLane  lane = { sweep->trunk, sweep->edits + first, sweep->first[cell + 1] - first, -1,
                          sweep->read };
-        int     n_pos = positions_of(&lane), touched = 0;
+        int     n_pos = changed = positions_of(&lane);
         for (int i = 0; i < lane.n_edits; i++) {
             if (check_edit(sweep->trunk->model, &lane.edits[i]) < 0) return -1;
-            touched |= lane.edits[i].pos < n_pos;
+            changed = min_int(changed, first_change(sweep->trunk, &lane.edits[i], n_pos));
         }
-        if (!touched || changes_nothing(sweep->trunk, lane.edits, lane.n_edits, n_pos)) continue;
+        if (changed == n_pos) continue;
         if (cone(sweep->trunk->model, &lane, &half, &t0) < 0) return -1;
-        jobs[n++] = (Job){ cell, half, n_pos - t0 };
+        jobs[n++] = (Job){ cell, half, changed, n_pos - changed };
     }
     qsort(jobs, n, sizeof *jobs, by_half);
     return n;
@@ -1845,7 +1843,8 @@ int mi_sweep(const MiSweep *sweep, double *values)
             int first = sweep->first[job->cell];
             rows += job->rows;
             lanes[n_lanes++] = (MiLane){ sweep->trunk, sweep->edits + first,
-                                         sweep->first[job->cell + 1] - first, -1, sweep->read };
+                                         sweep->first[job->cell + 1] - first, job->t0,
+                                         sweep->read };
         }
         MiRun *fork = fork_in(lanes, n_lanes, -1, MI_KEEP_NONE, &spare);
         if (!fork) status = -1;
@@ -11265,7 +11264,8 @@ static void read_save(Case *c, const Asked *asked, Tables *out)
 
 #define RESID (MI_KEEP(resid_pre) | MI_KEEP(resid_mid) | MI_KEEP(resid_post))
 
-#define PATH_SITES (RESID | MI_KEEP(z) | MI_KEEP(mlp_out) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v))
+#define PATH_SITES (RESID | MI_KEEP(z) | MI_KEEP(mlp_out) | MI_KEEP(q) | MI_KEEP(k) | MI_KEEP(v) | \
+                    MI_KEEP(ln2))
 
 static const Readout READOUTS[] = {
     { "top", "K", "show the K most likely next tokens (10)", 'k', A_NUMBER, 0, 1000, 0, NULL,
