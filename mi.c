@@ -263,6 +263,14 @@ typedef struct {
     float         score_scale;                          /* of q.k: 1/sqrt(d) in GPT-2 */
 } Block;
 
+/* A file in memory, and its tensors that were not F32, converted. */
+typedef struct {
+    void   *map;
+    size_t  size;
+    float **converted;
+    int     n_converted;
+} Mapped;
+
 struct MiModel {
     MiShape       shape;
     const weight *wte, *wpe;                            /* [V,D] of tokens, [n_ctx,D] of places */
@@ -272,10 +280,7 @@ struct MiModel {
     int          *vocab_ids;                            /* [V] GPT-2 ids of the rows, or NULL */
     int           has_text;                             /* its tokens are GPT-2's */
     char         *file;                                 /* its name, for messages */
-    void         *map;                                  /* the mapped file */
-    size_t        map_size;
-    float       **converted;                            /* tensors that were not F32 */
-    int           n_converted;
+    Mapped        mapped;
 };
 
 MiShape mi_shape(const MiModel *model)
@@ -3233,15 +3238,15 @@ static float half_to_float(uint16_t half)
     return half & 0x8000 ? -value : value;
 }
 
-/* n numbers of type F16 or BF16 -> F32, which live as long as the model. */
-static float *convert(MiModel *model, const char *data, int64_t n, int bf16)
+/* n numbers of type F16 or BF16 -> F32, which live as long as the file is mapped. */
+static float *convert(Mapped *file, const char *data, int64_t n, int bf16)
 {
-    float **list = grow(model->converted, model->n_converted, sizeof *list);
+    float **list = grow(file->converted, file->n_converted, sizeof *list);
     if (!list) return NULL;
-    model->converted = list;
+    file->converted = list;
     float *values = malloc((size_t)n * sizeof *values + 1);
     if (!values) return mi_fail("out of memory"), NULL;
-    list[model->n_converted++] = values;
+    list[file->n_converted++] = values;
     for (int64_t i = 0; i < n; i++) {
         uint16_t bits;
         memcpy(&bits, data + 2 * i, 2);
@@ -3288,7 +3293,7 @@ static const weight *take_tensor(MiModel *model, const Header *header, const cha
     if (!bf16 && strcmp(tensor->dtype, "F16"))
         return mi_fail("tensor %s has type %.7s; F32, F16 and BF16 can be read", name,
                        tensor->dtype), NULL;
-    return convert(model, data, rows * columns, bf16);
+    return convert(&model->mapped, data, rows * columns, bf16);
 }
 
 /* The tensors of GPT-2: where each goes, its name and shape. One table for loading and checking;
@@ -3663,12 +3668,12 @@ static char *weights_file(const char *path)
     return mi_fail("%s, and without a model.safetensors", strerror(EISDIR)), NULL;
 }
 
-/* Map the file and find its header and its data. */
-static int map_file(MiModel *model, Header *header)
+/* Map a file and find its header and its data. */
+static int map_file(const char *path, Mapped *file, Header *header)
 {
     enum { MOST_HEADER = 100000000 };                   /* as in the safetensors library */
     struct stat info = { 0 };
-    int         descriptor = open_file(model->file, &info);
+    int         descriptor = open_file(path, &info);
     if (descriptor < 0) return -1;
     if (info.st_size < 8) {
         close(descriptor);
@@ -3678,8 +3683,8 @@ static int map_file(MiModel *model, Header *header)
     const unsigned char *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, descriptor, 0);
     close(descriptor);
     if (bytes == MAP_FAILED) return mi_fail("cannot be mapped: %s", strerror(errno));
-    model->map = (void *)bytes;
-    model->map_size = size;
+    file->map = (void *)bytes;
+    file->size = size;
     uint64_t header_size = 0;
     for (int i = 7; i >= 0; i--) header_size = header_size << 8 | bytes[i];
     if (header_size > size - 8 || header_size > MOST_HEADER)
@@ -3694,13 +3699,21 @@ static int map_file(MiModel *model, Header *header)
     return 0;
 }
 
+static void unmap_file(Mapped *file)
+{
+    for (int i = 0; i < file->n_converted; i++) free(file->converted[i]);
+    free(file->converted);
+    if (file->map) munmap(file->map, file->size);
+}
+
 MiModel *mi_open_with(const char *path, const MiOpen *options)
 {
     MiModel *model = calloc(1, sizeof *model);
     Header   header = { 0 };
     if (!model) return mi_fail("out of memory"), NULL;
     model->file = weights_file(path);
-    int ok = model->file && map_file(model, &header) == 0 && read_header(&header) == 0 &&
+    int ok = model->file && map_file(model->file, &model->mapped, &header) == 0 &&
+             read_header(&header) == 0 &&
              take_weights(model, &header, options ? options->n_head : 0) == 0;
     free(header.tensors);
     free(header.text);
@@ -3718,13 +3731,171 @@ MiModel *mi_open(const char *path)
 void mi_close(MiModel *model)
 {
     if (!model) return;
-    for (int i = 0; i < model->n_converted; i++) free(model->converted[i]);
-    if (model->map) munmap(model->map, model->map_size);
+    unmap_file(&model->mapped);
     free(model->file);
-    free(model->converted);
     free(model->vocab_ids);
     free(model->block);
     free(model);
+}
+
+/* ---- Files of other tools ---- */
+
+struct MiFile {
+    Mapped mapped;
+    Header header;
+};
+
+/* All tensors of a file, whatever they are. F32 is read in place, F16 and BF16 are converted. */
+static int take_tensors(MiTensors *tensors, MiFile *file)
+{
+    const Header *header = &file->header;
+    tensors->at = calloc(header->n_tensors + 1, sizeof *tensors->at);
+    if (!tensors->at) return mi_fail("out of memory");
+    for (int i = 0; i < header->n_tensors; i++) {
+        const Tensor *tensor = &header->tensors[i];
+        const char   *data = header->data + tensor->range[0];
+        MiTensor     *out = &tensors->at[tensors->n++];
+        *out = (MiTensor){ .name = tensor->name, .dtype = tensor->dtype,
+                           .n_dims = tensor->n_dims };
+        memcpy(out->shape, tensor->shape, sizeof out->shape);
+        int is_bf16 = !strcmp(tensor->dtype, "BF16");
+        if (!strcmp(tensor->dtype, "F32")) out->value = (const weight *)data;
+        else if (is_bf16 || !strcmp(tensor->dtype, "F16")) {
+            int64_t n = (tensor->range[1] - tensor->range[0]) / 2;
+            out->value = convert(&file->mapped, data, n, is_bf16);
+            if (!out->value) return -1;
+        }
+    }
+    return 0;
+}
+
+int mi_tensors_open(MiTensors *tensors, const char *path)
+{
+    MiFile *file = calloc(1, sizeof *file);
+    *tensors = (MiTensors){ .file = file };
+    if (!file) return mi_fail("out of memory");
+    if (map_file(path, &file->mapped, &file->header) == 0 && read_header(&file->header) == 0 &&
+        take_tensors(tensors, file) == 0)
+        return 0;
+    mi_fail_in(path);
+    mi_tensors_close(tensors);
+    return -1;
+}
+
+void mi_tensors_close(MiTensors *tensors)
+{
+    MiFile *file = tensors->file;
+    free(tensors->at);
+    if (file) {
+        unmap_file(&file->mapped);
+        free(file->header.tensors);
+        free(file->header.text);
+    }
+    free(file);
+    *tensors = (MiTensors){ 0 };
+}
+
+/* -12.5e3, as JSON writes numbers */
+static int json_number(Json *json, double *value)
+{
+    const char digits[] = "0123456789";
+    char *s = json->at + (*json->at == '-');
+    size_t n = strspn(s, digits);
+    int  ok = n == 1 || (n && *s != '0');
+    s += n;
+    if (ok && *s == '.') {
+        n = strspn(s + 1, digits);
+        ok = n > 0;
+        s += 1 + n;
+    }
+    if (ok && (*s == 'e' || *s == 'E')) {
+        s += s[1] == '+' || s[1] == '-' ? 2 : 1;
+        n = strspn(s, digits);
+        ok = n > 0;
+        s += n;
+    }
+    if (!ok) return json_fail(json, "malformed value");
+    *value = strtod(json->at, NULL);
+    json->at = s;
+    return isinf(*value) ? json_fail(json, "a number is too large") : 0;
+}
+
+/* One value and all in it, after those that are in the list: objects and lists before what they
+ * hold. What is nested deeper than `depth` is refused. */
+static int json_value(Json *json, MiJson *out, int parent, const char *key, int depth)
+{
+    static const char *const words[] = { "true", "false", "null" };
+    char     type = json_peek(json), close = type == '{' ? '}' : ']';
+    MiValue *list = grow(out->at, out->n, sizeof *list);
+    if (!list) return -1;
+    out->at = list;
+    int me = out->n++;
+    list[me] = (MiValue){ .parent = parent, .type = type, .key = key };
+    if (type == '"') return (list[me].text = json_string(json)) ? 0 : -1;
+    for (int i = 0; i < 3; i++)
+        if (!strncmp(json->at, words[i], strlen(words[i])))
+            return json->at += strlen(words[i]), 0;
+    if (type != '{' && type != '[') {
+        list[me].type = '0';
+        return json_number(json, &list[me].number);
+    }
+    if (depth == 0) return json_fail(json, "nested too deeply");
+    json->at++;
+    if (json_take(json, close)) return 0;
+    do {
+        if (type == '{' && (!(key = json_string(json)) || !json_take(json, ':')))
+            return key ? json_fail(json, "malformed object") : -1;
+        if (json_value(json, out, me, type == '{' ? key : NULL, depth - 1) < 0) return -1;
+    } while (json_take(json, ','));
+    return json_take(json, close) ? 0 : json_fail(json, "malformed value");
+}
+
+static int by_owner(const void *a, const void *b)
+{
+    const MiValue *x = *(MiValue *const *)a, *y = *(MiValue *const *)b;
+    return x->parent != y->parent ? (x->parent > y->parent) - (x->parent < y->parent)
+                                  : strcmp(x->key, y->key);
+}
+
+/* No object has a key twice: readers would differ in which they take. */
+static int check_keys(const MiJson *json)
+{
+    MiValue **member = malloc((json->n + 1) * sizeof *member);
+    int       n = 0, status = 0;
+    if (!member) return mi_fail("out of memory");
+    for (int i = 0; i < json->n; i++)
+        if (json->at[i].key) member[n++] = &json->at[i];
+    qsort(member, n, sizeof *member, by_owner);
+    for (int i = 1; i < n && status == 0; i++)
+        if (by_owner(&member[i - 1], &member[i]) == 0)
+            status = mi_fail("key \"%.80s\" appears twice", member[i]->key);
+    free(member);
+    return status;
+}
+
+int mi_json_read(MiJson *json, const char *path)
+{
+    enum { MOST = 1 << 26, DEPTH = 64 };
+    size_t n;
+    *json = (MiJson){ .text = read_text(path, MOST, &n) };
+    if (json->text) {
+        Json text = { json->text, json->text + n, "malformed JSON" };
+        if (n >= 3 && !memcmp(text.at, "\xEF\xBB\xBF", 3)) text.at += 3;
+        if (json_value(&text, json, -1, NULL, DEPTH) == 0 &&
+            (!json_peek(&text) && text.at == text.end ? 0
+             : json_fail(&text, "text after its end")) == 0 && check_keys(json) == 0)
+            return 0;
+    }
+    mi_fail_in(path);
+    mi_json_free(json);
+    return -1;
+}
+
+void mi_json_free(MiJson *json)
+{
+    free(json->at);
+    free(json->text);
+    *json = (MiJson){ 0 };
 }
 
 /* ============================================================================================= */

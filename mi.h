@@ -146,6 +146,45 @@ MiShape  mi_shape(const MiModel *model);
  * outside the blocks. NULL if there is no such weight or layer. */
 const MiWeight *mi_weight(const MiModel *model, const char *name, int layer, int *rows, int *cols);
 
+/* ---- Files of other tools ----
+ *
+ * They may come from anyone: sizes, shapes and syntax are checked before the first value is given
+ * out. -1: mi_error() says what is wrong, and nothing is left open. */
+
+typedef struct {
+    const char     *name, *dtype;       /* the type as the file says it, "F32" */
+    int             n_dims;
+    int64_t         shape[8];
+    const MiWeight *value;              /* row by row; NULL unless F32, or converted F16 or BF16 */
+} MiTensor;
+
+typedef struct MiFile MiFile;
+typedef struct {                /* any .safetensors: its tensors, sorted by name */
+    MiTensor *at;
+    int       n;
+    MiFile   *file;
+} MiTensors;
+
+int  mi_tensors_open(MiTensors *tensors, const char *path);
+void mi_tensors_close(MiTensors *tensors);
+
+typedef struct {
+    int         parent;         /* the object or list that it is in; -1: it is the whole text */
+    char        type;           /* { object, [ list, " string, 0 number, t true, f false, n null */
+    const char *key;            /* in an object; else NULL */
+    const char *text;           /* of a string */
+    double      number;         /* of a number */
+} MiValue;
+
+typedef struct {                /* a JSON text: its values in their order, at[0] the whole */
+    MiValue *at;
+    int      n;
+    char    *text;              /* in which keys and strings lie */
+} MiJson;
+
+int  mi_json_read(MiJson *json, const char *path);
+void mi_json_free(MiJson *json);
+
 /* ---- Tokens ---- */
 
 typedef struct MiTokenizer MiTokenizer;

@@ -1,5 +1,5 @@
 /* test_calls.c - what a caller of mi.h adds to it or takes from it: functions as edits (MI_CALL),
- * the subspaces of MI_MIX, and weights (mi_weight). That functions keep the promises of bits,
+ * the subspaces of MI_MIX, weights (mi_weight), and files of other tools. That functions keep the promises of bits,
  * whatever they look at, is tried by test_promises.c. */
 #include "scratch.h"
 #include "check.h"
@@ -354,8 +354,118 @@ static void names_of_weights(void)
               "a weight \"%s\": %s", none[i], mi_error());
 }
 
+/* ---- Files of other tools ---- */
+
+static void put(const char *path, const char *bytes, size_t n)
+{
+    FILE *f = fopen(path, "wb");
+    CHECK(f && fwrite(bytes, 1, n, f) == n, "%s cannot be written", path);
+    if (f) fclose(f);
+}
+
+/* All that a JSON text says, written again: parents by their place in the list. */
+static void json_is_read(const char *path, const char *text, const char *expected)
+{
+    MiJson json;
+    char   got[400] = "";
+    put(path, text, strlen(text));
+    CHECK(mi_json_read(&json, path) == 0, "JSON %s: %s", text, mi_error());
+    for (int i = 0; i < json.n; i++) {
+        const MiValue *v = &json.at[i];
+        size_t n = strlen(got);
+        snprintf(got + n, sizeof got - n, "%d%s%s%c%s", v->parent, v->key ? "." : "",
+                 v->key ? v->key : "", v->type, v->text ? v->text : "");
+        if (v->type == '0') snprintf(got + strlen(got), sizeof got - strlen(got), "%g", v->number);
+        strcat(got, " ");
+    }
+    CHECK(!strcmp(got, expected), "JSON %s: read as %s", text, got);
+    mi_json_free(&json);
+}
+
+static void json_texts(void)
+{
+    char path[1100];
+    snprintf(path, sizeof path, "%s/a.json", scratch);
+    json_is_read(path, "{}", "-1{ ");
+    json_is_read(path, "\xEF\xBB\xBF null\n", "-1n ");
+    json_is_read(path, "[1, -0.5e+1,\t{\"a b\": true}, []]", "-1[ 001 00-5 0{ 3.a bt 0[ ");
+    json_is_read(path, "{\"a\":{\"a\":\"x\\n\\u00e9\"},\"b\":[false,\"\"]}",
+                 "-1{ 0.a{ 1.a\"x\n\xC3\xA9 0.b[ 3f 3\" ");
+    static const struct { const char *text, *says; } bad[] = {
+        {"", "malformed"}, {"{", "expected a string"}, {"{\"a\"}", "malformed object"},
+        {"{\"a\":1,}", "expected a string"}, {"[1 2]", "malformed"}, {"[1,]", "malformed"},
+        {"01", "malformed"}, {"1.", "malformed"}, {".5", "malformed"}, {"1e", "malformed"},
+        {"-", "malformed"}, {"+1", "malformed"}, {"NaN", "malformed"}, {"-Infinity", "malformed"},
+        {"truth", "malformed"}, {"True", "malformed"}, {"nullx", "after its end"},
+        {"1 2", "after its end"}, {"\"a", "unterminated"}, {"1e999", "too large"},
+        {"{\"a\":1,\"b\":2,\"a\":3}", "\"a\" appears twice"}, {"\"\\ud800\"", "escape"},
+    };
+    MiJson json;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        put(path, bad[i].text, strlen(bad[i].text));
+        CHECK(mi_json_read(&json, path) < 0 && strstr(mi_error(), bad[i].says) &&
+              strstr(mi_error(), "a.json") && !json.at && !json.text, "JSON %s: %s", bad[i].text,
+              mi_error());
+    }
+    char deep[200];
+    memset(deep, '[', sizeof deep), deep[199] = 0;
+    put(path, deep, 199);
+    CHECK(mi_json_read(&json, path) < 0 && strstr(mi_error(), "too deeply"), "%s", mi_error());
+    put(path, "[\0]", 3);
+    CHECK(mi_json_read(&json, path) < 0, "JSON with a zero byte");
+    CHECK(mi_json_read(&json, scratch) < 0, "a folder as JSON");
+}
+
+/* The tensors of a model's file are the model's; those of other types have no values. */
+static void tensors_are_the_models(const char *path)
+{
+    int       rows, cols, n = 0;
+    MiModel  *model = mi_open(path);
+    MiTensors file;
+    CHECK(model && mi_tensors_open(&file, path) == 0, "%s: %s", path, mi_error());
+    for (int i = 0; i < file.n; i++) {
+        MiTensor *t = &file.at[i];
+        CHECK(i == 0 || strcmp(file.at[i - 1].name, t->name) < 0, "%s: not sorted", path);
+        if (!strstr(t->name, "wpe.weight")) continue;
+        const MiWeight *wpe = mi_weight(model, "wpe", 0, &rows, &cols);
+        n++;
+        CHECK(t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols && t->value &&
+              !memcmp(t->value, wpe, (size_t)rows * cols * sizeof *wpe), "%s: wpe", path);
+    }
+    CHECK(n == 1, "%s has wpe %d times", path, n);
+    mi_tensors_close(&file);
+    CHECK(!file.at && !file.n, "%s is not closed", path);
+    mi_close(model);
+}
+
+static void other_tensors(void)
+{
+    static const char header[] = "{\"b\":{\"dtype\":\"I32\",\"shape\":[],\"data_offsets\":[0,4]},"
+        "\"a\":{\"dtype\":\"F32\",\"shape\":[1,1],\"data_offsets\":[4,8]},"
+        "\"c\":{\"dtype\":\"ODD\",\"shape\":[9],\"data_offsets\":[8,8]}}";
+    char      bytes[8 + sizeof header - 1 + 8] = {(char)(sizeof header - 1)}, path[1100];
+    float     one = 1.5f;
+    size_t    n = sizeof header - 1;
+    MiTensors file;
+    bytes[1] = (char)(n >> 8);
+    memcpy(bytes + 8, header, n);
+    memcpy(bytes + 8 + n + 4, &one, 4);
+    snprintf(path, sizeof path, "%s/a.safetensors", scratch);
+    put(path, bytes, sizeof bytes);
+    CHECK(mi_tensors_open(&file, path) == 0 && file.n == 3 && !strcmp(file.at[0].name, "a") &&
+          file.at[0].n_dims == 2 && *file.at[0].value == one && !file.at[1].value &&
+          !strcmp(file.at[1].dtype, "I32") && file.at[1].n_dims == 0 && !file.at[2].value &&
+          file.at[2].shape[0] == 9, "three tensors: %s", mi_error());
+    mi_tensors_close(&file);
+    put(path, bytes, sizeof bytes - 1);
+    CHECK(mi_tensors_open(&file, path) < 0 && strstr(mi_error(), "truncated") && !file.at,
+          "a truncated file: %s", mi_error());
+}
+
 static int body(void)
 {
+    json_texts();
+    other_tensors();
     for (uint64_t seed = 1; seed <= 12; seed++) {
         if (open_world(&w, seed)) return printf("%s\n0 passed, 1 failed\n", lost), 1;
         doing("test_calls: %s", w.where);
@@ -379,6 +489,7 @@ static int body(void)
         char path[64];
         snprintf(path, sizeof path, "tests/golden/%s.safetensors", files[i]);
         weights_are_those_of_the_runs(path);
+        tensors_are_the_models(path);
     }
     return report();
 }
