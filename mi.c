@@ -5542,6 +5542,29 @@ int mi_receiver(const MiRun *senders, int n, MiEdit reader, MiEdits *edits)
     return add_edit(edits, &reader);
 }
 
+int mi_reader(const MiRun *run, const MiEdit *reader, const float *x, float *out)
+{
+    const MiModel *model = run->model;
+    int D = model->shape.d_model, part = reader->site - MI_q, is_end = reader->site == MI_ln_f;
+    int of_head = part >= 0 && part < 3, l = reader->layer;
+    if (!of_head && !is_end && reader->site != MI_ln2)
+        return mi_fail("that site does not read the residual stream");
+    if (l < 0 || l >= n_layers_of(model, reader->site) || reader->first < 0 || reader->count < 1 ||
+        reader->count > D - reader->first || (!of_head && reader->count < D))
+        return mi_fail("%s has no such layer, or no such columns", SITES[reader->site].name);
+    const Block  *w = &model->block[l];
+    const weight *gamma = is_end ? model->ln_f_gamma : of_head ? w->ln1_gamma : w->ln2_gamma;
+    const weight *beta = is_end ? model->ln_f_beta : of_head ? w->ln1_beta : w->ln2_beta;
+    float  mean = run->kernel->sum(x, D) / D, *y = of_head ? malloc(D * sizeof *y) : out;
+    size_t column = (size_t)part * D + reader->first;
+    if (!y) return mi_fail("out of memory");
+    normalize(y, x, mean, sigma_of(run, x, mean), gamma, beta, D);
+    if (!of_head) return 0;
+    run->kernel->linear(out, y, 1, D, reader->count, w->W_QKV + column, 3 * D, w->b_QKV + column, 1);
+    free(y);
+    return 0;
+}
+
 int mi_reader_gradient(const MiRun *of, int lane, const MiRun *gradient, const MiEdit *reader,
                        int pos, float *dx)
 {

@@ -440,6 +440,11 @@ MiRun *mi_senders(const MiRun *base, const MiRun *source, const MiEdit *senders,
                   int freeze_mlps);
 int    mi_receiver(const MiRun *senders, int n, MiEdit reader, MiEdits *edits);
 
+/* What a reader makes of any stream x [D]: out [count] <- its LayerNorm; of q, k and v that times
+ * its columns of W, plus b. The bits are those of a run. Of reader its site, layer and columns are
+ * taken, of ln2 and ln_f the whole row: so in an MI_CALL one reader alone can read something else. */
+int    mi_reader(const MiRun *run, const MiEdit *reader, const float *x, float *out);
+
 /* The same to first order, for all readers at once: dx [D] <- the gradient of what a reader reads
  * of the stream at a position, through its own LayerNorm and for q, k and v its own head. gradient
  * is that of the run's lane, and kept the reader's site. All readers above one place of the stream

@@ -10,6 +10,8 @@
 
 #include "mi.h"
 
+#include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +25,21 @@ typedef struct {
     MiTokenizer *words;
     MiShape      shape;
 } Lab;
+
+/* The end, with one line that says why: status 2 for what was typed, 1 for what went wrong. */
+__attribute__((noreturn, format(printf, 2, 3)))
+static inline void refuse(int status, const char *format, ...)
+{
+    char    why[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, sizeof why, format, args);
+    va_end(args);
+    for (char *s = why; *s; s++)
+        if ((unsigned char)*s < ' ' || *s == 127) *s = '?';     /* names in files may be anything */
+    fprintf(stderr, "lab: %s\n", why);
+    exit(status);
+}
 
 /* What a function of mi.h returned, unless it is NULL: then why, and the end. */
 static void *must(const void *result)
@@ -54,12 +71,23 @@ static inline void close_lab(Lab *lab)
     mi_close(lab->model);
 }
 
+/* The tokens of a text; for a model that knows no text they are their ids, "464 8251 284". */
 static inline Prompt tokens_of(const Lab *lab, const char *text)
 {
-    Prompt  prompt;
-    int64_t n = mi_encode(lab->words, text, strlen(text), prompt.at, MOST_TOKENS);
-    prompt.n = check((int)n);
-    if (n > MOST_TOKENS) fprintf(stderr, "lab: %d tokens are too many\n", prompt.n), exit(1);
+    Prompt  prompt = {.n = 0};
+    int64_t n = 0;
+    char   *end;
+    if (mi_has_text(lab->words))
+        n = check((int)mi_encode(lab->words, text, strlen(text), prompt.at, MOST_TOKENS));
+    else for (; *(text += strspn(text, " ")); text = end) {
+        long id = strtol(text, &end, 10);
+        int  token = id == (int)id ? mi_row_of_id(lab->words, (int)id) : -1;
+        if (end == text || token < 0) refuse(2, "no token of this model: %.40s", text);
+        if (n < MOST_TOKENS) prompt.at[n] = token;
+        n++;
+    }
+    if (n > MOST_TOKENS) refuse(2, "%d tokens are too many", (int)n);
+    prompt.n = (int)n;
     return prompt;
 }
 
@@ -67,8 +95,51 @@ static inline Prompt tokens_of(const Lab *lab, const char *text)
 static inline int token_of(const Lab *lab, const char *text)
 {
     Prompt one = tokens_of(lab, text);
-    if (one.n != 1) fprintf(stderr, "lab: \"%s\" is %d tokens\n", text, one.n), exit(1);
+    if (one.n != 1) refuse(2, "\"%s\" is %d tokens", text, one.n);
     return one.at[0];
+}
+
+/* A table: its first line names the columns, tabs set cells apart. It lasts until the end. */
+typedef struct {
+    int    n_rows, n_cols;
+    char **cell;                /* [1 + n_rows, n_cols], names first */
+} Table;
+
+static inline Table table_of(const char *path)
+{
+    Table  table = {.n_rows = -1};
+    FILE  *file = fopen(path, "r");
+    char  *line = NULL, *end;
+    size_t size = 0;
+    if (!file) refuse(2, "%s: %s", path, strerror(errno));
+    for (int number = 1; getline(&line, &size, file) > 0; number++) {
+        char *cell = must(strdup(line));
+        int   n = 1;
+        cell[strcspn(cell, "\r\n")] = 0;
+        if (!*cell) continue;
+        for (char *s = cell; *s; s++) n += *s == '\t';
+        if (++table.n_rows == 0) table.n_cols = n;
+        if (n != table.n_cols)
+            refuse(2, "%s: line %d has %d cells, not %d", path, number, n, table.n_cols);
+        table.cell = must(realloc(table.cell, (table.n_rows + 1) * n * sizeof *table.cell));
+        for (int i = 0; i < n; i++, cell = end + 1) {
+            table.cell[table.n_rows * n + i] = cell;
+            end = cell + strcspn(cell, "\t");
+            *end = 0;
+        }
+    }
+    if (table.n_rows < 1) refuse(2, "%s: no rows", path);
+    free(line);
+    fclose(file);
+    return table;
+}
+
+/* A row's cell, 0 the first; NULL if there is no such column. */
+static inline const char *cell_of(const Table *table, int row, const char *column)
+{
+    for (int i = 0; i < table->n_cols; i++)
+        if (!strcmp(table->cell[i], column)) return table->cell[(row + 1) * table->n_cols + i];
+    return NULL;
 }
 
 /* A run of the whole prompt that keeps all sites. */

@@ -281,6 +281,41 @@ static void its_gradient(void)
     mi_free(gradient);
 }
 
+/* ---- Readers ---- */
+
+/* Of the stream of a run it makes what the run has; of another stream another number. */
+static void readers_read(void)
+{
+    static const MiSite from[] = {MI_resid_pre, MI_resid_pre, MI_resid_pre, MI_resid_mid, MI_resid_post};
+    static const MiSite site[] = {MI_q, MI_k, MI_v, MI_ln2, MI_ln_f};
+    int    D = w.s.d_model, d = w.s.d_head, L = w.s.n_layer, t = w.T - 1;
+    float *out = memory(&w, (size_t)D * sizeof *out), *x = memory(&w, (size_t)D * sizeof *x);
+    for (int i = 0; i < 5; i++)
+        for (int l = 0; l < (i == 4 ? 1 : L); l++) {
+            int    whole = i > 2, first = whole ? 0 : d * (w.s.n_head - 1);
+            MiEdit reader = {.site = site[i], .layer = l, .first = first, .count = whole ? D : d};
+            const float *r = mi_site(w.base, 0, from[i], i == 4 ? L - 1 : l, t);
+            const float *has = mi_site(w.base, 0, site[i], l, t) + first;
+            CHECK(mi_reader(w.base, &reader, r, out) == 0 &&
+                  !memcmp(out, has, (size_t)reader.count * sizeof *out),
+                  "reader %s of layer %d: %s", mi_site_info(site[i])->name, l, mi_error());
+            memcpy(x, r, (size_t)D * sizeof *x);
+            x[0] += 1;
+            CHECK(mi_reader(w.base, &reader, x, out) == 0 &&
+                  memcmp(out, has, (size_t)reader.count * sizeof *out),
+                  "reader %s of layer %d does not read", mi_site_info(site[i])->name, l);
+        }
+    static const struct { MiEdit reader; const char *says; } bad[] = {
+        {{.site = MI_mlp_out, .count = 1}, "does not read"}, {{.site = MI_ln1, .count = 1}, "does not read"},
+        {{.site = MI_q, .layer = -1, .count = 1}, "no such layer"}, {{.site = MI_v}, "columns"},
+        {{.site = MI_q, .first = 1, .count = 1 << 30}, "columns"}, {{.site = MI_ln2, .count = 1}, "columns"},
+        {{.site = MI_ln_f, .layer = 1, .count = 1}, "no such layer"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(mi_reader(w.base, &bad[i].reader, x, out) < 0 && strstr(mi_error(), bad[i].says),
+              "bad reader %zu: %s", i, mi_error());
+}
+
 /* ---- Weights ---- */
 
 /* embed is a row of wte, ln_f times W_U the logits, ln1 W_QKV + b_QKV at its end the values: of
@@ -479,6 +514,7 @@ static int body(void)
             what_is_refused();
             a_mix_in_a_subspace();
             its_gradient();
+            readers_read();
             names_of_weights();
         }
         free_from(&w, 1);

@@ -27,8 +27,6 @@ import torch
 from safetensors.torch import load_file
 from safetensors import safe_open
 from transformers import GPT2Config, GPT2LMHeadModel
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.tools.analysis import direct_logit_attribution
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 CASES = [
@@ -120,6 +118,8 @@ def parts_of(model, heads, rows):
 
 def by_transformer_lens(model, rows, answer, versus):
     """{part: its attribution}, of layers, heads and neurons"""
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.tools.analysis import direct_logit_attribution
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         lens = TransformerBridge.boot_transformers(folder)
