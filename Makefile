@@ -45,12 +45,13 @@ $(BUILD)/mi.o: mi.c mi.h
 	@mkdir -p $(BUILD)
 	$(CC) $(FLAGS) -DMI_NO_MAIN -c mi.c -o $@
 
+$(BUILD)/test_sae: $(wildcard labs/*.[ch])
 $(BUILD)/test_%: tests/test_%.c $(wildcard tests/*.h) mi.c mi.h $(BUILD)/mi.o
 	$(CC) $(FLAGS) -DMI_NO_MAIN -I. $< $(if $(filter $<,$(WHITEBOX)),,$(BUILD)/mi.o) -o $@ -lm
 
 LABS     = $(patsubst labs/%.c,$(BUILD)/labs/%,$(wildcard labs/*.c))
 
-$(BUILD)/labs/%: labs/%.c labs/lab.h mi.h $(BUILD)/mi.o
+$(BUILD)/labs/%: labs/%.c $(wildcard labs/*.h) mi.h $(BUILD)/mi.o
 	@mkdir -p $(BUILD)/labs
 	$(CC) $(FLAGS) -I. $< $(BUILD)/mi.o -o $@ -lm
 

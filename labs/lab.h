@@ -159,6 +159,15 @@ static inline double logit_diff(const MiRun *run, Question q)
     return (double)logits[0] - logits[1];
 }
 
+/* A random number 0 <= r < n, the same on all machines (splitmix64). */
+static inline int below(uint64_t *seed, int n)
+{
+    uint64_t x = *seed += 0x9E3779B97F4A7C15;
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
+    x = (x ^ x >> 27) * 0x94D049BB133111EB;
+    return (int)((x ^ x >> 31) % (uint64_t)n);
+}
+
 /* A table of heads or positions: a line for each layer. 0 is exactly that; · is below .005. */
 static inline void print_map(const double *value, int rows, int columns, const char *column)
 {

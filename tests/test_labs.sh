@@ -49,5 +49,62 @@ grep -E '^  (L|embed)' "$dir/dla" > "$dir/lab"
 if [ -s "$dir/mi" ] && MI_TEST_NEAR=1 near "$dir/mi" "$dir/lab"; then ok
 else bad "labs/dla" "it and ./mi --dla do not agree: $(diff "$dir/mi" "$dir/lab" | head -n 4)"; fi
 
+# What sae_files.h does not understand: SAYING SED-SCRIPT, of labs/sae/cfg.json
+mkdir "$dir/bad"
+said() {                            # SAYING WHAT: one line, and nothing else
+    "$labs/sae" tiny.safetensors "$dir/bad" > "$dir/out" 2> "$dir/err"
+    status=$?
+    if [ $status = 1 ] && [ ! -s "$dir/out" ] && [ "$(wc -l < "$dir/err")" -eq 1 ] && grep -qF -e "$1" "$dir/err"; then ok
+    else bad "labs/sae, $2" "status $status, does not say \"$1\" but: $(head -n 2 "$dir/err")"; fi
+}
+cfg() {
+    sed "$2" labs/sae/cfg.json > "$dir/bad/cfg.json"
+    cp labs/sae/sae_weights.safetensors "$dir/bad"
+    if cmp -s labs/sae/cfg.json "$dir/bad/cfg.json"; then bad "labs/sae" "$2 changes nothing"; else said "$1" "$2"; fi
+}
+cfg "extra is not understood" 's/{/{"extra": 1, /'
+cfg "k2?[0m is not understood" 's/{/{"k2\\u001b[0m": 1, /'
+cfg "temperature is not understood" 's/"model_from_pretrained_kwargs": {/&"temperature": 1/'
+cfg "architecture is transcoder" 's/"architecture": "jumprelu"/"architecture": "transcoder"/'
+cfg "architecture is missing" 's/"architecture": "jumprelu"/"verbose": 1/'
+cfg "normalize_activations is covariance_whitening" 's/"normalize_activations": "none"/"normalize_activations": "covariance_whitening"/'
+cfg "needs norm_scaling_factor" 's/"normalize_activations": "none"/"normalize_activations": "expected_average_only_in"/'
+cfg "dtype is float64" 's/float32/float64/'
+cfg "activation_fn_str is tanh-relu" 's/{/{"activation_fn_str": "tanh-relu", /'
+cfg "topk of another architecture" 's/{/{"activation_fn_str": "topk", "k": 3, /'
+cfg "finetuning_scaling_factor is true" 's/{/{"finetuning_scaling_factor": true, /'
+cfg "apply_b_dec_to_input is false; what" 's/"apply_b_dec_to_input": true/"apply_b_dec_to_input": "false"/'
+cfg "seqpos_slice leaves positions out" 's/{/{"seqpos_slice": [1, null], /'
+cfg "hook_name_out is blocks.4" 's/"hook_head_index"/"hook_name_out": "blocks.4.hook_mlp_out", &/'
+cfg "hook_name blocks.6.hook_resid_pre" 's/blocks.3/blocks.6/'
+cfg "hook_name L3.resid_pre" 's/blocks.3.hook_resid_pre/L3.resid_pre/'
+cfg "hook_name blocks.3.attn.hook_q" 's/blocks.3.hook_resid_pre/blocks.3.attn.hook_q/'
+cfg "has no head 1" 's/"hook_head_index": null/"hook_head_index": 1/'
+cfg "d_in is 64; blocks" 's/"d_in": 128/"d_in": 64/'
+cfg "W_dec should be [255,128]" 's/"d_sae": 256/"d_sae": 255/'
+cfg "d_sae is 1.5" 's/"d_sae": 256/"d_sae": 1.5/'
+cfg "d_sae is 1e+30" 's/"d_sae": 256/"d_sae": 1e30/'
+cfg "hook_name is missing" 's/"hook_name"/"hook_eval"/'
+cfg "says prepend_bos twice" 's/{/{"prepend_bos": false, /'
+cfg "tensor threshold is not understood" 's/"architecture": "jumprelu"/"architecture": "standard"/'
+cfg "tensor b_enc is not understood" 's/"architecture": "jumprelu"/"architecture": "gated"/'
+cfg "topk, and k is 0" 's/"architecture": "jumprelu"/"architecture": "topk"/'
+cfg "malformed" 's/}$//'
+cfg "whether the stream was centred" 's/.*/{"hook_point":"blocks.3.hook_resid_pre","d_in":128,"d_sae":256}/'
+cp labs/sae/cfg.json "$dir/bad"
+head -c 1000 labs/sae/sae_weights.safetensors > "$dir/bad/sae_weights.safetensors"
+said truncated "a truncated file"
+sed 's/"F16"/"I16"/' labs/sae/sae_weights.safetensors > "$dir/bad/sae_weights.safetensors"
+said "is of type I16" "another type"
+sed 's/"b_dec"/"b_dex"/' labs/sae/sae_weights.safetensors > "$dir/bad/sae_weights.safetensors"
+said "b_dex is not understood" "another tensor"
+head -c 130000 labs/sae/sae_weights.safetensors > "$dir/bad/sae_weights.safetensors"
+tail -c +130001 labs/sae/sae_weights.safetensors | tr '\000-\377' '\377' >> "$dir/bad/sae_weights.safetensors"
+said "is not all numbers" "not a number"
+rm "$dir/bad/sae_weights.safetensors"
+said "No such file" "no weights"
+"$labs/sae" tiny.safetensors labs/sae "When Mary" "When" " Mary" " John" 1 > "$dir/out" 2> "$dir/err"
+if [ $? = 2 ] && grep -q "no position 1" "$dir/err"; then ok; else bad "labs/sae" "a position that one prompt has not"; fi
+
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
