@@ -71,15 +71,15 @@ static inline void close_lab(Lab *lab)
     mi_close(lab->model);
 }
 
-/* The tokens of a text; for a model that knows no text they are their ids, "464 8251 284". */
+/* The tokens of a text. "#464 8251 284" are ids; a model that knows no text has nothing else. */
 static inline Prompt tokens_of(const Lab *lab, const char *text)
 {
     Prompt  prompt = {.n = 0};
     int64_t n = 0;
     char   *end;
-    if (mi_has_text(lab->words))
+    if (*text != '#' || text[strspn(text, "# 0123456789")])
         n = check((int)mi_encode(lab->words, text, strlen(text), prompt.at, MOST_TOKENS));
-    else for (; *(text += strspn(text, " ")); text = end) {
+    else for (text++; *(text += strspn(text, " ")); text = end) {
         long id = strtol(text, &end, 10);
         int  token = id == (int)id ? mi_row_of_id(lab->words, (int)id) : -1;
         if (end == text || token < 0) refuse(2, "no token of this model: %.40s", text);
@@ -99,7 +99,7 @@ static inline int token_of(const Lab *lab, const char *text)
     return one.at[0];
 }
 
-/* A table: its first line names the columns, tabs set cells apart. It lasts until the end. */
+/* A table: its first line names the columns, tabs set cells apart. */
 typedef struct {
     int    n_rows, n_cols;
     char **cell;                /* [1 + n_rows, n_cols], names first */
@@ -116,7 +116,10 @@ static inline Table table_of(const char *path)
         char *cell = must(strdup(line));
         int   n = 1;
         cell[strcspn(cell, "\r\n")] = 0;
-        if (!*cell) continue;
+        if (!*cell) {
+            free(cell);
+            continue;
+        }
         for (char *s = cell; *s; s++) n += *s == '\t';
         if (++table.n_rows == 0) table.n_cols = n;
         if (n != table.n_cols)
@@ -132,6 +135,12 @@ static inline Table table_of(const char *path)
     free(line);
     fclose(file);
     return table;
+}
+
+static inline void free_table(Table *table)
+{
+    for (int r = 0; table->cell && r <= table->n_rows; r++) free(table->cell[r * table->n_cols]);
+    free(table->cell);
 }
 
 /* A row's cell, 0 the first; NULL if there is no such column. */
