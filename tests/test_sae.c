@@ -65,8 +65,9 @@ static void end_case(Case *c)
 static void begin_runs(Case *c)
 {
     Sae *s = &c->sae;
-    int  n = c->rows[0].n, *all = must(calloc(s->d_sae, sizeof *all));
+    int  n = c->rows[0].n;
     if (c->run[0]) return;
+    int *all = must(calloc(s->d_sae, sizeof *all));
     for (int i = 0; i < c->n; i++) c->run[i] = run_of(&c->lab, &c->rows[i]);
     c->f = must(calloc(s->d_sae, sizeof *c->f)), c->to = must(calloc(s->d_sae, sizeof *c->to));
     for (int j = 0; j < s->d_sae; j++) all[j] = j;
@@ -124,6 +125,31 @@ static void compare_vector(Case *c, int b, int t, char *values)
               x[i], want);
     }
     free(x);
+}
+
+/* A vector and its x^: by decode(), and as a splice writes it, with the centre of what was there. */
+static void compare_given(Case *c, char *values)
+{
+    Sae    *s = &c->sae;
+    int     D = s->d_in, *all = must(calloc(s->d_sae, sizeof *all));
+    float  *x = must(calloc(D, sizeof *x)), *y = must(calloc(D, sizeof *y));
+    double *xhat = must(calloc(D, sizeof *xhat)), mean = 0;
+    for (int i = 0; i < D; i++) x[i] = y[i] = strtof(values, &values), mean += x[i] / D;
+    decode(s, encode(s, x, c->f), c->f, xhat);
+    splice(&(Splice){s, NULL, -1, NULL}, NULL, y, D);
+    for (int i = 0; i < D; i++) {
+        double want = strtod(values, &values);
+        CHECK(near(xhat[i], want), "%s: given x: x^[%d] is %g, not %g", c->name, i, xhat[i], want);
+        CHECK(near(y[i], want + (s->centred ? mean : 0)), "%s: given x: %g for x^[%d], not %g",
+              c->name, y[i], i, want);
+    }
+    x[0] = -0.f;
+    memcpy(y, x, D * sizeof *x);
+    encode(s, x, c->f);
+    for (int j = 0; j < s->d_sae; j++) all[j] = j;
+    splice(&(Splice){s, all, s->d_sae, c->f}, NULL, y, D);
+    CHECK(!memcmp(x, y, D * sizeof *x), "%s: a 0 with a sign loses it", c->name);
+    free(all), free(x), free(y), free(xhat);
 }
 
 static void compare_metric(Case *c, const char *name, double want)
@@ -187,6 +213,7 @@ static void compare(const char *path)
         if (sscanf(line, "f %d %d %d %lf", &b, &t, &j, &value) == 4) c.to[j] = (float)value;
         else if (sscanf(line, "xhat %d %d%n", &b, &t, &used) == 2)
             compare_vector(&c, b, t, line + used);
+        else if (!strncmp(line, "given ", 6)) compare_given(&c, line + 6);
         else if (sscanf(line, "metric %79s %lf", name, &value) == 2)
             compare_metric(&c, name, value);
         else if (!strncmp(line, "ablate", 6) || !strncmp(line, "swap", 4))

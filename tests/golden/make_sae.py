@@ -10,6 +10,7 @@ make_sae_tiny.py. A case of sae.golden begins with "case NAME MODEL WEIGHTS" and
 next line; then
     f ROW POSITION FEATURE VALUE        each feature that is not 0, of the rows of PROMPTS
     xhat ROW POSITION VALUES            its reconstruction, as the model would get it
+    given VALUES VALUES                 a vector of small numbers, and its reconstruction
     metric NAME VALUE                   of sae_lens.evals, over all rows
     ablate FEATURES... VALUE            logit 36 - logit 37 of row 0 without these features at AT
     swap FEATURES... VALUE              the same with their values of row 1; the error term is kept
@@ -182,7 +183,7 @@ def away_from_edges(sae, pre):
 
 
 @torch.no_grad()
-def record(out, model, sae, rows, bos, answer, versus, at, some):
+def record(out, model, sae, rows, bos, answer, versus, at, some, centred=False):
     """some: how many positions and features of the strongest are written down"""
     name, head = sae.cfg.metadata.hook_name, sae.cfg.metadata.hook_head_index
     tokens = torch.tensor(rows)
@@ -202,8 +203,10 @@ def record(out, model, sae, rows, bos, answer, versus, at, some):
         for j in f[b, t].nonzero().flatten().tolist():
             out.append(f"f {b} {t} {j} {f[b, t, j]:.9g}")
         out.append(f"xhat {b} {t} " + " ".join(f"{v:.9g}" for v in xhat[b, t].tolist()))
-
+    small = torch.tensor(np.random.default_rng(1).normal(size=sae.cfg.d_in).astype(np.float32) * 1e-3).double()
     sae.turn_off_forward_pass_hook_z_reshaping()        # its evaluation has heads side by side
+    seen_by_sae = small - small.mean() if centred else small
+    out.append("given " + " ".join(f"{v:.9g}" for v in [*small.tolist(), *sae(seen_by_sae).tolist()]))
     metrics, _ = get_sparsity_and_variance_metrics(
         sae, model, Batch(tokens), ActivationScaler(), 1, False, True, True, True, len(rows), {}, ignore)
     metrics |= get_downstream_reconstruction_metrics(
@@ -267,7 +270,8 @@ def main():
         sae = load_sae(cfg, os.path.join(folder, file + ".safetensors"))
         out += [f"case {name} odd7 {file}", json.dumps(cfg)]
         kwargs = cfg.get("metadata", cfg)["model_from_pretrained_kwargs"]
-        record(out, models[kwargs.get("center_writing_weights", False)], sae, PROMPTS, None, ANSWER, VERSUS, AT, 3)
+        centred = kwargs.get("center_writing_weights", False)
+        record(out, models[centred], sae, PROMPTS, None, ANSWER, VERSUS, AT, 3, centred)
     with open(os.path.join(HERE, "sae.golden"), "w") as f:
         f.write("\n".join(out) + "\n")
 
