@@ -79,7 +79,7 @@ static inline int reads(void *context, const MiView *view, float *x, int n)
         n_cut++;
     }
     for (int j = 0; j < D; j++) y[j] = (float)sum[j];
-    (void)n;                                            /* the reader's columns: its edit has them */
+    (void)n;                                            /* columns: view->edit says which */
     return n_cut ? mi_reader(view->run, view->edit, y, x) : 0;
 }
 
