@@ -121,7 +121,7 @@ bench: $(BUILD)/bench
 	@GOMP_SPINCOUNT=1000 $(BUILD)/bench	# as mi itself
 
 # Fuzzing, with clang: each harness of tests/fuzz for FUZZ_SECONDS, sanitizers on.
-FUZZ         ?= weights tokenizer text edits npy table command
+FUZZ         ?= weights tokenizer text edits npy table command foreign
 FUZZ_SECONDS ?= 60
 FUZZ_FLAGS    = -O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all \
                 -fsanitize-coverage-ignorelist=tests/fuzz/uncovered.txt \

@@ -3876,8 +3876,9 @@ static int check_keys(const MiJson *json)
 int mi_json_read(MiJson *json, const char *path)
 {
     enum { MOST = 1 << 26, DEPTH = 64 };
-    size_t n;
-    *json = (MiJson){ .text = read_text(path, MOST, &n) };
+    struct stat info;
+    size_t n, most = stat(path, &info) == 0 && info.st_size < MOST ? (size_t)info.st_size : MOST;
+    *json = (MiJson){ .text = read_text(path, most, &n) };
     if (json->text) {
         Json text = { json->text, json->text + n, "malformed JSON" };
         if (n >= 3 && !memcmp(text.at, "\xEF\xBB\xBF", 3)) text.at += 3;

@@ -270,10 +270,11 @@ static void print_edits(const char *what, const Sae *s, const MiRun *base, int a
             else first = value;
             mi_free(fork);
         }
-        double mean = sum / DRAWS, error = sqrt((squares / DRAWS - mean * mean) / (DRAWS - 1));
+        double mean = sum / DRAWS, variance = squares / DRAWS - mean * mean;
         printf("  %7d %+11.3f", k, first);
         if (k == n) printf("   all of them\n");
-        else printf(" %+11.3f ± %.3f\n", first + mean, isnan(error) ? 0 : error);
+        else printf(" %+11.3f ± %.3f\n", first + mean,
+                    variance < 0 ? 0 : sqrt(variance / (DRAWS - 1)));
     }
     free(drawn);
 }
@@ -299,7 +300,8 @@ static void print_quality(const Lab *lab, const Sae *s, const char *path)
         {"", &q.of_sae, "with x^ in place of x"}, {"", &q.of_zero, "with 0 in place of x"},
         {"recovered", &q.recovered, "(loss with 0 - loss with x^) / (loss with 0 - loss)"},
     };
-    printf("%d tokens of %d texts, ± standard error\n", q.l0.n, q.l0.n_groups);
+    if (q.l0.n == 0) refuse(2, "%s: no text of two tokens", path);
+    printf("%d tokens, the first %d texts of %s; ± standard error\n", q.l0.n, q.l0.n_groups, path);
     for (int i = 0; i < 6; i++)
         printf("  %-9s %9.3f ± %.3f  %s\n", rows[i].name, rows[i].e->mean, rows[i].e->error,
                rows[i].what);

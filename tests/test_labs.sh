@@ -111,6 +111,8 @@ rm "$dir/bad/sae_weights.safetensors"
 said "No such file" "no weights"
 "$labs/sae" tiny.safetensors labs/sae "When Mary" "When" " Mary" " John" 1 > "$dir/out" 2> "$dir/err"
 if [ $? = 2 ] && grep -q "no position 1" "$dir/err"; then ok; else bad "labs/sae" "a position that one prompt has not"; fi
+"$labs/sae" tiny.safetensors labs/sae "When Mary" "When Mary" " Mary" " John" 1 /dev/null > "$dir/out" 2> "$dir/err"
+if [ $? = 2 ] && grep -q "no text of two tokens" "$dir/err"; then ok; else bad "labs/sae" "no text"; fi
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
