@@ -20,7 +20,7 @@ enum { PLAIN, AVERAGE, RESCALE, LAYER_NORM };
 typedef struct {
     MiJson    cfg;
     MiTensors file;
-    int       architecture, norm, activation, less_b_dec, rescales, centred, bos, head;
+    int       architecture, norm, activation, less_b_dec, rescales, centred, bos, is_z, head;
     int       d_in, d_sae, k;
     double    factor;           /* of AVERAGE; 0: not said */
     int       says_centred;
@@ -53,7 +53,8 @@ static const struct { const char *key, *values; size_t field; int least; } SETTI
     {"hook_point", "*", F(hook), 0}, {"dtype", ANY, 0, 0}, {"metadata", "{", 0, 0},
     {"model_from_pretrained_kwargs", "{/null", 0, 0}, {"activation_fn_kwargs", "{/null", 0, 0},
     {"fold_ln", "true/false", 0, 0}, {"center_unembed", "true/false", 0, 0},
-    {"finetuning_scaling_factor", "false/null", 0, 0}, {"reshape_activations", "none/hook_z", 0, 0},
+    {"finetuning_scaling_factor", "false/null", 0, 0},
+    {"reshape_activations", "none hook_z", F(is_z), 0},
     {"seqpos_slice", "[/null", 0, 0}, {"hook_name_out", "null", 0, 0},
     {"hook_head_index_out", "null", 0, 0},
 };
@@ -177,6 +178,8 @@ static void find_hook(Sae *s, const Lab *lab)
                   "attn.hook_z and mlp.hook_post can be read", s->hook, m->n_layer - 1);
     if (s->head >= (s->site == MI_z ? m->n_head : 0))
         refuse(1, "cfg.json: %s has no head %d", s->hook, s->head);
+    if (s->is_z && s->site != MI_z)
+        refuse(1, "cfg.json: reshape_activations hook_z of %s", s->hook);
     int width = s->head >= 0 ? m->d_head : s->site == MI_mlp_post ? m->d_mlp : m->d_model;
     s->first = s->head >= 0 ? s->head * m->d_head : 0;
     if (width != s->d_in) refuse(1, "d_in is %d; %s of this model has %d", s->d_in, s->hook, width);

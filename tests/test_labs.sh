@@ -82,6 +82,7 @@ cfg "finetuning_scaling_factor is true" 's/{/{"finetuning_scaling_factor": true,
 cfg "apply_b_dec_to_input is false; what" 's/"apply_b_dec_to_input": true/"apply_b_dec_to_input": "false"/'
 cfg "seqpos_slice leaves positions out" 's/{/{"seqpos_slice": [1, null], /'
 cfg "hook_name_out is blocks.4" 's/"hook_head_index"/"hook_name_out": "blocks.4.hook_mlp_out", &/'
+cfg "reshape_activations hook_z of blocks.3.hook_resid_pre" 's/"reshape_activations": "none"/"reshape_activations": "hook_z"/'
 cfg "hook_name blocks.6.hook_resid_pre" 's/blocks.3/blocks.6/'
 cfg "hook_name L3.resid_pre" 's/blocks.3.hook_resid_pre/L3.resid_pre/'
 cfg "hook_name blocks.3.attn.hook_q" 's/blocks.3.hook_resid_pre/blocks.3.attn.hook_q/'
