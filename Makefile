@@ -5,7 +5,7 @@
 # make mystery STUDENT=42   a model with one part damaged; prints which, for the teacher
 # make grade SUBMISSION=folder    points of each exercise, and why; of a folder of folders, a table
 # make test-grade   the grader: wrong solutions, stubs, the reference, assignments
-# make check-docs   the commands of README.md and walkthrough.md print what stands there
+# make check-docs   the commands of README.md, walkthrough.md, labs/README.md print what is there
 # make test-arm     NEON builds under qemu-aarch64 give the bits of AVX2 builds
 # make fuzz         search for inputs that break it (clang); FUZZ_SECONDS=60 each, FUZZ="weights"
 # make bench        how fast it is, as a share of what this machine can do
@@ -150,7 +150,7 @@ $(BUILD)/fuzz/fuzz_%: tests/fuzz/%.c $(wildcard tests/fuzz/*.h tests/*.h) $(BUIL
 fuzz: $(FUZZ:%=$(BUILD)/fuzz/fuzz_%)
 	@sh tests/fuzz/run.sh $(BUILD)/fuzz $(FUZZ_SECONDS) $(FUZZ)
 
-check-docs: $(BUILD)/mi
+check-docs: $(BUILD)/mi $(LABS)
 	@MI=$(BUILD)/mi $(NEAR) sh tests/test_docs.sh
 
 # The real weights, as OpenAI published them, from Hugging Face. An interrupted download goes on
