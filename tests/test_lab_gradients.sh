@@ -1,0 +1,47 @@
+#!/bin/sh
+# test_lab_gradients.sh - build/labs/relevance computes what PyTorch does (tests/golden/relevance.golden,
+# by make_relevance.py), and refuses in one line what it cannot. Run it from the repository root.
+
+. tests/scratch.sh
+labs=$(dirname "$mi")/labs
+near=.0006                          # four digits are printed
+
+relevance() { "$labs/relevance" "$@" > "$dir/out" 2> "$dir/err"; }
+for case in "odd7|#32 33 34 32 33 35 40|#36|#37" "brain11|#1 4 2 8 5 7 1 3|#2|#3"; do
+    model=${case%%|*}
+    IFS='|'
+    set -- $case
+    unset IFS
+    relevance "tests/golden/$1.safetensors" "$2" "$3" "$4" || bad "labs/relevance" "$(cat "$dir/err")"
+    awk -v m="$model" -v near=$near '
+        FNR == NR && / ± / { n = NF; got[$1] = $(n - 6) " " $(n - 5) " " $(n - 4) " " $(n - 3) " " $(n - 2) " " $n }
+        FNR == NR { next }
+        $1 == m { rows++; split(got[$2], g, " ")
+            for (i = 1; i <= 6; i++) {
+                d = g[i] - $(i + 2)
+                if (g[i] == "" || d * d > near * near) print "position " $2 ", column " i ": " g[i] ", not " $(i + 2)
+            } }
+        END { if (!rows) print "nothing to compare" }' "$dir/out" tests/golden/relevance.golden > "$dir/wrong"
+    if [ -s "$dir/wrong" ]; then bad "labs/relevance, $model" "$(head -n 3 "$dir/wrong")"; else ok; fi
+    # The rows of a rollout add up to 1, integrated gradients to what changes.
+    if awk '/ ± / { sum += $(NF - 6); rest += $(NF - 3) }
+            /adds up to/ { gsub(/,/, ""); for (i = 1; i < NF; i++) if ($i == "to") { path = $(i + 1); break }; whole = $NF }
+            END { exit !((sum - 1) ^ 2 < 1e-6 && (rest - path) ^ 2 < 1e-6 && (path - whole) ^ 2 <= (.01 * whole) ^ 2) }' "$dir/out"
+    then ok; else bad "labs/relevance, $model" "its sums: $(grep adds "$dir/out")"; fi
+done
+
+# SAYING ARGUMENT...: status 2, one line, no table
+refuses() {
+    saying=$1
+    shift
+    relevance "$@"
+    status=$?
+    if [ $status = 2 ] && [ ! -s "$dir/out" ] && [ "$(wc -l < "$dir/err")" -eq 1 ] && grep -qF -e "$saying" "$dir/err"; then ok
+    else bad "labs/relevance $*" "status $status, not \"$saying\" but: $(head -n 2 "$dir/err")"; fi
+}
+refuses "usage: relevance" tiny.safetensors "The keys"
+refuses "at least three tokens" tiny.safetensors "The keys" " are" " is"
+refuses "is 2 tokens" tiny.safetensors "The keys to the" " are is" " is"
+
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]
