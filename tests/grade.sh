@@ -18,6 +18,10 @@ done
 # ---- An assignment: nothing is written, nothing is given
 
 course assignment ASSIGNMENT="$dir/assignment" STUDENT=42 || bad "make assignment" "$(tail -n 3 "$dir/out")"
+grep -hE '.{50}' labs/key/* | grep -vxF -f walkthrough.md > "$dir/key"
+if [ -s "$dir/key" ] && ! grep -rlF -f "$dir/key" "$dir/assignment" > "$dir/log" &&
+    [ -z "$(find "$dir/assignment" -path '*/key*' -o -name wild.md -o -name wild.sh)" ]; then ok
+else bad "an assignment" "has something of labs/key: $(cat "$dir/log")"; fi
 cd "$dir/assignment" || exit 1
 n=0
 for function in $(awk '{ print $4 }' tests/exercises.txt); do
