@@ -3899,6 +3899,125 @@ void mi_json_free(MiJson *json)
     *json = (MiJson){ 0 };
 }
 
+/* ---- Tables: a header, then rows; tabs or commas; cells quoted as RFC 4180 says ---- */
+
+static int column_of(const MiTable *table, const char *name)
+{
+    for (int c = 0; c < table->n_cols; c++)
+        if (!strcmp(table->header[c], name)) return c;
+    return -1;
+}
+
+const char *mi_cell(const MiTable *table, int row, const char *column)
+{
+    int c = column_of(table, column);
+    return c < 0 ? NULL : table->cells[(size_t)row * table->n_cols + c];
+}
+
+void mi_table_free(MiTable *table)
+{
+    free(table->header);
+    free(table->text);
+    *table = (MiTable){ 0 };
+}
+
+/* Commas in a .csv; elsewhere what the header has, and tabs if it has neither. */
+static char separator_of(const char *path, const char *text)
+{
+    size_t n = strlen(path);
+    int    quoted = 0, comma = 0;
+    if (n >= 4 && !strcasecmp(path + n - 4, ".csv")) return ',';
+    for (; *text && (quoted || !strchr("\r\n", *text)); text++) {
+        quoted ^= *text == '"';
+        if (*text == '\t' && !quoted) return '\t';
+        comma |= *text == ',' && !quoted;
+    }
+    return comma ? ',' : '\t';
+}
+
+/* The cell at *at, in place and without its quotes. Returns what ends it: the separator, '\n', or
+ * 0 at the end of the text; '"' if its quote stays open, else what follows the closing quote. */
+static int next_cell(char **at, char separator, int *line)
+{
+    char *in = *at, *out = *at;
+    if (*in == '"') {
+        for (in++; *in != '"' || *++in == '"'; in++) {
+            if (!*in) return '"';
+            *line += *in == '\n';
+            *out++ = *in;
+        }
+    } else {
+        out = in += strcspn(in, (char[]){ separator, '\n', '\r', 0 });
+    }
+    int end = *in == '\r' ? '\n' : *in;
+    *line += end == '\n';
+    *at = in + (*in != 0) + (*in == '\r' && in[1] == '\n');
+    *out = 0;
+    return end;
+}
+
+/* The cells of all rows, row 0 being the header. A column without a name, as pandas writes one for
+ * its index, is nobody's and may be there. */
+static int split_rows(MiTable *table, char separator)
+{
+    enum { MOST = 4096 };
+    char **cells = table->header, *at = table->text;
+    for (int line = 1, row = 0; *at;) {
+        int start = line, n = 0, end;
+        if (*at == '\n' || *at == '\r') {               /* an empty line is no row */
+            next_cell(&at, separator, &line);
+            continue;
+        }
+        do {
+            if (n == MOST) return mi_fail("row %d has more than %d columns", row, MOST);
+            cells[n++] = at;
+            end = next_cell(&at, separator, &line);
+        } while (end == separator);
+        if (end == '"')
+            return mi_fail("row %d (line %d): a quote is opened and never closed", row, start);
+        if (end && end != '\n')
+            return mi_fail("row %d (line %d): text after a closing quote; a quote inside a quoted "
+                           "cell is doubled", row, start);
+        if (row && n != table->n_cols)
+            return mi_fail("row %d (line %d): expected the header's %d cells, found %d", row,
+                           start, table->n_cols, n);
+        table->n_cols = n;
+        table->n_rows = row++;
+        for (int c = 0; row == 1 && c < n; c++)
+            if (*cells[c] && column_of(table, cells[c]) < c)
+                return mi_fail("two columns are named %s", cells[c]);
+        cells += n;
+    }
+    table->cells = table->header + table->n_cols;
+    return table->n_rows ? 0 : mi_fail("expected a header and rows");
+}
+
+/* The text of n bytes that is there already, into cells. */
+static int parse_table(MiTable *table, size_t n)
+{
+    char   separator = separator_of(table->file, table->text);
+    size_t most = 1;
+    for (size_t i = 0; i < n; i++)
+        most += table->text[i] == separator || table->text[i] == '\n' || table->text[i] == '\r';
+    table->header = malloc(most * sizeof *table->header);
+    if (!table->header) return mi_fail("out of memory");
+    return memchr(table->text, 0, n) ? mi_fail("not a table: it has a zero byte")
+                                     : split_rows(table, separator);
+}
+
+int mi_table_read(MiTable *table, const char *path)
+{
+    enum { MOST = 1 << 26 };
+    size_t n;
+    *table = (MiTable){ .file = path, .text = read_text(path, MOST, &n) };
+    if (table->text && n >= 3 && !memcmp(table->text, "\xEF\xBB\xBF", 3))
+        memmove(table->text, table->text + 3, (n -= 3) + 1);
+    if (table->text && parse_table(table, n) == 0) return 0;
+    mi_fail_in(path);
+    mi_table_free(table);
+    return -1;
+}
+
 /* ============================================================================================= */
 /* Tokens                                                                                        */
 /* ============================================================================================= */
@@ -5788,117 +5907,13 @@ static char *read_standard_input(size_t *n)
     return text;
 }
 
-/* ---- Tables: a header, then rows; tabs or commas; cells quoted as RFC 4180 says ---- */
-
-typedef struct {
-    const char *file;
-    int         n_rows, n_cols;
-    char      **header, **cells;                        /* [n_cols], [n_rows,n_cols] */
-    char       *text;                                   /* which all cells lie in */
-} Rows;
-
-static int column_of(const Rows *rows, const char *name)
+/* A table, as the library reads it: but from pipes, too. */
+static MiTable read_table(const char *path)
 {
-    for (int c = 0; c < rows->n_cols; c++)
-        if (!strcmp(rows->header[c], name)) return c;
-    return -1;
-}
-
-/* NULL: there is no such column. */
-static const char *cell(const Rows *rows, int row, const char *column)
-{
-    int c = column_of(rows, column);
-    return c < 0 ? NULL : rows->cells[(size_t)row * rows->n_cols + c];
-}
-
-static void free_rows(Rows *rows)
-{
-    free(rows->header);
-    free(rows->text);
-}
-
-/* Commas in a .csv; elsewhere what the header has, and tabs if it has neither. */
-static char separator_of(const char *path, const char *text)
-{
-    size_t n = strlen(path);
-    int    quoted = 0, comma = 0;
-    if (n >= 4 && !strcasecmp(path + n - 4, ".csv")) return ',';
-    for (; *text && (quoted || !strchr("\r\n", *text)); text++) {
-        quoted ^= *text == '"';
-        if (*text == '\t' && !quoted) return '\t';
-        comma |= *text == ',' && !quoted;
-    }
-    return comma ? ',' : '\t';
-}
-
-/* The cell at *at, in place and without its quotes. Returns what ends it: the separator, '\n', or
- * 0 at the end of the text; '"' if its quote stays open, else what follows the closing quote. */
-static int next_cell(char **at, char separator, int *line)
-{
-    char *in = *at, *out = *at;
-    if (*in == '"') {
-        for (in++; *in != '"' || *++in == '"'; in++) {
-            if (!*in) return '"';
-            *line += *in == '\n';
-            *out++ = *in;
-        }
-    } else {
-        out = in += strcspn(in, (char[]){ separator, '\n', '\r', 0 });
-    }
-    int end = *in == '\r' ? '\n' : *in;
-    *line += end == '\n';
-    *at = in + (*in != 0) + (*in == '\r' && in[1] == '\n');
-    *out = 0;
-    return end;
-}
-
-/* The cells of all rows, row 0 being the header. A column without a name, as pandas writes one for
- * its index, is nobody's and may be there. */
-static int split_rows(Rows *rows, char separator)
-{
-    enum { MOST = 4096 };
-    char **cells = rows->header, *at = rows->text;
-    for (int line = 1, row = 0; *at;) {
-        int start = line, n = 0, end;
-        if (*at == '\n' || *at == '\r') {               /* an empty line is no row */
-            next_cell(&at, separator, &line);
-            continue;
-        }
-        do {
-            if (n == MOST) return mi_fail("row %d has more than %d columns", row, MOST);
-            cells[n++] = at;
-            end = next_cell(&at, separator, &line);
-        } while (end == separator);
-        if (end == '"')
-            return mi_fail("row %d (line %d): a quote is opened and never closed", row, start);
-        if (end && end != '\n')
-            return mi_fail("row %d (line %d): text after a closing quote; a quote inside a quoted "
-                           "cell is doubled", row, start);
-        if (row && n != rows->n_cols)
-            return mi_fail("row %d (line %d): expected the header's %d cells, found %d", row,
-                           start, rows->n_cols, n);
-        rows->n_cols = n;
-        rows->n_rows = row++;
-        for (int c = 0; row == 1 && c < n; c++)
-            if (*cells[c] && column_of(rows, cells[c]) < c)
-                return mi_fail("two columns are named %s", cells[c]);
-        cells += n;
-    }
-    rows->cells = rows->header + rows->n_cols;
-    return rows->n_rows ? 0 : mi_fail("expected a header and rows");
-}
-
-static Rows read_rows(const char *path)
-{
-    size_t n, most = 1;
-    Rows   rows = { .file = path, .text = read_all(path, 1 << 28, &n) };
-    char   separator = separator_of(path, rows.text);
-    for (size_t i = 0; i < n; i++)
-        most += rows.text[i] == separator || rows.text[i] == '\n' || rows.text[i] == '\r';
-    rows.header = must(malloc(most * sizeof *rows.header));
-    check_input(path, memchr(rows.text, 0, n) ? mi_fail("not a table: it has a zero byte")
-                                              : split_rows(&rows, separator));
-    return rows;
+    size_t  n;
+    MiTable table = { .file = path, .text = read_all(path, 1 << 28, &n) };
+    check_input(path, parse_table(&table, n));
+    return table;
 }
 
 /* ---- Writing ---- */
@@ -7812,7 +7827,7 @@ typedef struct {
     const Command *command;
     MiModel       *model;
     MiTokenizer   *words;
-    Rows           rows;                /* of --data; none: there is only one prompt */
+    MiTable        rows;                /* of --data; none: there is only one prompt */
     int            n_rows;              /* prompts that there are */
     int            aligned, longest;    /* have all the same number of tokens? the most */
     int            spaced[2];           /* --answer, --versus: all cells take a space before them */
@@ -8171,7 +8186,7 @@ static int takes_space(const Study *study, const char *column)
 {
     int any = 0, low, high;
     const char *text;
-    for (int r = 0; r < study->rows.n_rows && (text = cell(&study->rows, r, column)); r++) {
+    for (int r = 0; r < study->rows.n_rows && (text = mi_cell(&study->rows, r, column)); r++) {
         if (is_range(text, &low, &high)) continue;
         for (size_t n; *text; text += n + (text[n] == '|')) {
             n = strcspn(text, "|");
@@ -8409,7 +8424,7 @@ static void read_step(Case *c, int which)
 static void read_input(Case *c)
 {
     const Command *command = c->command;
-    const Rows    *rows = &c->study->rows;
+    const MiTable *rows = &c->study->rows;
     c->input = (Input){ command->prompt, command->tokens, command->source, command->source_tokens,
                         command->answer, command->versus, command->at };
     if (!rows->n_rows) {
@@ -8421,7 +8436,7 @@ static void read_input(Case *c)
     const char **fields[] = { &c->input.prompt, &c->input.tokens, &c->input.source,
                               &c->input.answer, &c->input.versus };
     for (int i = 0; i < 5; i++) {
-        const char *text = cell(rows, c->row, names[i]);
+        const char *text = mi_cell(rows, c->row, names[i]);
         if (!*fields[i] && text && *text) *fields[i] = text;
     }
     if (!c->input.at && column_of(rows, "at") >= 0) c->input.at = "{at}";
@@ -8596,7 +8611,7 @@ static const Contrast *contrast_of(Study *study, const char *file, MiSite site)
         if (study->contrast[i].site == site && !strcmp(study->contrast[i].file, file))
             return &study->contrast[i];
     Study of = { .command = &command, .model = study->model, .words = study->words,
-                 .rows = read_rows(file) };
+                 .rows = read_table(file) };
     if (column_of(&of.rows, "label") < 0)
         check(mi_fail("%s: expected a column named label, of 0 and 1", file), FAULT_OF_RUN);
     of.n_rows = of.rows.n_rows;
@@ -8604,7 +8619,7 @@ static const Contrast *contrast_of(Study *study, const char *file, MiSite site)
     Contrast  made = { .file = file, .site = site };
     for (int r = 0; r < of.n_rows; r++) {
         Case       *c = open_case(&of, r);
-        const char *label = cell(&of.rows, r, "label");
+        const char *label = mi_cell(&of.rows, r, "label");
         int         side = *label - '0', at = c->question.at;
         if (!is_choice("0|1", label))
             running(c, mi_fail("the label is \"%.100s\", not 0 or 1", label));
@@ -8624,7 +8639,7 @@ static const Contrast *contrast_of(Study *study, const char *file, MiSite site)
     for (int i = 0; i < layers * D; i++)
         made.v[i] = (float)(sum[layers * D + i] / made.n[1] - sum[i] / made.n[0]);
     free(sum);
-    free_rows(&of.rows);
+    mi_table_free(&of.rows);
     study->contrast = must(grow(study->contrast, study->n_contrasts, sizeof made));
     study->contrast[study->n_contrasts] = made;
     return &study->contrast[study->n_contrasts++];
@@ -12409,7 +12424,7 @@ static void read_row_range(const Study *study, Report *report)
 static void survey(Study *study)
 {
     const Command *command = study->command;
-    const Rows    *rows = &study->rows;
+    const MiTable *rows = &study->rows;
     if (column_of(rows, "prompt") < 0 && column_of(rows, "tokens") < 0)
         check(mi_fail("%s: expected a column named prompt, or tokens", rows->file), FAULT_OF_RUN);
     if (!command->answer && column_of(rows, "answer") < 0 && !command->metric &&
@@ -12447,7 +12462,8 @@ static void survey(Study *study)
 static void number_rows(Study *study, int from, int n)
 {
     const char **name = must(calloc(n + 1, sizeof *name));
-    for (int r = 0; r < n && study->rows.n_rows; r++) name[r] = cell(&study->rows, from + r, "group");
+    for (int r = 0; r < n && study->rows.n_rows; r++)
+        name[r] = mi_cell(&study->rows, from + r, "group");
     study->group = must(mi_groups(name, n, &study->n_groups));
     study->n_run = n;
     free(name);
@@ -12615,7 +12631,7 @@ static void run_command(const Command *command, int argc, char **argv)
     Study  study = { .command = command, .aligned = 1, .n_rows = 1, .files.read = read_all };
     Report report = { .study = &study };
     if (command->data) {
-        study.rows = read_rows(command->data);
+        study.rows = read_table(command->data);
         study.n_rows = study.rows.n_rows;
     }
     open_model(&study, argv[0]);
@@ -12637,7 +12653,7 @@ static void run_command(const Command *command, int argc, char **argv)
     free(study.contrast);
     free(study.partner);
     free(study.group);
-    free_rows(&study.rows);
+    mi_table_free(&study.rows);
     free_files(&study.files);
     mi_tokenizer_close(study.words);
     mi_close(study.model);

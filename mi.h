@@ -185,6 +185,17 @@ typedef struct {                /* a JSON text: its values in their order, at[0]
 int  mi_json_read(MiJson *json, const char *path);
 void mi_json_free(MiJson *json);
 
+typedef struct {                /* a table as --data reads it, .tsv or .csv: a header, then rows */
+    const char *file;           /* the path that was given; borrowed */
+    int         n_rows, n_cols;
+    char      **header, **cells;        /* [n_cols], [n_rows,n_cols]: at row r, r * n_cols on */
+    char       *text;           /* in which they lie */
+} MiTable;
+
+int         mi_table_read(MiTable *table, const char *path);
+const char *mi_cell(const MiTable *table, int row, const char *column); /* NULL: no such column */
+void        mi_table_free(MiTable *table);
+
 /* ---- Tokens ---- */
 
 typedef struct MiTokenizer MiTokenizer;

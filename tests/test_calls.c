@@ -497,9 +497,34 @@ static void other_tensors(void)
           "a truncated file: %s", mi_error());
 }
 
+static void tables(void)
+{
+    char    path[1100];
+    MiTable t;
+    snprintf(path, sizeof path, "%s/a.csv", scratch);
+    put(path, "prompt,label\n\"a, b\",1\nc,0\n", 28);
+    CHECK(mi_table_read(&t, path) == 0 && t.file == path && t.n_rows == 2 && t.n_cols == 2 &&
+          !strcmp(mi_cell(&t, 0, "prompt"), "a, b") && !strcmp(mi_cell(&t, 1, "label"), "0") &&
+          !mi_cell(&t, 1, "labels"), "a table: %s", mi_error());
+    mi_table_free(&t);
+    static const struct { const char *text; size_t n; const char *says; } bad[] = {
+        {"", 0, "expected a header and rows"}, {"prompt\n", 7, "expected a header and rows"},
+        {"a,b\nc\n", 6, "row 1 (line 2)"}, {"a\nb\0\n", 5, "zero byte"},
+        {"a,a\nb,c\n", 8, "two columns are named a"}, {"a\n\"b\n", 5, "never closed"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        put(path, bad[i].text, bad[i].n);
+        CHECK(mi_table_read(&t, path) < 0 && strstr(mi_error(), bad[i].says) &&
+              strstr(mi_error(), "a.csv") && !t.text && !t.header, "a table %s: %s", bad[i].text,
+              mi_error());
+    }
+    CHECK(mi_table_read(&t, scratch) < 0, "a folder as a table");
+}
+
 static int body(void)
 {
     json_texts();
+    tables();
     other_tensors();
     for (uint64_t seed = 1; seed <= 12; seed++) {
         if (open_world(&w, seed)) return printf("%s\n0 passed, 1 failed\n", lost), 1;

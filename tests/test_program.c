@@ -212,15 +212,19 @@ static void test_split(void)
 /* want: the cells with | between them and / before each row; header first */
 static void table(const char *what, const char *path, const char *text, const char *want)
 {
-    char all[4096] = "";
+    MiTable rows[2];                                    /* the program's and the library's */
     doing("table: %s", what);
-    Rows rows = read_rows(put_text(path, text));
-    for (int r = -1; r < rows.n_rows; r++)
-        for (int c = 0; c < rows.n_cols; c++)
-            append(all, sizeof all, "%s%s", c ? "|" : r < 0 ? "" : "/",
-                   r < 0 ? rows.header[c] : rows.cells[r * rows.n_cols + c]);
-    CHECK(!strcmp(all, want), "table: %s: %s", what, all);
-    free_rows(&rows);
+    rows[0] = read_table(put_text(path, text));
+    CHECK(mi_table_read(&rows[1], path) == 0, "mi_table_read: %s: %s", what, mi_error());
+    for (int i = 0; i < 2; i++) {
+        char all[4096] = "";
+        for (int r = -1; r < rows[i].n_rows; r++)
+            for (int c = 0; c < rows[i].n_cols; c++)
+                append(all, sizeof all, "%s%s", c ? "|" : r < 0 ? "" : "/",
+                       r < 0 ? rows[i].header[c] : rows[i].cells[r * rows[i].n_cols + c]);
+        CHECK(!strcmp(all, want), "table: %s: %s", what, all);
+        mi_table_free(&rows[i]);
+    }
 }
 
 static void test_tables(void)
@@ -253,37 +257,37 @@ static void test_tables(void)
     table("pandas' index", "t.csv", ",prompt\n0,a\n1,b\n", "|prompt/0|a/1|b");
     table("two without a name", "t.csv", ",,prompt\n0,1,a\n", "||prompt/0|1|a");
 
-    Rows rows;
+    MiTable rows;
     REFUSES(1, "t.tsv: row 2 (line 3): expected the header's 2 cells, found 3", "a row too long",
-            read_rows(put_text("t.tsv", "p\tq\na\tb\na\tb\tc\n")));
+            read_table(put_text("t.tsv", "p\tq\na\tb\na\tb\tc\n")));
     REFUSES(1, "t.tsv: row 1 (line 3): expected the header's 2 cells, found 1", "a row too short",
-            read_rows(put_text("t.tsv", "p\tq\n\na\n")));
+            read_table(put_text("t.tsv", "p\tq\n\na\n")));
     REFUSES(1, "t.tsv: row 2 (line 4): expected the header's 2 cells, found 1",
             "lines inside quotes count",
-            read_rows(put_text("t.tsv", "p\tq\n\"a\nb\"\tb\na\n")));
+            read_table(put_text("t.tsv", "p\tq\n\"a\nb\"\tb\na\n")));
     REFUSES(1, "row 2 (line 5): expected", "lines of CRLF count once",
-            read_rows(put_text("t.tsv", "p\tq\r\n\r\na\tb\r\n\r\na\r\n")));
+            read_table(put_text("t.tsv", "p\tq\r\n\r\na\tb\r\n\r\na\r\n")));
     REFUSES(1, "row 1 (line 2): a quote is opened and never closed", "unclosed",
-            read_rows(put_text("t.tsv", "p\tq\na\t\"b\nc\td\n")));
-    REFUSES(1, "never closed", "unclosed at the end", read_rows(put_text("t.tsv", "p\n\"")));
+            read_table(put_text("t.tsv", "p\tq\na\t\"b\nc\td\n")));
+    REFUSES(1, "never closed", "unclosed at the end", read_table(put_text("t.tsv", "p\n\"")));
     REFUSES(1, "never closed", "a doubled quote at the end",
-            read_rows(put_text("t.tsv", "p\n\"a\"\"")));
-    REFUSES(1, "row 0 (line 1): a quote", "unclosed header", read_rows(put_text("t", "\"p\nq")));
+            read_table(put_text("t.tsv", "p\n\"a\"\"")));
+    REFUSES(1, "row 0 (line 1): a quote", "unclosed header", read_table(put_text("t", "\"p\nq")));
     REFUSES(1, "row 1 (line 2): text after a closing quote", "text after a quote",
-            read_rows(put_text("t.tsv", "p\n\"Mary\" said\n")));
-    REFUSES(1, "zero byte", "a zero byte", read_rows(put("t.tsv", "p\na\0b\n", 6)));
+            read_table(put_text("t.tsv", "p\n\"Mary\" said\n")));
+    REFUSES(1, "zero byte", "a zero byte", read_table(put("t.tsv", "p\na\0b\n", 6)));
     REFUSES(1, "two columns are named q", "a name twice",
-            read_rows(put_text("t.tsv", "p\tq\tq\na\tb\tc\n")));
-    REFUSES(1, "expected a header and rows", "an empty table", read_rows(put_text("t.tsv", "\n")));
+            read_table(put_text("t.tsv", "p\tq\tq\na\tb\tc\n")));
+    REFUSES(1, "expected a header and rows", "an empty table", read_table(put_text("t.tsv", "\n")));
     REFUSES(1, "expected a header and rows", "a header only",
-            read_rows(put_text("t.tsv", "p\tq\n")));
+            read_table(put_text("t.tsv", "p\tq\n")));
     REFUSES(1, "standard input: expected", "nothing on standard input", from("/dev/null", 0);
-            read_rows("-"));
+            read_table("-"));
     char wide[12001];
     memset(wide, '\t', sizeof wide);
     wide[6000] = '\n';
     REFUSES(1, "more than 4096 columns", "many columns",
-            read_rows(put("t.tsv", wide, sizeof wide)));
+            read_table(put("t.tsv", wide, sizeof wide)));
 
     doing("a table of a million rows");
     FILE *file = fopen("million.csv", "wb");
@@ -291,10 +295,10 @@ static void test_tables(void)
     for (int i = 0; i < 1000000; i++) fprintf(file, "\"Then, %d and Mary\", Mary,%d\n", i, i);
     fclose(file);
     clock_t start = clock();
-    rows = read_rows("million.csv");
+    rows = read_table("million.csv");
     double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-    CHECK(rows.n_rows == 1000000 && !strcmp(cell(&rows, 999999, "group"), "999999") &&
-          !strcmp(cell(&rows, 7, "prompt"), "Then, 7 and Mary") && !cell(&rows, 0, "versus"),
+    CHECK(rows.n_rows == 1000000 && !strcmp(mi_cell(&rows, 999999, "group"), "999999") &&
+          !strcmp(mi_cell(&rows, 7, "prompt"), "Then, 7 and Mary") && !mi_cell(&rows, 0, "versus"),
           "a million rows: cells");
     CHECK(seconds < 20, "a million rows take %.1f s", seconds);
     start = clock();
@@ -307,7 +311,7 @@ static void test_tables(void)
           "a million groups: %d in %.1f s", n_groups, seconds);
     free(group);
     free(name);
-    free_rows(&rows);
+    mi_table_free(&rows);
     unlink("million.csv");
 }
 
@@ -672,7 +676,7 @@ static void golden(FILE *file, const char *name, MiEstimate e)
     CHECK(0, "%s is not in statistics.golden", name);
 }
 
-static void test_golden(const Rows *rows, FILE *file)
+static void test_golden(const MiTable *rows, FILE *file)
 {
     enum { N = 60 };
     double v[N][5];                     /* base, edited, source, edited - base, source - base */
@@ -680,12 +684,12 @@ static void test_golden(const Rows *rows, FILE *file)
     int n_groups, n = rows->n_rows;
     CHECK(n == N, "statistics.tsv: %d rows", n);
     for (int i = 0; i < N; i++) {
-        v[i][0] = atof(cell(rows, i, "base"));
-        v[i][1] = atof(cell(rows, i, "edited"));
-        v[i][2] = atof(cell(rows, i, "source"));
+        v[i][0] = atof(mi_cell(rows, i, "base"));
+        v[i][1] = atof(mi_cell(rows, i, "edited"));
+        v[i][2] = atof(mi_cell(rows, i, "source"));
         v[i][3] = v[i][1] - v[i][0];
         v[i][4] = v[i][2] - v[i][0];
-        names[i] = cell(rows, i, "group");
+        names[i] = mi_cell(rows, i, "group");
     }
     for (int single = 0; single < 2; single++) {
         int *group = mi_groups(single ? none : names, N, &n_groups);
@@ -814,12 +818,12 @@ static int body(void)
     doing("statistics");
     if (chdir(tables) < 0) return perror(tables), 1;
     FILE *file = fopen("statistics.golden", "r");
-    Rows  rows = read_rows("statistics.tsv");
+    MiTable rows = read_table("statistics.tsv");
     CHECK(file != NULL, "tests/golden/statistics.golden is not there");
     if (file) test_golden(&rows, file), test_quantiles(file), fclose(file);
     test_estimates();
     test_program_of_a_study();
-    free_rows(&rows);
+    mi_table_free(&rows);
     return report();
 }
 
