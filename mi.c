@@ -3873,12 +3873,20 @@ static int check_keys(const MiJson *json)
     return status;
 }
 
+/* A file's text in the memory that it needs, which is not known of a pipe. */
+static char *read_foreign(const char *path, size_t *n)
+{
+    enum { MOST = 1 << 26 };
+    struct stat info;
+    int known = stat(path, &info) == 0 && S_ISREG(info.st_mode) && info.st_size < MOST;
+    return read_text(path, known ? (size_t)info.st_size : MOST, n);
+}
+
 int mi_json_read(MiJson *json, const char *path)
 {
-    enum { MOST = 1 << 26, DEPTH = 64 };
-    struct stat info;
-    size_t n, most = stat(path, &info) == 0 && info.st_size < MOST ? (size_t)info.st_size : MOST;
-    *json = (MiJson){ .text = read_text(path, most, &n) };
+    enum { DEPTH = 64 };
+    size_t n;
+    *json = (MiJson){ .text = read_foreign(path, &n) };
     if (json->text) {
         Json text = { json->text, json->text + n, "malformed JSON" };
         if (n >= 3 && !memcmp(text.at, "\xEF\xBB\xBF", 3)) text.at += 3;
@@ -4007,9 +4015,8 @@ static int parse_table(MiTable *table, size_t n)
 
 int mi_table_read(MiTable *table, const char *path)
 {
-    enum { MOST = 1 << 26 };
     size_t n;
-    *table = (MiTable){ .file = path, .text = read_text(path, MOST, &n) };
+    *table = (MiTable){ .file = path, .text = read_foreign(path, &n) };
     if (table->text && n >= 3 && !memcmp(table->text, "\xEF\xBB\xBF", 3))
         memmove(table->text, table->text + 3, (n -= 3) + 1);
     if (table->text && parse_table(table, n) == 0) return 0;

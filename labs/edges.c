@@ -144,9 +144,9 @@ static void print_ranking(const Study *s, const char *name, int ranking, int n)
 
 #define BUILT_IN(giver) "When Mary and John went to the store, " giver " gave a drink to"
 
-static const char *field(const Table *t, int row, const char *column, const char *built_in)
+static const char *field(const MiTable *t, int row, const char *column, const char *built_in)
 {
-    const char *cell = t->cell ? cell_of(t, row, column) : built_in;
+    const char *cell = t->file ? mi_cell(t, row, column) : built_in;
     if (!cell && built_in) refuse(2, "the table has no column %s", column);
     return cell;
 }
@@ -157,7 +157,7 @@ int main(int argc, char **argv)
         refuse(2, "usage: edges MODEL SCORES.json [TABLE.tsv [N OUT.json]]");
     Lab     lab = open_lab(argc, argv);
     Graph   g = graph_of(lab.shape);
-    Table   table = argc > 3 ? table_of(argv[3]) : (Table){.n_rows = 1};
+    MiTable table = argc > 3 ? table_of(argv[3]) : (MiTable){.n_rows = 1};
     char   *end = "";
     long    N = argc > 4 ? strtol(argv[4], &end, 10) : 0;
     int     n_rows = table.n_rows, n_groups;
@@ -211,7 +211,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < N_CIRCUITS; i++) free(c[i].in), free(c[i].m), free(c[i].kl);
     free((int *)s.group), free(group), free(order);
     close_splice(&splice);
-    free_table(&table);
+    mi_table_free(&table);
     free_graph(&g);
     close_lab(&lab);
     return 0;

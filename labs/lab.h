@@ -99,56 +99,12 @@ static inline int token_of(const Lab *lab, const char *text)
     return one.at[0];
 }
 
-/* A table: its first line names the columns, tabs set cells apart. */
-typedef struct {
-    int    n_rows, n_cols;
-    char **cell;                /* [1 + n_rows, n_cols], names first */
-} Table;
-
-static inline Table table_of(const char *path)
+/* A table as ./mi --data reads it. */
+static inline MiTable table_of(const char *path)
 {
-    Table  table = {.n_rows = -1};
-    FILE  *file = fopen(path, "r");
-    char  *line = NULL, *end;
-    size_t size = 0;
-    if (!file) refuse(2, "%s: %s", path, strerror(errno));
-    for (int number = 1; getline(&line, &size, file) > 0; number++) {
-        char *cell = must(strdup(line));
-        int   n = 1;
-        cell[strcspn(cell, "\r\n")] = 0;
-        if (!*cell) {
-            free(cell);
-            continue;
-        }
-        for (char *s = cell; *s; s++) n += *s == '\t';
-        if (++table.n_rows == 0) table.n_cols = n;
-        if (n != table.n_cols)
-            refuse(2, "%s: line %d has %d cells, not %d", path, number, n, table.n_cols);
-        table.cell = must(realloc(table.cell, (table.n_rows + 1) * n * sizeof *table.cell));
-        for (int i = 0; i < n; i++, cell = end + 1) {
-            table.cell[table.n_rows * n + i] = cell;
-            end = cell + strcspn(cell, "\t");
-            *end = 0;
-        }
-    }
-    if (table.n_rows < 1) refuse(2, "%s: no rows", path);
-    free(line);
-    fclose(file);
+    MiTable table;
+    if (mi_table_read(&table, path) < 0) refuse(2, "%s", mi_error());
     return table;
-}
-
-static inline void free_table(Table *table)
-{
-    for (int r = 0; table->cell && r <= table->n_rows; r++) free(table->cell[r * table->n_cols]);
-    free(table->cell);
-}
-
-/* A row's cell, 0 the first; NULL if there is no such column. */
-static inline const char *cell_of(const Table *table, int row, const char *column)
-{
-    for (int i = 0; i < table->n_cols; i++)
-        if (!strcmp(table->cell[i], column)) return table->cell[(row + 1) * table->n_cols + i];
-    return NULL;
 }
 
 /* A run of the whole prompt that keeps all sites. */

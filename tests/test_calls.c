@@ -502,7 +502,7 @@ static void tables(void)
     char    path[1100];
     MiTable t;
     snprintf(path, sizeof path, "%s/a.csv", scratch);
-    put(path, "prompt,label\n\"a, b\",1\nc,0\n", 28);
+    put(path, "prompt,label\n\"a, b\",1\nc,0\n", 26);
     CHECK(mi_table_read(&t, path) == 0 && t.file == path && t.n_rows == 2 && t.n_cols == 2 &&
           !strcmp(mi_cell(&t, 0, "prompt"), "a, b") && !strcmp(mi_cell(&t, 1, "label"), "0") &&
           !mi_cell(&t, 1, "labels"), "a table: %s", mi_error());

@@ -95,9 +95,9 @@ table() { printf "$1" > "$dir/t.tsv"; refused 2 "$2" $odd tests/golden/edges_odd
 table 'prompt\tanswer\tversus\n#1 2\t#3\t#4\n' 'no column source'
 table 'prompt\tsource\tanswer\tversus\n#1 2\t#1 2 3\t#3\t#4\n' 'row 1: 2 tokens, its source has 3'
 table 'prompt\tsource\tanswer\tversus\n#1 2\t#1 3\t#3 4\t#4\n' '2 tokens'
-table 'prompt\tsource\tanswer\tversus\n#1 2\t#1 3\t#3\n' 'line 2 has 3 cells, not 4'
+table 'prompt\tsource\tanswer\tversus\n#1 2\t#1 3\t#3\n' 'expected the header'
 table 'prompt\tsource\tanswer\tversus\n#1 999999\t#1 3\t#3\t#4\n' 'no token'
-table 'prompt\n' 'no rows'
+table 'prompt\n' 'a header and rows'
 printf 'prompt\tsource\tanswer\tversus\n#1 2\t#1 2\t#3\t#4\n' > "$dir/t.tsv"
 refused 1 'the same logit difference' $odd tests/golden/edges_odd7.json "$dir/t.tsv"
 
