@@ -2144,17 +2144,21 @@ static void attention_back(const Backward *b, int l, int from)
 }
 
 /* logits = ln_f W_U^T:  dln_f = dlogits W_U. Then everything below, of the last position that the
- * metric looks at: in the last layer only keys and values of other positions have reached it. */
-static void backward(const Backward *b, const float *dlogits)
+ * metric looks at: in the last layer only keys and values of other positions have reached it. Or
+ * from the end of the stream, dresid [n,D], if that is given. */
+static void backward(const Backward *b, const float *dlogits, const float *dresid)
 {
     const MiModel *model = b->run->model;
     int L = model->shape.n_layer, D = model->shape.d_model, last = b->n - 1;
     memset(b->side, 0, D * sizeof *b->side);                    /* no bias */
-    b->run->kernel->linear(at(b->run, MI_ln_f, 0, last), dlogits, 1, model->shape.n_vocab, D,
-                           model->W_U, D, b->side, b->run->threads);
-    layernorm_back(b, MI_resid_post, MI_ln_f_scale, MI_ln_f, 0, model->ln_f_gamma, last);
+    if (dresid) memcpy(at(b->run, MI_resid_post, L - 1, 0), dresid, (size_t)b->n * D * sizeof *dresid);
+    else {
+        b->run->kernel->linear(at(b->run, MI_ln_f, 0, last), dlogits, 1, model->shape.n_vocab, D,
+                               model->W_U, D, b->side, b->run->threads);
+        layernorm_back(b, MI_resid_post, MI_ln_f_scale, MI_ln_f, 0, model->ln_f_gamma, last);
+    }
     for (int l = L - 1; l >= 0; l--) {
-        int from = l + 1 == L ? last : 0;
+        int from = l + 1 == L && !dresid ? last : 0;
         mlp_back(b, l, from);
         attention_back(b, l, from);
     }
@@ -2172,7 +2176,8 @@ static int check_backward(const Backward *b)
     return value(b, MI_resid_post, L - 1, b->n - 1) ? 0 : -1;
 }
 
-MiRun *mi_gradient(const MiRun *of, int lane, int pos, const float *dlogits, uint64_t keep)
+static MiRun *gradient_from(const MiRun *of, int lane, int pos, const float *dlogits,
+                            const float *dresid, uint64_t keep)
 {
     int T = mi_n_tokens(of, lane);
     if (T < 0 || check_values(of) < 0 || mi_token(of, lane, pos) < 0) return NULL;
@@ -2198,12 +2203,22 @@ MiRun *mi_gradient(const MiRun *of, int lane, int pos, const float *dlogits, uin
     int status = b.before ? allocate_sites(run, NULL) : mi_fail("out of memory");
     if (status == 0) {
         b.side = b.before + b.n * widest;
-        backward(&b, dlogits);
+        backward(&b, dlogits, dresid);
     }
     free(b.before);
     if (status == 0) return run;
     mi_free(run);
     return NULL;
+}
+
+MiRun *mi_gradient(const MiRun *run, int lane, int pos, const float *dlogits, uint64_t keep)
+{
+    return gradient_from(run, lane, pos, dlogits, NULL, keep);
+}
+
+MiRun *mi_gradient_of_stream(const MiRun *run, int lane, int n, const float *dresid, uint64_t keep)
+{
+    return gradient_from(run, lane, n - 1, NULL, dresid, keep);
 }
 
 /* ============================================================================================= */

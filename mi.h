@@ -404,6 +404,11 @@ int          mi_writer(const MiRun *run, int lane, int writer, int pos, double *
 MiRun *mi_gradient(const MiRun *run, int lane, int pos, const float *dlogits /* [V] */,
                    uint64_t keep);
 
+/* The same of any number that the end of the stream gives, resid_post of the last layer at positions
+ * 0 .. n-1: dresid is its gradient there. Nothing above is asked: ln_f and its scale have none. */
+MiRun *mi_gradient_of_stream(const MiRun *run, int lane, int n, const float *dresid /* [n,D] */,
+                             uint64_t keep);
+
 /* ---- Sweeps: one run per cell, all cells of a fork together ---- */
 
 typedef struct {

@@ -365,6 +365,41 @@ static void check_linear(const MiModel *m, const MiRun *run)
     mi_free(gu), mi_free(gw), mi_free(g2), mi_free(gm);
 }
 
+/* From the end of the stream, of two metrics at two positions: their gradients together. */
+static void check_stream(const MiModel *m, const MiRun *run)
+{
+    enum { EARLIER = POS - 3 };
+    int    D = mi_shape(m).d_model, last = mi_shape(m).n_layer - 1;
+    float  u[MAX_V], w[MAX_V], *dresid = calloc((POS + 1) * D, sizeof *dresid);
+    for (int i = 0; i < n_vocab; i++) u[i] = random_float(&state), w[i] = random_float(&state);
+    MiRun *late = mi_gradient(run, 0, POS, u, 0), *early = mi_gradient(run, 0, EARLIER, w, 0);
+    for (int t = 0; late && early && t <= POS; t++)
+        for (int i = 0; i < D; i++)
+            dresid[t * D + i] = mi_site(late, 0, MI_resid_post, last, t)[i] +
+                                mi_site(early, 0, MI_resid_post, last, t)[i];
+    MiRun *both = mi_gradient_of_stream(run, 0, POS + 1, dresid, 0);
+    CHECK(both != NULL, "from the stream: %s", mi_error());
+    for (int site = 0; late && early && both && site < MI_ln_f_scale; site++)
+        for (int l = 0; l < layers_of(m, site); l++) {
+            double error = 0, most = 1e-3;
+            for (int t = 0; t <= POS; t++)
+                for (int h = 0, n; h < heads_of(m, site); h++) {
+                    const float *a = row(m, late, 0, site, l, h, t, &n);
+                    const float *b = row(m, early, 0, site, l, h, t, &n);
+                    const float *c = row(m, both, 0, site, l, h, t, &n);
+                    for (int i = 0; i < n; i++) {
+                        error = fmax(error, fabs((double)a[i] + b[i] - c[i]));
+                        most = fmax(most, fabs(c[i]));
+                    }
+                }
+            CHECK(error < 1e-5 * most, "from the stream, %s of layer %d is off by %g of %g",
+                  mi_site_info(site)->name, l, error, most);
+        }
+    CHECK(!mi_gradient_of_stream(run, 0, 0, dresid, 0) && !mi_gradient_of_stream(run, 0, T + 1, dresid, 0),
+          "a stream of no positions, or of more than there are, has a gradient");
+    mi_free(late), mi_free(early), mi_free(both), free(dresid);
+}
+
 /* ---- Equal bits ---- */
 
 static void check_bits(const char *name, const MiModel *m, const int *tokens, int n,
@@ -683,6 +718,7 @@ int main(void)
         check_run(name, m, run);
         check_identities(m, run);
         check_linear(m, run);
+        check_stream(m, run);
         check_readers(m, run);
         mi_free(run);
 
