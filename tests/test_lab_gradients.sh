@@ -1,6 +1,7 @@
 #!/bin/sh
 # test_lab_gradients.sh - build/labs/relevance computes what PyTorch does (tests/golden/relevance.golden,
-# by make_relevance.py), and refuses in one line what it cannot. Run it from the repository root.
+# by make_relevance.py), build/labs/jlens what TransformerLens does (jlens.golden, by make_jlens.py),
+# and both refuse in one line what they cannot. Run it from the repository root.
 
 . tests/scratch.sh
 labs=$(dirname "$mi")/labs
@@ -30,18 +31,39 @@ for case in "odd7|#32 33 34 32 33 35 40|#36|#37" "brain11|#1 4 2 8 5 7 1 3|#2|#3
     then ok; else bad "labs/relevance, $model" "its sums: $(grep adds "$dir/out")"; fi
 done
 
-# SAYING ARGUMENT...: status 2, one line, no table
+# The logit difference and KL of the Jacobian lens: the last two numbers but three of a line
+for case in "odd7|#32 33 34 32 33 35 40|#36|#37" "brain11|#1 4 2 8 5 7 1 3|#2|#3"; do
+    IFS='|'
+    set -- $case
+    unset IFS
+    "$labs/jlens" "tests/golden/$1.safetensors" tests/golden/jlens_texts.txt "$2" "$3" "$4" 1 > "$dir/out" 2> "$dir/err" ||
+        bad "labs/jlens" "$(cat "$dir/err")"
+    awk -v m="$1" -v near=$near '
+        FNR == NR && /^  L/ { got[substr($1, 2)] = $(NF - 4) " " $(NF - 3) }
+        FNR == NR { next }
+        $1 == m { rows++; split(got[$2], g, " ")
+            for (i = 1; i <= 2; i++)
+                if (g[i] == "" || (g[i] - $(i + 2)) ^ 2 > near * near) print "layer " $2 ": " g[i] ", not " $(i + 2) }
+        END { if (!rows) print "nothing to compare" }' "$dir/out" tests/golden/jlens.golden > "$dir/wrong"
+    if [ -s "$dir/wrong" ]; then bad "labs/jlens, $1" "$(head -n 3 "$dir/wrong")"; else ok; fi
+done
+
+# LAB SAYING ARGUMENT...: status 2, one line, no table
 refuses() {
-    saying=$1
-    shift
-    relevance "$@"
+    lab=$1 saying=$2
+    shift 2
+    "$labs/$lab" "$@" > "$dir/out" 2> "$dir/err"
     status=$?
     if [ $status = 2 ] && [ ! -s "$dir/out" ] && [ "$(wc -l < "$dir/err")" -eq 1 ] && grep -qF -e "$saying" "$dir/err"; then ok
-    else bad "labs/relevance $*" "status $status, not \"$saying\" but: $(head -n 2 "$dir/err")"; fi
+    else bad "labs/$lab $*" "status $status, not \"$saying\" but: $(head -n 2 "$dir/err")"; fi
 }
-refuses "usage: relevance" tiny.safetensors "The keys"
-refuses "at least three tokens" tiny.safetensors "The keys" " are" " is"
-refuses "is 2 tokens" tiny.safetensors "The keys to the" " are is" " is"
+refuses relevance "usage: relevance" tiny.safetensors "The keys"
+refuses relevance "at least three tokens" tiny.safetensors "The keys" " are" " is"
+refuses relevance "is 2 tokens" tiny.safetensors "The keys to the" " are is" " is"
+refuses jlens "usage: jlens" tiny.safetensors tests/data/text.txt "The keys"
+refuses jlens "No such file" tiny.safetensors "$dir/none"
+refuses jlens "no text has more than" tiny.safetensors tests/data/text.txt "The keys" " are" " is" 100
+refuses jlens "not \"2x\"" tiny.safetensors tests/data/text.txt "The keys" " are" " is" 2x
 
 echo "$passed passed, $failed failed"
 [ $failed -eq 0 ]
