@@ -9,8 +9,8 @@
  *     lens_l(h) = W_U LN_f(J_l h)      J_l = E [ sum_t' d resid_post_L(t') / d resid_post_l(t) ]
  *
  * the mean over the first lines of TEXT, and in each over source positions t, of the sum over
- * target positions t' >= t; both from SKIP to the last but one, as in TransformerLens' JacobianLens.
- * One backward pass from the end of the stream gives a row of J_l for every layer. Then, by layer at
+ * target positions t' >= t; both from SKIP to the last but one, as TransformerLens' JacobianLens has
+ * it. A backward pass from the end of the stream gives a row of J_l for every layer. Then, by layer at
  * the last token of PROMPT: the likeliest token and the logit difference by the logit lens and by
  * this one, and how far each is from what the model says (KL, in nats). The control reads h through
  * the J of another layer. */
