@@ -4,6 +4,7 @@
     python3 tests/mutate.py                            the library half, four changes a function
     python3 tests/mutate.py --quick                    without the slow tests: then try survivors
     python3 tests/mutate.py --only 'hook|word_end' --each 8
+    python3 tests/mutate.py --only t_quantile --first 'program house.sh'    these tests come first
     python3 tests/mutate.py --change 'row < to' 'row <= to'      one change of one's own
     python3 tests/mutate.py --report                   count what is in the log
 
@@ -32,11 +33,12 @@ SWAPS = [("<=", "<"), (">=", ">"), ("==", "!="), ("!=", "=="), ("&&", "||"), ("|
          ("&", "|"), ("|", "&"), ("^", "&"), ("?", "? 0 :")]
 KINDS = ["early", "drop", "swap", "number", "negate"]
 # quick ones first; white-box tests compile mi.c themselves
-TESTS = ["edges", "files", "golden", "kernels", "tokens", "memory", "gpt2", "promises",
-         "sweeps", "tiny", "sampling"]
-WHITEBOX = {"kernels", "tokens", "memory"}
-SLOW = ["gpt2", "tiny", "sampling"]
-SCRIPTS = ["test_cli.sh", "test_sweeps.sh", "test_files.sh"]
+TESTS = ["calls", "edges", "files", "config", "golden", "kernels", "tokens", "numbers", "traps",
+         "memory", "gradient", "gpt2", "promises", "sweeps", "tiny", "program", "sampling"]
+WHITEBOX = {"kernels", "tokens", "memory", "numbers", "program"}
+SCRIPTS = ["files.sh", "weights.sh", "edits.sh", "circuits.sh", "readouts.sh", "sweeps.sh",
+           "house.sh", "cli.sh"]
+SLOW = ["gpt2", "tiny", "program", "sampling"] + SCRIPTS
 
 
 def blank(text):
@@ -164,13 +166,23 @@ class Lab:
             process.wait()
             return False
 
-    def verdict(self, section, quick):
+    def verdict(self, section, quick, first):
         """The first test that goes red, or None."""
-        first = [t for t in TESTS if t in WHITEBOX and
-                 (t == "tokens" if "Tokens" in section else "ernels" in section)]
-        order = first + [t for t in TESTS if t not in first and not (quick and t in SLOW)]
+        first = first or [test for test, title in (("kernels", "ernels"), ("tokens", "Tokens"),
+                                                   ("gradient", "backward"), ("program", "Means"))
+                          if title in section]
+        order = first + [t for t in TESTS + SCRIPTS if t not in first and
+                         not (quick and t in SLOW)]
         program = False
         for test in order:
+            if not program and (test == "sampling" or test in SCRIPTS):
+                program = self.cc("mi.c", "-o", "../mi", "-lm")
+                for name in ("tokenizer.bin", "tiny.safetensors", "wild.safetensors"):
+                    shutil.copy(name, self.folder)
+            if test in SCRIPTS:
+                if not self.passes(["sh", "tests/test_" + test], 300):
+                    return test
+                continue
             if test in WHITEBOX:
                 built = self.cc("-DMI_NO_MAIN", "tests/test_%s.c" % test, "-o", "../test", "-lm")
                 if not built:
@@ -179,15 +191,8 @@ class Lab:
                 if test not in self.objects:
                     continue
                 self.cc(self.objects[test], "../mi.o", "-o", "../test", "-lm")
-            if test == "sampling" and not program:
-                program = self.cc("mi.c", "-o", "../mi", "-lm")
-                for name in ("tokenizer.bin", "tiny.safetensors"):
-                    shutil.copy(name, self.folder)
             if not self.passes(["../test"], 40):
                 return test
-        for script in SCRIPTS if program else []:
-            if not self.passes(["sh", "tests/" + script], 300):
-                return script
         return None
 
 
@@ -222,7 +227,8 @@ def main():
     parser.add_argument("--cc", default="gcc")
     parser.add_argument("--change", nargs=2, metavar=("OLD", "NEW"), help="try this one change")
     parser.add_argument("--quick", action="store_true",
-                        help="leave out the slow tests (" + ", ".join(SLOW + SCRIPTS) + ")")
+                        help="leave out the slow tests (" + ", ".join(SLOW) + ")")
+    parser.add_argument("--first", default="", help="these tests come first")
     parser.add_argument("--report", action="store_true", help="only count what is in the log")
     options = parser.parse_args()
     log = options.folder + "/log.tsv"
@@ -233,7 +239,7 @@ def main():
     original = lab.library(text)
     if original is None:
         sys.exit("mi.c does not compile")
-    quick = options.quick
+    quick, first = options.quick, options.first.split()
     if options.change:
         old, new = options.change
         if text.count(old) != 1:
@@ -242,7 +248,7 @@ def main():
         section = [f.section for f in functions_of(text) if f.start <= at < f.end] or [""]
         if lab.library(text.replace(old, new)) is None:
             sys.exit("does not compile")
-        verdict = lab.verdict(section[0], quick)
+        verdict = lab.verdict(section[0], quick, first)
         print("%s -> %s: %s" % (one_line(old), one_line(new), verdict or "SURVIVED"))
         return verdict is None
     done = {line.split("\t")[0] for line in open(log)} if os.path.exists(log) else set()
@@ -269,7 +275,7 @@ def main():
                 if machine is None or machine == original:
                     continue
                 made += 1
-                verdict = lab.verdict(function.section, quick) or "SURVIVED"
+                verdict = lab.verdict(function.section, quick, first) or "SURVIVED"
                 line_start, line_end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
                 shown = one_line(text[line_start:at] + "[" + old + " -> " + new.strip() + "]" +
                                  text[at + len(old):line_end])
