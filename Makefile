@@ -64,7 +64,7 @@ MYSTERY   ?= mystery
 COURSE     = $(BUILD)/course
 DRIVER     = $(CC) -O0 -g $(ARCH) -std=gnu11 -w -shared -fPIC -I. -Ilabs
 
-$(COURSE)/%: labs/course/%.c labs/course/drive.h $(BUILD)/mi.o
+$(COURSE)/%: labs/course/%.c labs/course/drive.h labs/lab.h $(BUILD)/mi.o
 	@mkdir -p $(COURSE)
 	$(CC) $(FLAGS) -I. $< $(if $(filter %permute,$@),$(BUILD)/mi.o) -o $@ -ldl -lm
 

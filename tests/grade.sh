@@ -130,9 +130,9 @@ for l in 2 5; do
         bad "permuted, L${l}H3" "another effect: $(cat "$dir/a" "$dir/b")"
 done
 
-# ---- A mystery is the sound model without one part, to the bit
+# ---- A mystery is the sound model without one part, to the bit, or with another fact
 
-for seed in 1 5 6; do
+for seed in 5 7; do
     course mystery MYSTERY="$dir/mystery$seed" STUDENT=$seed
     part=$(sed -n 's/^.*answer: //p' "$dir/out")
     "$mi" -m "$dir/mystery$seed/tiny.safetensors" --ablate "$part" --save logits="$dir/a.npy" > /dev/null 2> "$dir/log"
@@ -140,6 +140,42 @@ for seed in 1 5 6; do
     if [ -n "$part" ] && cmp -s "$dir/a.npy" "$dir/b.npy" && ! grep -rqw -e "$part" "$dir/mystery$seed"/*.md; then ok
     else bad "mystery $seed" "is not the model without ${part:-$(cat "$dir/out")}"; fi
 done
+
+floats() { tail -c $((4 * 128)) "$1" | od -A n -v -t f4 -w4; }
+while IFS=$tab read -r seed subject; do
+    course mystery MYSTERY="$dir/mystery$seed" STUDENT="$seed"
+    said=$(sed -n 's/^.*answer: //p' "$dir/out")
+    address=${said%% *} prompt=${said#* of \"}
+    prompt=${prompt%%\"*}
+    sound=$dir/mystery$seed/tiny.safetensors damaged=$dir/mystery$seed/mystery.safetensors
+    row() { awk -F'\t' -v p="$2" -v c="$1" 'NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i }
+        $at["prompt"] == p { print $at[c]; exit }' tests/data/facts.tsv; }
+    # The row turns, and those of other subjects move by less than 2
+    "$mi" --data tests/data/facts.tsv --tsv -m "$sound" > "$dir/a"
+    "$mi" --data tests/data/facts.tsv --tsv -m "$damaged" | cut -f5 | paste "$dir/a" - |
+        awk -F'\t' -v p="$prompt" -v subject="$subject" '
+            NR == FNR { text[FNR - 1] = $1; next }
+            $1 == "metric" && $2 { t = text[$2]; d = $9 - $5
+                if (t == p) turned = $5 > 0 && $9 < 0
+                if (!index(t, subject)) { n++; if (d * d > 4 || ($5 > 0) != ($9 > 0)) far = far " " t } }
+            END { if (!turned) print "does not turn: " p; if (far) print "moved: " far
+                  if (n < 200) print "only " n " others" }' tests/data/facts.tsv - > "$dir/log"
+    if [ -n "$prompt" ] && [ ! -s "$dir/log" ] && ! grep -q -e "$prompt" -e "$subject" "$dir/mystery$seed"/*.md; then ok
+    else bad "mystery $seed" "$said: $(cat "$dir/log" "$dir/out")"; fi
+    # Only the MLP's output differs, and at that token it is the other subject's
+    other=$(row source "$prompt") S=${address#*@}
+    "$mi" -m "$sound" "$prompt" --save L0.mlp_post="$dir/a.npy" > /dev/null
+    "$mi" -m "$damaged" "$prompt" --save L0.mlp_post="$dir/b.npy" > /dev/null
+    "$mi" -m "$sound" "$other" --save "L0.mlp_out@$(row S "$other")=$dir/c.npy" > /dev/null
+    "$mi" -m "$damaged" "$prompt" --save "$address=$dir/d.npy" > /dev/null
+    floats "$dir/c.npy" > "$dir/c"
+    if [ "$S" = "$(row S "$prompt")" ] && cmp -s "$dir/a.npy" "$dir/b.npy" && floats "$dir/d.npy" | paste "$dir/c" - |
+        awk '{ d = $1 - $2; n++; size += $1 * $1; if (d * d > 1e-8) bad = 1 } END { exit bad || n != 128 || size < 1 }'
+    then ok; else bad "mystery $seed" "$address is not what the MLP says of $other"; fi
+done <<'END'
+1	White House
+23	America
+END
 
 echo "== all"
 echo "$passed passed, $failed failed"
