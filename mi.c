@@ -726,6 +726,7 @@ static void edit_row(MiRun *run, const MiEdit *edit, int layer, int row)
         x += (size_t)edit->head * run->key_stride;
         n = min_int(n, pos + 1 - edit->first);
     }
+    if (n < 1) return;                                  /* keys after the query: there are none */
     const float *v = edit->value ? edit->value + (pos - edit->pos) * edit->value_stride : NULL;
     if (edit->op == MI_CALL) call_edit(run, edit, x, n, row);
     else apply_edit(run, edit, x, v, n, pos);
@@ -1647,8 +1648,8 @@ static int cone(const MiModel *model, const MiLane *lane, int *half, int *t0)
 }
 
 /* Check the lanes of a fork and find where it begins: *half, and each lane's t0 into t0[]. A caller
- * may ask for more than the cones (to read what did not change in the fork itself), never less; only
- * a sweep knows from where on its edits change anything (planned). */
+ * may ask for more than the cones (to read what did not change in the fork itself), never less;
+ * only a sweep knows from where on its edits change anything (planned). */
 static int plan_fork(const MiLane *lanes, int n_lanes, int planned, int *half, int *t0)
 {
     if (n_lanes < 1) return mi_fail("a fork needs at least one lane");
@@ -1705,8 +1706,8 @@ static void lay_out_rows(MiRun *fork, const MiLane *lanes, const int *t0)
     fork->n_rows = fork->capacity;
 }
 
-/* A fork, of a sweep in the memory of another one that is gone (else NULL): plan it, give every lane its rows
- * and its edits, then compute. All is counted first, so that nothing has to grow. */
+/* A fork, of a sweep in the memory of another one that is gone (else NULL): plan it, give every
+ * lane its rows and its edits, then compute. All is counted first, so that nothing has to grow. */
 static MiRun *fork_in(const MiLane *lanes, int n_lanes, int half, uint64_t keep, Memory *spare)
 {
     int *t0 = malloc(max_int(n_lanes, 1) * sizeof *t0);
@@ -1756,8 +1757,8 @@ MiRun *mi_fork(const MiLane *lanes, int n_lanes, int half, uint64_t keep)
 
 /* The first position at which an edit writes something else than the trunk has there anyway, or
  * n_pos: each number is tried, for x + amount (v - x) is not always x where v is x: -0 becomes 0,
- * infinity not a number. Only if no held edit comes after at the same place, which would have changed
- * what the trunk shows. */
+ * infinity not a number. Only if no held edit comes after at the same place, which would have
+ * changed what the trunk shows. */
 static int first_change(const MiRun *trunk, const MiEdit *edit, int n_pos)
 {
     const Lane *held = &trunk->lanes[0];
@@ -2151,7 +2152,8 @@ static void backward(const Backward *b, const float *dlogits, const float *dresi
     const MiModel *model = b->run->model;
     int L = model->shape.n_layer, D = model->shape.d_model, last = b->n - 1;
     memset(b->side, 0, D * sizeof *b->side);                    /* no bias */
-    if (dresid) memcpy(at(b->run, MI_resid_post, L - 1, 0), dresid, (size_t)b->n * D * sizeof *dresid);
+    if (dresid)
+        memcpy(at(b->run, MI_resid_post, L - 1, 0), dresid, (size_t)b->n * D * sizeof *dresid);
     else {
         b->run->kernel->linear(at(b->run, MI_ln_f, 0, last), dlogits, 1, model->shape.n_vocab, D,
                                model->W_U, D, b->side, b->run->threads);
@@ -5655,14 +5657,27 @@ MiRun *mi_senders(const MiRun *base, const MiRun *source, const MiEdit *senders,
     return fork;
 }
 
+/* Is there such a reader? Of q, k and v these columns, of ln2 and ln_f the whole row. */
+static int check_reader(const MiModel *model, const MiEdit *reader)
+{
+    int site = reader->site, D = model->shape.d_model;
+    int of_head = site == MI_q || site == MI_k || site == MI_v;
+    if (!of_head && site != MI_ln2 && site != MI_ln_f)
+        return mi_fail("%s does not read the residual stream",
+                       mi_site_info(site) ? SITES[site].name : "no such site: it");
+    if (reader->layer >= 0 && reader->layer < n_layers_of(model, site) && reader->first >= 0 &&
+        reader->count >= (of_head ? 1 : D) && reader->count <= D - reader->first)
+        return 0;
+    return mi_fail("%s has no such layer, or no such columns", SITES[site].name);
+}
+
 int mi_receiver(const MiRun *senders, int n, MiEdit reader, MiEdits *edits)
 {
     const MiModel *model = senders->model;
-    int    D = model->shape.d_model, part = reader.site - MI_q;
-    int    of_head = reader.site == MI_q || reader.site == MI_k || reader.site == MI_v;
-    if (!of_head && reader.site != MI_ln2 && reader.site != MI_ln_f)
-        return mi_fail("%s does not read the residual stream", SITES[reader.site].name);
-    if (n < 1 || n > mi_n_tokens(senders, 0) || reader.pos >= n) return 0;
+    int D = model->shape.d_model, part = reader.site - MI_q, of_head = part >= 0 && part < 3;
+    if (check_reader(model, &reader) < 0 || check_positions(senders, 0, 0, n) < 0) return -1;
+    if (reader.pos < 0) return mi_fail("a reader at no position");
+    if (reader.pos >= n) return 0;
     float *value = new_constant(edits, n * (of_head ? D + reader.count : D));
     if (!value) return -1;
     float *x = of_head ? value + (size_t)n * reader.count : value;
@@ -5689,11 +5704,7 @@ int mi_reader(const MiRun *run, const MiEdit *reader, const float *x, float *out
     const MiModel *model = run->model;
     int D = model->shape.d_model, part = reader->site - MI_q, is_end = reader->site == MI_ln_f;
     int of_head = part >= 0 && part < 3, l = reader->layer;
-    if (!of_head && !is_end && reader->site != MI_ln2)
-        return mi_fail("that site does not read the residual stream");
-    if (l < 0 || l >= n_layers_of(model, reader->site) || reader->first < 0 || reader->count < 1 ||
-        reader->count > D - reader->first || (!of_head && reader->count < D))
-        return mi_fail("%s has no such layer, or no such columns", SITES[reader->site].name);
+    if (check_reader(model, reader) < 0) return -1;
     const Block  *w = &model->block[l];
     const weight *gamma = is_end ? model->ln_f_gamma : of_head ? w->ln1_gamma : w->ln2_gamma;
     const weight *beta = is_end ? model->ln_f_beta : of_head ? w->ln1_beta : w->ln2_beta;
@@ -5702,7 +5713,8 @@ int mi_reader(const MiRun *run, const MiEdit *reader, const float *x, float *out
     if (!y) return mi_fail("out of memory");
     normalize(y, x, mean, sigma_of(run, x, mean), gamma, beta, D);
     if (!of_head) return 0;
-    run->kernel->linear(out, y, 1, D, reader->count, w->W_QKV + column, 3 * D, w->b_QKV + column, 1);
+    run->kernel->linear(out, y, 1, D, reader->count, w->W_QKV + column, 3 * D, w->b_QKV + column,
+                        1);
     free(y);
     return 0;
 }
@@ -5715,13 +5727,12 @@ int mi_reader_gradient(const MiRun *of, int lane, const MiRun *gradient, const M
     int    D = of->model->shape.d_model, L = of->model->shape.n_layer, l = reader->layer;
     int    which = reader->site == MI_ln_f ? 2 : reader->site == MI_ln2, part = reader->site - MI_q;
     const MiSite *site = parts[which];
+    if (check_reader(of->model, reader) < 0) return -1;
     const Block  *w = &of->model->block[l];
     const weight *gamma[] = { w->ln1_gamma, w->ln2_gamma, of->model->ln_f_gamma };
     const float  *x = mi_site(of, lane, site[0], which == 2 ? L - 1 : l, pos);
     const float  *sigma = mi_site(of, lane, site[1], l, pos);
     const float  *dy = row_at(gradient, 0, reader, pos);
-    if (!which && (part < 0 || part > 2))
-        return mi_fail("%s does not read the residual stream", SITES[reader->site].name);
     if (!x || !sigma || !dy) return -1;
     if (of->edited[site[1] * L + l] | of->edited[site[2] * L + l] |
         of->edited[reader->site * L + l])
@@ -5816,8 +5827,10 @@ int mi_ratio(const double *a, size_t a_stride, const double *b, size_t b_stride,
     struct { double sum; int n; } *inside = calloc(most + 1, sizeof *inside);
     if (!inside) return mi_fail("out of memory");
     for (int i = 0; i < n; i++)
-        if (group[i] >= 0)
-            inside[group[i]].sum += a[i * a_stride] - e->mean * b[i * b_stride], inside[group[i]].n++;
+        if (group[i] >= 0) {
+            inside[group[i]].sum += a[i * a_stride] - e->mean * b[i * b_stride];
+            inside[group[i]].n++;
+        }
     for (int g = 0; g < most; g++)
         squares += inside[g].sum * inside[g].sum, e->n_groups += inside[g].n > 0;
     free(inside);

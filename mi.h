@@ -244,9 +244,10 @@ typedef enum {      /* where mi_edits_bind() takes `value` from */
 typedef struct MiEdit MiEdit;
 
 /* The function of an MI_CALL. x [n]: the columns of the edit in one row, in with their old values
- * (after the edits before this one; of scores and pattern the keys up to the query), out with what
- * is to stand there. view: which row of which lane of which run; edit is its edit. 0, or -1: the
- * call that computes the run fails, with what mi_look() said, if that failed.
+ * (after the edits before this one; of scores and pattern the keys up to the query, and no call if
+ * there are none), out with what is to stand there. view: which row of which lane of which run;
+ * edit is its edit. 0, or -1: the call that computes the run fails, with what mi_look() said, if
+ * that failed.
  *
  * It has to be pure: for the same x, position, context and what mi_look() shows, the same bits, and
  * nothing else may come in: no counters, no other lanes. Rows and lanes come in any order, some
@@ -294,8 +295,9 @@ typedef struct {                /* a list of edits, and the constants they use *
 } MiEdits;
 
 /* Add the edits that "--OP ARGUMENT" of the command line means, e.g. ("ablate", "L5H3@-1=mean"),
- * for a prompt of n tokens; "file:NAME" in it stands for the addresses in a file, which is read now.
- * OP: ablate patch freeze scale knockout noise steer project set. The values are still open; those of the last three are the caller's to set. */
+ * for a prompt of n tokens; "file:NAME" in it stands for the addresses in a file, which is read
+ * now. OP: ablate patch freeze scale knockout noise steer project set. The values are still open;
+ * those of the last three are the caller's to set. */
 int  mi_edits_parse(MiEdits *edits, const MiModel *model, const MiTokenizer *tokenizer,
                     const int *tokens, int n, const char *op, const char *argument);
 /* Fill in the values: means and frozen values from base, patches from source (unedited runs). */
@@ -404,8 +406,9 @@ int          mi_writer(const MiRun *run, int lane, int writer, int pos, double *
 MiRun *mi_gradient(const MiRun *run, int lane, int pos, const float *dlogits /* [V] */,
                    uint64_t keep);
 
-/* The same of any number that the end of the stream gives, resid_post of the last layer at positions
- * 0 .. n-1: dresid is its gradient there. Nothing above is asked: ln_f and its scale have none. */
+/* The same of any number that the end of the stream gives, resid_post of the last layer at
+ * positions 0 .. n-1: dresid is its gradient there. Nothing above is asked: ln_f and its scale have
+ * none. */
 MiRun *mi_gradient_of_stream(const MiRun *run, int lane, int n, const float *dresid /* [n,D] */,
                              uint64_t keep);
 
@@ -450,15 +453,16 @@ void mi_cells_free(MiCells *cells);
  * the queries, keys and values of all heads held at base's own, and with freeze_mlps the MLPs'
  * outputs too. base must have kept q, k, v and mlp_out. Then what a reader reads there, at
  * positions 0 .. n-1, becomes an edit for base: reader says which, its site q, k or v (with the
- * head's columns), ln2 (an MLP) or ln_f (the logits), its layer and positions. One sender and one
- * reader, MLPs frozen: an edge. */
+ * head's columns), ln2 (an MLP) or ln_f (the logits), its layer and positions (none before n: no
+ * edit). One sender and one reader, MLPs frozen: an edge. */
 MiRun *mi_senders(const MiRun *base, const MiRun *source, const MiEdit *senders, int n,
                   int freeze_mlps);
 int    mi_receiver(const MiRun *senders, int n, MiEdit reader, MiEdits *edits);
 
 /* What a reader makes of any stream x [D]: out [count] <- its LayerNorm; of q, k and v that times
  * its columns of W, plus b. The bits are those of a run. Of reader its site, layer and columns are
- * taken, of ln2 and ln_f the whole row: so in an MI_CALL one reader alone can read something else. */
+ * taken, of ln2 and ln_f the whole row: so in an MI_CALL one reader alone can read something else.
+ */
 int    mi_reader(const MiRun *run, const MiEdit *reader, const float *x, float *out);
 
 /* The same to first order, for all readers at once: dx [D] <- the gradient of what a reader reads

@@ -24,8 +24,10 @@ import random
 import re
 import resource
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 
 SWAPS = [("<=", "<"), (">=", ">"), ("==", "!="), ("!=", "=="), ("&&", "||"), ("||", "&&"),
          ("+=", "-="), ("-=", "+="), ("*=", "="), ("<<", ">>"), (">>", "<<"), ("++", "--"),
@@ -156,15 +158,23 @@ class Lab:
                 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
         environment = dict(os.environ, OMP_NUM_THREADS="1", GOMP_SPINCOUNT="1000", MI="../mi")
         process = subprocess.Popen(command, cwd=self.folder + "/tree", env=environment,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
                                    stdin=subprocess.DEVNULL, preexec_fn=limits,
                                    start_new_session=True)
-        try:
-            return process.wait(timeout=6 * seconds) == 0
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
-            return False
+
+        def stop():                     # whole: it may have children
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        timer = threading.Timer(6 * seconds, stop)
+        timer.start()
+        red = any(line.startswith(b"FAIL") for line in process.stdout)  # the first one is enough
+        if red:
+            stop()
+        status = process.wait()
+        timer.cancel()
+        return not red and status == 0
 
     def verdict(self, section, quick, first):
         """The first test that goes red, or None."""

@@ -1,6 +1,6 @@
 /* test_calls.c - what a caller of mi.h adds to it or takes from it: functions as edits (MI_CALL),
- * the subspaces of MI_MIX, weights (mi_weight), and files of other tools. That functions keep the promises of bits,
- * whatever they look at, is tried by test_promises.c. */
+ * the subspaces of MI_MIX, paths, weights (mi_weight), and files of other tools. That functions keep
+ * the promises of bits, whatever they look at, is tried by test_promises.c. */
 #include "scratch.h"
 #include "check.h"
 #include "world.h"
@@ -136,6 +136,28 @@ static void what_can_be_seen(void)
         CHECK(!pass == !!says, "the same in a fork: %s", pass ? "it can" : mi_error());
         mi_free(pass);
     }
+}
+
+/* Of scores and pattern it gets the keys up to the query, and where there are none no call. */
+typedef struct { int calls, wrong; } Counted;
+
+static int count_keys(void *context, const MiView *view, float *x, int n)
+{
+    Counted *c = context;
+    const MiEdit *e = view->edit;
+    c->calls++;
+    c->wrong += n != least(e->count, view->pos + 1 - e->first) || n < 1 || !isfinite(x[n - 1]);
+    return 0;
+}
+
+static void functions_of_keys(void)
+{
+    Counted c = {0};
+    MiEdit  edit = {.op = MI_CALL, .site = MI_pattern, .layer = 1, .head = 1, .first = 3,
+                    .count = 2, .pos_end = INT_MAX, .call = count_keys, .context = &c};
+    MiRun  *pass = whole(&w, &(MiEdits){.at = &edit, .n = 1});
+    CHECK(pass && c.calls == w.T - 3 && !c.wrong, "keys 3 and 4 of queries 0 to %d: %d calls, %d "
+          "with other numbers of keys: %s", w.T - 1, c.calls, c.wrong, mi_error());
 }
 
 /* A function that fails ends what computes the run; a run that it ended while growing is as long as
@@ -286,7 +308,8 @@ static void its_gradient(void)
 /* Of the stream of a run it makes what the run has; of another stream another number. */
 static void readers_read(void)
 {
-    static const MiSite from[] = {MI_resid_pre, MI_resid_pre, MI_resid_pre, MI_resid_mid, MI_resid_post};
+    static const MiSite from[] = {MI_resid_pre, MI_resid_pre, MI_resid_pre, MI_resid_mid,
+                                  MI_resid_post};
     static const MiSite site[] = {MI_q, MI_k, MI_v, MI_ln2, MI_ln_f};
     int    D = w.s.d_model, d = w.s.d_head, L = w.s.n_layer, t = w.T - 1;
     float *out = memory(&w, (size_t)D * sizeof *out), *x = memory(&w, (size_t)D * sizeof *x);
@@ -306,14 +329,94 @@ static void readers_read(void)
                   "reader %s of layer %d does not read", mi_site_info(site[i])->name, l);
         }
     static const struct { MiEdit reader; const char *says; } bad[] = {
-        {{.site = MI_mlp_out, .count = 1}, "does not read"}, {{.site = MI_ln1, .count = 1}, "does not read"},
+        {{.site = MI_mlp_out, .count = 1}, "does not read"},
+        {{.site = MI_ln1, .count = 1}, "does not read"},
         {{.site = MI_q, .layer = -1, .count = 1}, "no such layer"}, {{.site = MI_v}, "columns"},
-        {{.site = MI_q, .first = 1, .count = 1 << 30}, "columns"}, {{.site = MI_ln2, .count = 1}, "columns"},
+        {{.site = MI_q, .first = 1, .count = 1 << 30}, "columns"},
+        {{.site = MI_ln2, .count = 1}, "columns"},
         {{.site = MI_ln_f, .layer = 1, .count = 1}, "no such layer"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         CHECK(mi_reader(w.base, &bad[i].reader, x, out) < 0 && strstr(mi_error(), bad[i].says),
               "bad reader %zu: %s", i, mi_error());
+}
+
+/* ---- Paths ---- */
+
+/* The senders' run is one with all its edits: what is held, and then what the senders do. What a
+ * reader reads there is what the reader makes of that run's stream. */
+static void paths(int freeze)
+{
+    static const MiSite held[] = {MI_q, MI_k, MI_v, MI_mlp_out};
+    static const MiSite from[] = {MI_resid_pre, MI_resid_pre, MI_resid_pre, MI_resid_mid,
+                                  MI_resid_post};
+    static const MiSite site[] = {MI_q, MI_k, MI_v, MI_ln2, MI_ln_f};
+    int     D = w.s.d_model, d = w.s.d_head, L = w.s.n_layer, T = w.T, n = T - 1;
+    MiRun  *source = source_run(&w);
+    float  *want = memory(&w, (size_t)D * sizeof *want);
+    MiEdits list = {0};
+    MiEdit  send[2] = {
+        {.op = MI_SET, .site = MI_z, .head = -1, .first = d, .count = d, .pos = 1, .pos_end = T,
+         .from = MI_FROM_SOURCE},
+        {.op = MI_SET, .site = MI_mlp_out, .head = -1, .count = D, .pos_end = T,
+         .from = MI_FROM_SOURCE, .order = -1}};         /* comes last all the same */
+    MiRun  *run = keep_run(&w, "mi_senders", mi_senders(w.base, source, send, 2, freeze));
+    for (int l = 0; l < L; l++)
+        for (int i = 0; i < 3 + freeze; i++)
+            add_edit(&w, &list, copy_edit(&w, w.base, held[i], l, -1, 0, D, 0, T));
+    add_edit(&w, &list, copy_edit(&w, source, MI_z, 0, -1, d, d, 1, T));
+    add_edit(&w, &list, copy_edit(&w, source, MI_mlp_out, 0, -1, 0, D, 0, T));
+    MiRun *twin = whole(&w, &list);
+    Range  seen = {0, INT_MAX, 0, T, MI_KEEP(ln1) | MI_KEEP(ln2) | MI_KEEP(ln_f)};
+    const char *why = same_sites(&w, trunk(run), trunk(twin), seen);
+    CHECK(!why, "senders, MLPs %s: %s", freeze ? "frozen" : "free", why);
+    if (!run || !twin) return;
+    for (int i = 0; i < 5; i++)
+        for (int l = 0; l < (i == 4 ? 1 : L); l++) {
+            int     whole_row = i > 2, pos = i % 3, end = i % 2 ? INT_MAX : n - 1, differs = 0;
+            MiEdits edits = {0};
+            MiEdit  reader = {.site = site[i], .layer = l, .head = -1, .pos = pos, .pos_end = end,
+                              .first = whole_row ? 0 : d, .count = whole_row ? D : d};
+            int     status = mi_receiver(run, n, reader, &edits);
+            MiEdit  e = edits.n ? edits.at[0] : (MiEdit){0};
+            const char *name = mi_site_info(site[i])->name;
+            CHECK(status == 0 && edits.n == 1 && e.op == MI_SET && e.pos == pos &&
+                  e.pos_end == least(end, n) && e.first == reader.first &&
+                  mi_edits_bind(&edits, NULL, NULL) == 0, "a receiver %s: %s", name, mi_error());
+            for (int t = pos; t < e.pos_end; t++) {
+                const float *x = mi_site(twin, 0, from[i], i == 4 ? L - 1 : l, t);
+                differs |= mi_reader(twin, &reader, x, want) < 0 ||
+                           memcmp(want, e.value + (size_t)(t - pos) * e.value_stride,
+                                  (size_t)e.count * sizeof *want);
+            }
+            CHECK(!differs, "a receiver %s of layer %d gets something else", name, l);
+            mi_edits_free(&edits);
+        }
+    MiEdits none = {0};
+    MiEdit  good = {.site = MI_q, .layer = 1, .count = d, .pos_end = 1}, late = good;
+    late.pos = n, late.pos_end = T;
+    CHECK(mi_receiver(run, n, late, &none) == 0 && none.n == 0, "a reader after what is read");
+    const struct { int n; MiEdit reader; const char *says; } bad[] = {
+        {0, good, "no positions"}, {T + 1, good, "no positions"},
+        {n, {.site = MI_z, .count = d, .pos_end = 1}, "z does not read"},
+        {n, {.site = (MiSite)99, .count = 1, .pos_end = 1}, "does not read"},
+        {n, {.site = MI_q, .layer = L, .count = d, .pos_end = 1}, "layer"},
+        {n, {.site = MI_k, .first = 1, .count = D, .pos_end = 1}, "columns"},
+        {n, {.site = MI_ln2, .count = D - 1, .pos_end = 1}, "columns"},
+        {n, {.site = MI_q, .count = d, .pos = -1, .pos_end = 1}, "no position"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        CHECK(mi_receiver(run, bad[i].n, bad[i].reader, &none) == -1 && none.n == 0 &&
+              strstr(mi_error(), bad[i].says), "bad receiver %zu: %s", i, mi_error());
+    send[0].value = want, send[0].from = MI_FROM_CALLER, send[0].first = D;
+    CHECK(!mi_senders(w.base, source, send, 1, 0) && strstr(mi_error(), "columns"),
+          "a sender without columns: %s", mi_error());
+    CHECK(!mi_senders(w.base, NULL, send + 1, 1, 0) && strstr(mi_error(), "source"),
+          "senders without a source: %s", mi_error());
+    MiRun *few = keep_run(&w, "mi_run", mi_run(w.model, w.tokens, T, NULL,
+                                               &(MiOptions){.keep = MI_KEEP(z), .threads = 1}));
+    CHECK(few && !mi_senders(few, source, NULL, 0, 0) && strstr(mi_error(), "q was not kept"),
+          "a base without q: %s", mi_error());
 }
 
 /* ---- Weights ---- */
@@ -535,11 +638,14 @@ static int body(void)
         if (w.s.n_layer > 1 && w.T > 4 && w.s.n_head > 1 && w.s.d_model > 1) {
             calls_are_never_skipped();
             what_can_be_seen();
+            functions_of_keys();
             failing_functions();
             what_is_refused();
             a_mix_in_a_subspace();
             its_gradient();
             readers_read();
+            paths(0);
+            paths(1);
             names_of_weights();
         }
         free_from(&w, 1);

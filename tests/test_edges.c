@@ -166,6 +166,38 @@ static void carets_point_at_the_culprit(void)
     }
 }
 
+/* A word that is near a site's name, or begins it, may have been meant for that: in a layer its
+ * sites, elsewhere the others and the groups. Of a short word one letter may be wrong, else two. */
+static void near_names_are_suggested(void)
+{
+    static const char *const cases[][2] = {
+        {"L0.resid_pr", "resid_pre"}, {"L0.residpre", "resid_pre"}, {"L0.mlp_otu", "mlp_out"},
+        {"L0.rsid_pots", ""}, {"L0.rsid_pot", "resid_post"}, {"L0.xresid_mid", "resid_mid"},
+        {"L0.ln3", "ln1"}, {"L0.xz", "z"}, {"L0.pat", "pattern"}, {"L0.pa", ""},
+        {"L0.hook_attn_outt", "attn_out"}, {"L0.hook_q", "q"}, {"L0.hook_", ""}, {"L0.embed", ""},
+        {"L0.heads", ""}, {"L0.scoress@1", "scores"}, {"L0.mlp", "mlp_pre"}, {"L0.", ""},
+        {"L0.scorxx", "scores"}, {"L0.scoxxx", ""}, {"L0.mlp_pts", "mlp_pre"},
+        {"embd", "embed"}, {"pos_embd", "pos_embed"}, {"hads", "heads"}, {"mlp", "mlps"},
+        {"attn", "attns"}, {"resd", "resid"}, {"hea", "heads"}, {"ln_g", "ln_f"}, {"mp", ""},
+        {"ln_f_scal", "ln_f_scale"}, {"embedxx", "embed"}, {"embx", ""}, {"scores", ""},
+        {"hook_embedd", "embed"}, {"zzzzzz", ""}, {"hexxx", ""}, {"hedas", "heads"},
+        {"ln_f_", "ln_f_scale"}, {"ln_f_s", "ln_f_scale"},
+        {"pos_embedpos_embedpos_embedpos_embedpos_embedpos_embedpos_embed", ""},
+        {"L0.resid_preresid_preresid_preresid_preresid_preresid_preresid_pre", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        MiEdits edits = {0};
+        char    want[64];
+        snprintf(want, sizeof want, "; did you mean %s? mi", cases[i][1]);
+        int status = mi_edits_parse(&edits, w.model, NULL, w.tokens, w.T, "freeze", cases[i][0]);
+        CHECK(status == -1 && (*cases[i][1] ? strstr(mi_error(), want) != NULL
+                               : !strstr(mi_error(), "did you mean")),
+              "%s may have been meant for '%s': %s", cases[i][0], cases[i][1],
+              status ? mi_error() : "it is accepted");
+        mi_edits_free(&edits);
+    }
+}
+
 /* file:NAME stands for the addresses in a file, also without a program around; they outlive it. */
 static void lists_may_stand_in_files(void)
 {
@@ -741,6 +773,7 @@ static int body(void)
         {"absurd numbers", absurd_numbers_are_refused},
         {"carets", carets_point_at_the_culprit},
         {"positions by their text", positions_by_their_text},
+        {"near names", near_names_are_suggested},
         {"files", lists_may_stand_in_files},
         {"values", values_are_whole_numbers_or_nothing},
         {"a source that is shorter", patches_end_with_the_source},

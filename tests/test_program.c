@@ -192,6 +192,56 @@ static void test_reading(void)
     unlink("fifo");
 }
 
+/* After an @, the longest name of a column that fits; numbers are positions unless {in braces}. A
+ * cell is one place of the prompt. */
+static void test_columns(void)
+{
+    static const Column columns[] = {
+        { "S", "4" }, { "S-3", "5" }, { "IO", "-1" }, { "3rd", "6" }, { "3", "7" }, { "S1+1", "8" },
+        { "-2", "0" }, { "in the", "2" }, { "IOO", "all" }, { "all", "3" }, { "late", "10" },
+        { "none", "" }, { "first", "-10" }, { "early", "-11" }, { "a}", "1" },
+        { "huge", "123456789" },
+    };
+    static const struct { const char *at; int pos, last; const char *rest, *says; } cases[] = {
+        { "S", 4, 4, "", 0 }, { "S,L1H1", 4, 4, ",L1H1", 0 }, { "S:IO", 4, 4, ":IO", 0 },
+        { "S-3", 5, 5, "", 0 }, { "S-3:S", 5, 5, ":S", 0 }, { "IO", 9, 9, "", 0 },
+        { "3rd", 6, 6, "", 0 }, { "3", 3, 3, "", 0 }, { "{3}", 7, 7, "", 0 },
+        { "{3},", 7, 7, ",", 0 }, { "{S}-3", 4, 4, "-3", 0 }, { "S1+1", 8, 8, "", 0 },
+        { "-2", 8, 8, "", 0 }, { "{-2}", 0, 0, "", 0 }, { "in the", 2, 2, "", 0 },
+        { "*", 0, 9, "", 0 }, { "all", 0, 9, "", 0 }, { "{all}", 3, 3, "", 0 },
+        { "2-4", 2, 4, "", 0 }, { "first", 0, 0, "", 0 }, { "{a}}", 1, 1, "", 0 },
+        { "{S", 0, 0, "", "tokenizer" }, { "{S3}", 0, 0, "", "tokenizer" },
+        { "{}", 0, 0, "", "tokenizer" }, { "SX", 0, 0, "", "tokenizer" },
+        { "I", 0, 0, "", "tokenizer" }, { "S2", 0, 0, "", "tokenizer" },
+        { "{S-3", 0, 0, "", "tokenizer" }, { "\"S\"", 0, 0, "", "tokenizer" },
+        { "IOO", 0, 0, "", "IOO says \"all\"" },
+        { "late", 0, 0, "", "late says 10, but the prompt has 10" },
+        { "early", 0, 0, "", "early says -11" }, { "none", 0, 0, "", "none is empty" },
+        { "huge", 0, 0, "", "huge says 123456789" }, { "12", 0, 0, "", "no position 12" },
+    };
+    static char flag[] = "--ablate";
+    ListFiles files = { 0 };
+    doing("columns as positions");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int value = 0; value < 2; value++) {       /* also where a value follows: "S=mean" */
+            char   text[64];
+            Range  pos = { -7, -7, 0, 0 };
+            snprintf(text, sizeof text, "%s%s", cases[i].at, value ? "=mean" : "");
+            Parser p = { .n = 10, .flag = flag, .argument = text, .at = text, .files = &files,
+                         .end = text + strlen(cases[i].at), .columns = columns,
+                         .n_columns = sizeof columns / sizeof *columns };
+            int status = parse_position(&p, &pos);
+            if (cases[i].says)
+                CHECK(status == -1 && strstr(error_text, cases[i].says), "@%s: %s", text,
+                      status ? error_text : "is accepted");
+            else
+                CHECK(status == 0 && pos.lo == cases[i].pos && pos.hi == cases[i].last &&
+                      p.at == text + strlen(cases[i].at) - strlen(cases[i].rest),
+                      "@%s is %d to %d, and then '%s': %s", text, pos.lo, pos.hi, p.at,
+                      status ? error_text : "");
+        }
+}
+
 static void test_split(void)
 {
     static const struct { const char *argument; int at; } cases[] = {
@@ -808,6 +858,7 @@ static char tables[4096];               /* tests/golden, from the root */
 static int body(void)
 {
     if (chdir(scratch) < 0) return perror(scratch), 1;
+    test_columns();
     test_split();
     test_reading();
     test_tables();
