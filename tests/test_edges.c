@@ -222,6 +222,65 @@ static void lists_may_stand_in_files(void)
           strstr(mi_error(), "/dev/null: is a device"), "file:/dev/null: %s", mi_error());
 }
 
+/* What was written with several values is swept: the last such part is the columns, a list is one
+ * column. One cell is no sweep; what is refused leaves nothing. */
+static void cells_of_a_sweep(void)
+{
+    int L = w.s.n_layer, H = w.s.n_head, T = w.T;
+    static const MiCells none;
+    const struct { const char *op, *argument; int rows, cols, cell, edits, site, layer, first, pos;
+                   const char *row, *col, *address, *row_axis, *col_axis; } cases[] = {
+        {"ablate", "heads", L, H, H + 1, L * H, MI_z, 1, w.s.d_head, 0, "L1", "H1", "L1H1",
+         "layer", "head"},
+        {"patch", "L0H1@*", 1, T, 3, T, MI_z, 0, w.s.d_head, 3, "", "3", "L0H1@3", "", "position"},
+        {"freeze", "L*.mlp_out@1-2", L, 2, 3, 2 * L, MI_mlp_out, 1, 0, 2, "L1", "2",
+         "L1.mlp_out@2", "layer", "position"},
+        {"knockout", "L0H0@*:*", T, T, 2 * T + 1, T * (T + 1) / 2, MI_scores, 0, 1, 2, "2", "1",
+         "L0H0@2:1", "", "key"},
+        {"scale", "L0N5,L1H0@2=3", 2, 1, 1, 2, MI_z, 1, 0, 2, "L1H0@2", "", "L1H0@2", "", ""},
+        {"ablate", "L0N3-7", 5, 1, 2, 5, MI_mlp_post, 0, 5, 0, "N5", "", "L0N5", "", ""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        MiCells c;
+        int status = mi_cells_parse(&c, w.model, NULL, w.tokens, T, cases[i].op, cases[i].argument);
+        CHECK(status == 0, "cells of %s %s: %s", cases[i].op, cases[i].argument, mi_error());
+        if (status) continue;
+        int           cell = cases[i].cell, at = c.first[cell], n = c.n_rows * c.n_cols;
+        const MiEdit *e = &c.edits.at[at];
+        CHECK(c.n_rows == cases[i].rows && c.n_cols == cases[i].cols && c.first[0] == 0 &&
+              c.first[n] == c.edits.n && c.edits.n == cases[i].edits && c.first[cell + 1] == at + 1,
+              "cells of %s: %d x %d, %d edits", cases[i].argument, c.n_rows, c.n_cols, c.edits.n);
+        CHECK((int)e->site == cases[i].site && e->layer == cases[i].layer &&
+              e->first == cases[i].first && e->pos == cases[i].pos, "cell %d of %s edits %s of "
+              "layer %d, column %d, position %d", cell, cases[i].argument,
+              mi_site_info(e->site)->name, e->layer, e->first, e->pos);
+        CHECK(!strcmp(c.row[cell / c.n_cols], cases[i].row) &&
+              !strcmp(c.col[cell % c.n_cols], cases[i].col) &&
+              !strcmp(c.address[cell], cases[i].address) &&
+              !strcmp(c.row_axis, cases[i].row_axis) && !strcmp(c.col_axis, cases[i].col_axis),
+              "cell %d of %s is '%s' '%s' '%s' of '%s' '%s'", cell, cases[i].argument,
+              c.row[cell / c.n_cols], c.col[cell % c.n_cols], c.address[cell], c.row_axis,
+              c.col_axis);
+        if (cases[i].site == MI_scores)
+            CHECK(c.first[2] == 1 && c.first[T] == 1 && !*c.address[1], "a key after its query");
+        mi_cells_free(&c);
+        CHECK(!memcmp(&c, &none, sizeof c), "what was freed is still there");
+    }
+    static const char *const bad[][3] = {
+        {"ablate", "L0H0", "written with several values"}, {"zap", "heads", "no such intervention"},
+        {"knockout", "L0H0@0:*", "written with several values"}, {"ablate", "L0H", "expected"},
+        {"ablate", "heads=all", "an ablation is"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        MiCells c;
+        memset(&c, 0x55, sizeof c);
+        CHECK(mi_cells_parse(&c, w.model, NULL, w.tokens, T, bad[i][0], bad[i][1]) == -1 &&
+              strstr(mi_error(), bad[i][2]), "cells of %s %s: %s", bad[i][0], bad[i][1],
+              mi_error());
+        CHECK(!memcmp(&c, &none, sizeof c), "what was refused leaves cells");
+    }
+}
+
 /* A value is one finite decimal number and nothing else; a size may count deviations, 3s. */
 static void values_are_whole_numbers_or_nothing(void)
 {
@@ -775,6 +834,7 @@ static int body(void)
         {"positions by their text", positions_by_their_text},
         {"near names", near_names_are_suggested},
         {"files", lists_may_stand_in_files},
+        {"cells", cells_of_a_sweep},
         {"values", values_are_whole_numbers_or_nothing},
         {"a source that is shorter", patches_end_with_the_source},
         {"tensors in no layer", tensors_that_are_in_no_layer},
