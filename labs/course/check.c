@@ -277,6 +277,19 @@ static const char *diagnose(const Table *t, Out *const got[], const int *right, 
     return NULL;
 }
 
+/* The one known wrong formula that gives the student's numbers in this case; not in others: they are
+ * wrong in another way. NULL if there is none, or more than one. */
+static const char *diagnose_case(const Table *t, const Out *got, int c)
+{
+    const char *says = NULL;
+    for (int v = 1; v < t->n; v++)
+        if (same(got, t->at[v].of[c], TOLERANCE)) {
+            if (says) return NULL;
+            says = t->at[v].says;
+        }
+    return says;
+}
+
 /* What the first number that is wrong says for itself. */
 static void explain(const Out *got, const Out *want, double tolerance, char *text, size_t size)
 {
@@ -334,7 +347,10 @@ static void grade(const char *table, const char *path, const char *exercise, int
         }
     }
     const char *known = wrong >= 0 ? diagnose(&t, got, right, why) : NULL;
+    const char *here = wrong >= 0 && !known ? diagnose_case(&t, got[wrong], wrong) : NULL;
     if (known) snprintf(text, sizeof text, "%s", known);
+    else if (here)
+        snprintf(text, sizeof text, "%s: %s, and something else is wrong", ref->of[wrong]->name, here);
     else if (wrong >= 0) explain(got[wrong], ref->of[wrong], TOLERANCE, text, sizeof text);
     if (wrong < 0 && first >= 0 && strstr(why[first], "is yours to write"))
         snprintf(text, sizeof text, "%s", why[first]);

@@ -191,8 +191,8 @@ static void do_layernorm(const Written *f, int which, uint64_t seed, Out *out)
     };
     int   D = small->shape.d_model;
     MiRun run = {.model = small, .kernel = &naive_kernels, .threads = 1};
-    float x[64], y[64], gamma[64], beta[64], mean = 0;
-    fill(x, D, 2, &seed);
+    float x[128], y[64], gamma[64], beta[64], mean = 0;     /* behind the row: what nobody should read */
+    fill(x, 128, 2, &seed);
     fill(gamma, D, 1, &seed);
     fill(beta, D, 1, &seed);
     strcpy(out->name, names[which]);

@@ -161,10 +161,11 @@ grade_one() {                       # FOLDER: lines NAME POINTS OF WHY
     rm -f "$work/compiler"
     table=$tools/engine.table
     awk '$3 == "mi.c"' "$work/exercises" > "$work/some"
-    engine_or_labs drive_engine.c "" < "$work/some"
+    engine_or_labs drive_engine.c "" < "$work/some" > "$work/graded"
     table=$tools/labs.table
     awk '$3 != "mi.c"' "$work/exercises" > "$work/some"
-    engine_or_labs drive_labs.c "$tools/mi.o" < "$work/some"
+    engine_or_labs drive_labs.c "$tools/mi.o" < "$work/some" >> "$work/graded"
+    while read -r name rest; do grep "^$name$tab" "$work/graded"; done < "$work/exercises"
     findings
 }
 

@@ -133,7 +133,18 @@ static float sigma_with(const MiRun *run, const float *x, float mean, int less, 
              : sqrt(v * shape->d_model + e);
     return how != 5 && isinf((float)v) ? NAN : (float)s;
 }
+static float sigma_of_width(const MiRun *run, const float *x, float mean, int columns, int by)
+{
+    float v = naive_squares(x, mean, columns) / (float)by;
+    return isinf(v) ? NAN : sqrtf(v + run->model->shape.epsilon);
+}
+#define SIGMA(name, columns, by)                                                                 \
+    static float name(const MiRun *run, const float *x, float mean)                              \
+    { return sigma_of_width(run, x, mean, columns, by); }
+SIGMA(sigma_by_127, run->model->shape.d_model, 127) SIGMA(sigma_by_128, run->model->shape.d_model, 128)
+SIGMA(sigma_of_128, 128, 128) SIGMA(sigma_of_128_less, 128, 127)
 static float sigma_less(const MiRun *r, const float *x, float m) { return sigma_with(r, x, m, 1, 0); }
+static float sigma_less_square(const MiRun *r, const float *x, float m) { return sigma_with(r, x, m, 1, 3); }
 static float sigma_bare(const MiRun *r, const float *x, float m) { return sigma_with(r, x, m, 0, 1); }
 static float sigma_outside(const MiRun *r, const float *x, float m) { return sigma_with(r, x, m, 0, 2); }
 static float sigma_square(const MiRun *r, const float *x, float m) { return sigma_with(r, x, m, 0, 3); }
@@ -346,6 +357,16 @@ static const Variant wrong[] = {
      {.mix = mix_few}},
 
     {"layernorm", "divided by D - 1, not by D", {.sigma = sigma_less}},
+    {"layernorm", "divided by D - 1, not by D, and sigma is the root of the variance",
+     {.sigma = sigma_less_square}},
+    {"layernorm", "divided by D - 1, not by D, and D is run->model->shape.d_model, not always 128",
+     {.sigma = sigma_by_127}},
+    {"layernorm", "divided by D - 1, not by D, and a row has D numbers, not always 128",
+     {.sigma = sigma_of_128_less}},
+    {"layernorm", "divided by 128: D is run->model->shape.d_model, not always 128",
+     {.sigma = sigma_by_128}},
+    {"layernorm", "a row has D numbers, run->model->shape.d_model, not always 128",
+     {.sigma = sigma_of_128}},
     {"layernorm", "epsilon is missing: a row of equal numbers would be divided by 0",
      {.sigma = sigma_bare}},
     {"layernorm", "epsilon belongs under the root", {.sigma = sigma_outside}},
