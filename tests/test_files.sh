@@ -260,6 +260,26 @@ broken "vocab_ids that are all 0"
 # Without stdin, the model is descriptor 0.
 if "$mi" --top 1 "The" <&- > "$dir/out" 2>&1; then ok; else bad "no stdin" "$(cat "$dir/out")"; fi
 
+# A model that becomes shorter while it is mapped: one line, no crash. /proc says when it is mapped.
+if [ -r /proc/self/maps ] && mkfifo "$dir/late" 2>/dev/null; then
+    cp tiny.safetensors "$dir/shrinks"
+    "$mi" -m "$dir/shrinks" - < "$dir/late" > "$dir/out" 2> "$dir/err" &
+    process=$! tries=0
+    exec 3> "$dir/late"
+    until grep -q "$dir/shrinks" /proc/$process/maps 2>/dev/null || [ $tries -ge 100 ]; do
+        sleep 0.1
+        tries=$((tries + 1))
+    done
+    : > "$dir/shrinks"
+    echo "When Mary and John went to" >&3
+    exec 3>&-
+    wait $process
+    status=$?
+    if [ $status -eq 1 ] && [ ! -s "$dir/out" ] &&
+       [ "$(cat "$dir/err")" = "mi: a file became shorter while it was read" ]; then ok; else
+        bad "a model that shrinks" "status $status: $(head -n 3 "$dir/err")"; fi
+fi
+
 # ---- The same with other options
 
 bent "a missing wpe" 's/wpe/wqe/'
