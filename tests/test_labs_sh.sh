@@ -1,0 +1,66 @@
+#!/bin/sh
+# test_labs_sh.sh - each script of labs/ prints on tiny what tests/golden/labs/ has, gates.sh finds the
+# gates of models that were built by hand (truth.c), and bad use is one line.
+#     sh tests/test_labs_sh.sh --update        writes tests/golden/labs/*.sh.txt, after you have looked
+
+. tests/scratch.sh
+MI=$mi
+export MI
+golden=tests/golden/labs
+update=${1:-no}
+
+# Two tables of numbers: may a number differ in its last digit? Where the processor has no FMA.
+near() {
+    awk -v by="${MI_TEST_NEAR:+.011}" '
+        FNR == NR { line[FNR] = $0; n = FNR; next }
+        { m = split(line[FNR], a); if (m != NF) exit bad = 1
+          for (i = 1; i <= NF; i++) { x = a[i]; y = $i
+              if (x != y && !(by && x ~ /^[-+]?[0-9]/ && (x - y) ^ 2 <= by ^ 2)) exit bad = 1 } }
+        END { exit bad || FNR != n }' "$1" "$2"
+}
+lab() {                             # NAME ARGUMENT...
+    name=$1
+    shift
+    if ! sh "labs/$name" "$@" > "$dir/$name" 2> "$dir/err"; then bad "labs/$name" "$(head -n 1 "$dir/err")"
+    elif [ "$update" = --update ]; then cp "$dir/$name" "$golden/$name.txt"
+    elif near "$golden/$name.txt" "$dir/$name"; then ok
+    else bad "labs/$name" "prints something else: $(diff "$golden/$name.txt" "$dir/$name" | head -n 4)"; fi
+}
+lab gates.sh L4H3 L5H3 --source "When Mary and John went to the store, Mary gave a drink to" \
+    --answer " Mary" --versus " John" "When Mary and John went to the store, John gave a drink to"
+lab backpatch.sh
+[ "$update" = --update ] && exit
+
+# The gates whose kind is known
+${CC:-cc} -O1 -w -o "$dir/truth" tests/truth.c -lm || bad "truth.c" "cannot be compiled"
+for gate in and or adder; do
+    "$dir/truth" $gate "$dir/$gate.safetensors"
+    sh labs/gates.sh L0H0 L0H1 -m "$dir/$gate.safetensors" --tokens 1,3,4 --source-tokens 0,2,4 \
+        --answer '#5' --versus '#6' > "$dir/out" 2> "$dir/err"
+    name=$(echo $gate | tr a-z A-Z)
+    if grep -q "^L0H0 .*  $name\$" "$dir/out"; then ok; else bad "gates.sh" "$gate: $(cat "$dir/out" "$dir/err")"; fi
+    if grep -q '^L0H2 .*(no effect)$' "$dir/out"; then ok; else bad "gates.sh" "$gate, its control: $(cat "$dir/out")"; fi
+done
+
+refuses() {                         # SAYING NAME ARGUMENT...
+    saying=$1 name=$2
+    shift 2
+    sh "labs/$name" "$@" > "$dir/out" 2> "$dir/err"
+    status=$?
+    if [ $status = 2 ] && [ ! -s "$dir/out" ] && [ "$(wc -l < "$dir/err")" -eq 1 ] && grep -qF -e "$saying" "$dir/err"; then ok
+    else bad "labs/$name $*" "status $status, not \"$saying\" but: $(head -n 2 "$dir/err")"; fi
+}
+refuses "two heads first" gates.sh
+refuses "L0 is not a head" gates.sh L0 L1H0
+refuses "L1H0 twice" gates.sh L1H0 L1H0
+refuses "--each is not understood" gates.sh L0H0 L1H0 --each
+refuses "--source needs a value" gates.sh L0H0 L1H0 --source
+refuses "nowhere: no such file" gates.sh L0H0 L1H0 -m nowhere --source x --answer a --versus b y
+refuses "layer 9 does not exist" gates.sh L9H9 L1H0 --source "a dog" --answer " Mary" --versus " John" "a cat"
+refuses "--each is not understood" backpatch.sh --each
+refuses "nowhere: no such file" backpatch.sh --data nowhere
+refuses "the columns prompt and source" backpatch.sh --data tests/data/brackets.tsv
+refuses "two rows at least" backpatch.sh --rows 1-1
+
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
