@@ -29,6 +29,9 @@ lab() {                             # NAME ARGUMENT...
 lab gates.sh L4H3 L5H3 --source "When Mary and John went to the store, Mary gave a drink to" \
     --answer " Mary" --versus " John" "When Mary and John went to the store, John gave a drink to"
 lab backpatch.sh
+lab entrain.sh
+lab states.sh
+lab windows.sh
 [ "$update" = --update ] && exit
 
 # The gates whose kind is known
@@ -61,6 +64,12 @@ refuses "--each is not understood" backpatch.sh --each
 refuses "nowhere: no such file" backpatch.sh --data nowhere
 refuses "the columns prompt and source" backpatch.sh --data tests/data/brackets.tsv
 refuses "two rows at least" backpatch.sh --rows 1-1
+refuses "usage" entrain.sh tiny.safetensors more
+refuses "no model" entrain.sh "$dir/none.safetensors"
+refuses "are numbers" states.sh tests/data/brackets.tsv five
+refuses "no file" states.sh "$dir/none.tsv"
+refuses "no column named answer" states.sh tests/data/text.txt
+refuses "no model" windows.sh "$dir/none.safetensors"
 
 echo "$passed passed, $failed failed"
 [ "$failed" -eq 0 ]
