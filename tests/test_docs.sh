@@ -39,7 +39,7 @@ render() {
         console && /^\$ / {
             print
             if (lacks_tool($0)) { skip = 0; next }
-            command = "cd " repo " && unset MI_MODEL && { " substr($0, 3) "\n} 2>&1 </dev/null"
+            command = "cd " repo " && unset MI_MODEL MI && { " substr($0, 3) "\n} 2>&1 </dev/null"
             while ((command | getline line) > 0) { sub(/[ \t]+$/, "", line); print line }
             close(command)
             skip = 1
