@@ -104,7 +104,7 @@ if grep -q "mi.c:[0-9]*:[0-9]*: error:" "$dir/out" && grep -q 'squareroot(run' "
 else bad "a compile error" "is not shown as the compiler shows it: $(tail -n 5 "$dir/out")"; fi
 if [ -d labs ] && [ ! -e stolen ]; then ok; else bad "system()" "was run"; fi
 course grade SUBMISSION="$dir/class"
-for set in 1 2 4 5 6; do judged $set points_in_csv row_in_csv; done
+for set in 1 2 4 5 6 7; do judged $set points_in_csv row_in_csv; done
 
 # ---- Permuted: what a head computes from the same input keeps its bits; the rest its digits
 

@@ -300,7 +300,8 @@ static void explain(const Out *got, const Out *want, double tolerance, char *tex
         else if (isnan(g) || isnan(w))
             snprintf(text, size, "%s: %s is %s", want->name, want->at[i].label,
                      isnan(g) ? "not a number" : "a number, but should be none");
-        else snprintf(text, size, "%s: %s is %.5g, not %.5g", want->name, want->at[i].label, g, w);
+        else snprintf(text, size, "%s: %s is %.5g, not %.5g", want->name, want->at[i].label, g + 0,
+                      w + 0);                           /* -0 is 0 */
         return;
     }
 }

@@ -5,8 +5,8 @@
  *         NAME=OTHER                       NAME, a twin, only calls OTHER, which has its parameters
  *         -NAME                            NAME goes, and the comment above it
  *     cut splice TEACHER STUDENT NAME...   TEACHER, and below each NAME the student's function as
- *                                          student_NAME; helpers above it that TEACHER lacks come
- *                                          along. #line keeps the student's line numbers
+ *                                          student_NAME; helpers above it that TEACHER lacks and it
+ *                                          calls come along. #line keeps the student's line numbers
  *     cut state STUDENT NAME TWIN...       says what is wrong with NAME before it is compiled, and
  *                                          ends with 0: nothing; 3: it is the stub
  *
@@ -221,11 +221,40 @@ static void put_student(const Source *s, const Function *f)
     }
 }
 
+static int uses(const Source *s, const Function *f, const Function *other)
+{
+    for (size_t i = f->open, next; i < f->end; i = next) {
+        next = token_end(s->text, i);
+        if (next - i == other->n_name && !memcmp(s->text + i, other->name, other->n_name)) return 1;
+    }
+    return 0;
+}
+
+/* Which of the student's functions are helpers: those that an exercise's function calls, or a helper
+ * does, and TEACHER lacks. (All else that differs may come from another version of the file.) */
+static void find_helpers(const Source *mine, const Source *theirs, char **name, int n, char *helper)
+{
+    static char asked[MOST];
+    for (int i = 0; i < n; i++)
+        asked[must_find(theirs, name[i], strlen(name[i])) - theirs->at] = 1;
+    for (int more = 1; more;) {
+        more = 0;
+        for (int i = 0; i < theirs->n_functions; i++)
+            for (int j = 0; j < theirs->n_functions && (asked[i] || helper[i]); j++) {
+                const Function *h = &theirs->at[j];
+                if (asked[j] || helper[j] || find(mine, h->name, h->n_name)) continue;
+                if (uses(theirs, &theirs->at[i], h)) helper[j] = 1, more = 1;
+            }
+    }
+}
+
 static void splice(const char *teacher, const char *student, char **name, int n)
 {
     Source mine = read_source(teacher), theirs = read_source(student);
     size_t done = 0;
     int    line = 1, helped = 0;
+    static char helper[MOST];
+    find_helpers(&mine, &theirs, name, n, helper);
     for (int i = 0; i < mine.n_functions; i++) {
         const Function *f = &mine.at[i], *g = NULL;
         for (int j = 0; j < n; j++)
@@ -236,7 +265,7 @@ static void splice(const char *teacher, const char *student, char **name, int n)
         for (; done < f->end; done++) line += mine.text[done] == '\n';
         for (; theirs.at + helped < g; helped++) {
             const Function *h = &theirs.at[helped];
-            if (find(&mine, h->name, h->n_name)) continue;
+            if (!helper[helped]) continue;
             printf("#line %d \"%s\"\n", h->line, student);
             put(&theirs, h->start, h->end);
         }
@@ -255,6 +284,10 @@ static void state(const char *student, const char *name, char **twin, int n_twin
     Source          s = read_source(student);
     const Function *f = find(&s, name, strlen(name));
     if (!f) printf("%s() is not there, or its last } is not in the first column\n", name), exit(1);
+    int depth = 0;
+    for (size_t i = f->open; i < f->close; i = token_end(s.text, i))
+        depth += (s.text[i] == '{') - (s.text[i] == '}');
+    if (depth != 1) printf("does not compile: the { and } of %s() do not match\n", name), exit(1);
     for (size_t i = f->open, next; i < f->close; i = next) {
         next = token_end(s.text, i);
         if (s.text[i] == '#' && s.text[i - 1] == '\n')

@@ -10,7 +10,8 @@ tab=$(printf '\t')
 work=$(mktemp -d) || exit 1
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
-limit=
+limit= no_missing=
+case $(uname) in Linux) no_missing=-Wl,-z,defs ;; esac      # or one missing function would spoil all
 if timeout -k 1 5 true 2>/dev/null; then limit="timeout -k 1 60"; fi
 mkdir "$work/data"
 cp tests/golden/odd7.safetensors "$work/data/small.safetensors"
@@ -33,7 +34,7 @@ build() {                           # OUT DRIVER WHAT-ELSE EXERCISE...
     done
     [ -e "$work/src/mi.c" ] || [ "$driver" != drive_engine.c ] || cp mi.c "$work/src"
     # shellcheck disable=SC2086
-    $limit $CC -O0 -g $ARCH -std=gnu11 -w -shared -fPIC -DSTUDENT $has -DENGINE="\"$work/src/mi.c\"" -I"$work/src" \
+    $limit $CC -O0 -g $ARCH -std=gnu11 -w -shared -fPIC $no_missing -DSTUDENT $has -DENGINE="\"$work/src/mi.c\"" -I"$work/src" \
         "$work/src/$driver" $rest -o "$out" -lm > "$work/log" 2>&1
 }
 
@@ -62,8 +63,12 @@ engine_or_labs() {                  # DRIVER WHAT-ELSE: grades the exercises of 
         for e in $ready; do         # which of them does not compile?
             if build "$work/one.so" $driver "$rest" "$e"; then good="$good $e"
             else
-                printf '%s\t0\t%s\t%s: does not compile: %s\n' "$e" "$(points_of "$e")" "$e" \
-                    "$(said | grep -m 1 'error:' | sed 's/^.*error: //')"
+                error=$(said | grep -m 1 -e 'error:' -e 'undefined reference' | sed 's/^.*error: //; s/^.*: undefined/undefined/')
+                case $error in
+                *undeclared* | *'unknown type'*)
+                    error="$error (only functions come along: no #define, #include, type or constant outside of one)" ;;
+                esac
+                printf '%s\t0\t%s\t%s: does not compile: %s\n' "$e" "$(points_of "$e")" "$e" "$error"
                 { echo; echo "$e:"; said | head -n 12; } >> "$work/compiler"
             fi
         done
@@ -72,7 +77,7 @@ engine_or_labs() {                  # DRIVER WHAT-ELSE: grades the exercises of 
     fi
     for e in $good; do
         (cd "$work/data" && "$tools/check" grade "$table" "$work/all.so" "$e" "$(points_of "$e")")
-    done
+    done | sed 's/student_//g'
 }
 points_of() { awk -v e="$1" '$1 == e { print $2 }' "$work/exercises"; }
 
@@ -114,7 +119,8 @@ findings() {
         given=$(cut -f2 "$work/line" | tr -s ' ' | sed 's/^ //; s/ $//')
         key=
         [ -z "$given" ] || key=$(answer_of "$name")
-        cut -f3 "$work/line" | head -c 500 > "$work/command"
+        cut -f3 "$work/line" | head -c 500 |            # a spreadsheet doubles quotes
+            sed '/^".*"$/ { s/^"//; s/"$//; s/""/"/g; }' > "$work/command"
         grade_finding "$name" "$points" "$kind" "$key" "$given"
     done < $course/findings.tsv
 }
@@ -132,7 +138,15 @@ agrees() {                          # KIND KEY GIVEN
 
 grade_finding() {                   # NAME POINTS KIND KEY GIVEN
     got=$2 why=right
-    if [ -z "$5" ]; then got=0 why="$1: no answer"
+    case $3 in
+    address) form='^L[0-9]+[HN][0-9]+(@.*)?$' how="an address as ./mi prints it, L5H3" ;;
+    number) form='^[-+]?[0-9.]+(e[-+]?[0-9]+)?$' how="a number like -1.5" ;;
+    *) form='^[-+]?[0-9.]+[ ,;]+[-+]?[0-9.]+$' how="two numbers like -1.5 2.5" ;;
+    esac
+    if [ -z "$5" ] && grep -q "$1 .*\./mi" "$folder/answers.tsv" 2>/dev/null && ! grep -q "^$1$tab" "$folder/answers.tsv"
+    then got=0 why="$1: no answer: blanks in answers.tsv, where tabs belong"
+    elif [ -z "$5" ]; then got=0 why="$1: no answer"
+    elif ! agrees "$3" "$4" "$5" && ! echo "$5" | grep -qE "$form"; then got=0 why="$1: $5 is not written as $how"
     elif ! agrees "$3" "$4" "$5"; then got=0 why="$1: not $5"
     elif ! grep -qE '^\./mi( |$)' "$work/command"; then
         got=$(echo "$2" | awk '{ print $1 / 2 }') why="$1: right, but no command ./mi ... shows it"
@@ -156,7 +170,7 @@ grade_finding() {                   # NAME POINTS KIND KEY GIVEN
 
 # ---- One submission, or many ----
 
-grade_one() {                       # FOLDER: lines NAME POINTS OF WHY
+grade_one() {                       # FOLDER: lines NAME POINTS OF WHY, in the order of EXERCISES
     folder=$(cd "$1" && pwd)
     rm -f "$work/compiler"
     table=$tools/engine.table

@@ -100,12 +100,20 @@ SCORES(scores_first, 0, n + r, key_at(keys, j, column), keys->scale)
 SCORES(scores_column, r, n + r, key_at(keys, j, 0 * column), keys->scale)
 SCORES(scores_own, r, n + r, keys->own + (size_t)j * keys->stride + column, keys->scale)
 
+static void scores_dense(float *s, size_t stride, const float *q, int rows, const Keys *keys,
+                         int column, int n, int d)
+{
+    for (int r = 0; r < rows; r++)
+        for (int j = 0; j < n + r; j++)
+            s[r * stride + j] = naive_dot(q + (size_t)r * d, key_at(keys, j, column), d) * keys->scale;
+}
+
 static void mix_with(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
                      int column, int n, int d, int how)
 {
     for (int r = 0; r < rows; r++)
         for (int c = 0; c < d; c++) {
-            float sum = 0, total = 0;
+            float sum = how == 7 ? z[(size_t)r * values->stride + c] : 0, total = 0;
             int   seen = how == 5 ? n : n + r;
             for (int j = 0; j < seen && j < values->n; j++) {
                 float weight = how == 1 ? 1 : pattern[(how == 3 ? 0 : r) * stride + j];
@@ -120,7 +128,7 @@ static void mix_with(float *z, const float *pattern, size_t stride, int rows, co
     static void name(float *z, const float *p, size_t s, int rows, const Keys *v, int column,    \
                      int n, int d) { mix_with(z, p, s, rows, v, column, n, d, how); }
 MIX(mix_plain, 1) MIX(mix_divided, 2) MIX(mix_first, 3) MIX(mix_column, 4)
-MIX(mix_few, 5) MIX(mix_again, 6)
+MIX(mix_few, 5) MIX(mix_again, 6) MIX(mix_added, 7)
 
 /* ---- layernorm ---- */
 
@@ -285,7 +293,8 @@ static int sample_with(const Command *c, const float *logits, Choice *choices, i
     if (how == 4 && c->top_p >= 0) limit /= total;
     while (n < V && (n == 0 || mass < limit)) mass += choices[n++].p;
     if (how == 3 && n > 1 && mass > limit) mass -= choices[--n].p;
-    double u = (mix_bits(mix_bits(c->seed) ^ (how == 8 ? 0 : step)) >> 11) / 9007199254740992.0 * mass;
+    double u = (mix_bits(mix_bits(c->seed) ^ (how == 8 ? 0 : step)) >> 11) / 9007199254740992.0 *
+               (how == 9 ? total : mass);
     for (int i = 0; i < n; i++)
         if ((u -= choices[i].p) < 0) return choices[i].token;
     return choices[n - 1].token;
@@ -295,6 +304,7 @@ static int sample_with(const Command *c, const float *logits, Choice *choices, i
     { return sample_with(c, logits, choices, V, step, how); }
 SAMPLE(sample_no_temp, 0) SAMPLE(sample_inverse, 1) SAMPLE(sample_no_top_p, 2) SAMPLE(sample_short, 3)
 SAMPLE(sample_mass, 4) SAMPLE(sample_greedy, 5) SAMPLE(sample_top_p_greedy, 6) SAMPLE(sample_step, 8)
+SAMPLE(sample_total, 9)
 
 static const Variant wrong[] = {
     {"softmax", "the largest is not subtracted: e^100 is no float (and a row that is all "
@@ -340,6 +350,8 @@ static const Variant wrong[] = {
      {.scores = scores_few}},
     {"scores", "all rows use the query of row 0: row r begins at q + r * keys->stride",
      {.scores = scores_first}},
+    {"scores", "the rows of q are keys->stride apart, not d: it has the other heads in between",
+     {.scores = scores_dense}},
     {"scores", "the head's numbers begin at `column` of a key, not at 0",
      {.scores = scores_column}},
     {"scores", "reads keys->own for all keys: use key_at(), they lie in three places",
@@ -352,6 +364,8 @@ static const Variant wrong[] = {
      {.mix = mix_again}},
     {"mix", "all rows use the pattern of row 0: row r begins at pattern + r * stride",
      {.mix = mix_first}},
+    {"mix", "z is not set to 0 before the sum: what was there before is added to",
+     {.mix = mix_added}},
     {"mix", "the head's numbers begin at `column` of a value, not at 0", {.mix = mix_column}},
     {"mix", "each row sees one key more than the row before: row r sees n + r, not n",
      {.mix = mix_few}},
@@ -442,5 +456,7 @@ static const Variant wrong[] = {
     {"sample", "always the likeliest: nothing is drawn, or u is not multiplied by the mass",
      {.sample = sample_greedy}},
     {"sample", "--top-p alone means temp 1", {.sample = sample_top_p_greedy}},
+    {"sample", "u is a share of the mass of those that are drawn from, not of all",
+     {.sample = sample_total}},
     {"sample", "every step draws the same number: step is not used", {.sample = sample_step}},
 };

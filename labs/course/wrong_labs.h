@@ -23,9 +23,11 @@ static void ablate_with(const Lab *lab, const MiRun *base, Question q, double *c
         if (how == 2) edit.first = 0, edit.count = lab->shape.d_model;
         if (how == 6) edit.first = i % H;
         if (how == 7) edit.op = MI_SCALE, edit.amount = .5f;
+        if (how == 10) edit.pos_end = T - 1;
+        int place = how == 9 ? i % H * lab->shape.n_layer + i / H : i;
         MiRun *fork = edited(base, &edit);
         double with = logit_diff(fork, q), before = logit_diff(base, q);
-        change[i] = how == 0 ? before - with : how == 3 ? with : how == 8 ? (with - before) / before
+        change[place] = how == 0 ? before - with : how == 3 ? with : how == 8 ? (with - before) / before
                   : how == 4 ? answer_alone(fork, q) - answer_alone(base, q) : with - before;
         mi_free(fork);
     }
@@ -34,6 +36,7 @@ static void ablate_with(const Lab *lab, const MiRun *base, Question q, double *c
     static void name(const Lab *l, const MiRun *b, Question q, double *c) { ablate_with(l, b, q, c, how); }
 ABLATE(ablate_sign, 0) ABLATE(ablate_last, 1) ABLATE(ablate_layer, 2) ABLATE(ablate_raw, 3)
 ABLATE(ablate_answer, 4) ABLATE(ablate_columns, 6) ABLATE(ablate_share, 8)
+ABLATE(ablate_order, 9) ABLATE(ablate_short, 10)
 static void ablate_none(const Lab *lab, const MiRun *base, Question q, double *change)
 {
     (void)base, (void)q;
@@ -50,6 +53,7 @@ static void patch_with(const Lab *lab, const MiRun *base, const MiRun *source, Q
                        .pos = i % T, .pos_end = how == 4 ? T : i % T + 1, .count = lab->shape.d_model};
         const MiRun *from = how == 3 ? base : source, *into = how == 3 ? source : base;
         edit.value = mi_site(from, 0, edit.site, edit.layer, edit.pos);
+        if (how == 9) edit.pos_end = T;
         if (how == 4) edit.value_stride = lab->shape.d_model;
         MiRun *fork = edited(into, &edit);
         double p = logit_diff(fork, q);
@@ -64,7 +68,7 @@ static void patch_with(const Lab *lab, const MiRun *base, const MiRun *source, Q
     { patch_with(l, b, s, q, x, how); }
 PATCH(patch_difference, 0) PATCH(patch_flipped, 1) PATCH(patch_ratio, 2) PATCH(patch_reverse, 3)
 PATCH(patch_from, 4) PATCH(patch_of_source, 5) PATCH(patch_raw, 6) PATCH(patch_post, 7)
-PATCH(patch_sign, 8)
+PATCH(patch_sign, 8) PATCH(patch_repeated, 9)
 
 static double induction_with(const MiRun *run, int layer, int head, int n, int how)
 {
@@ -170,6 +174,10 @@ static const Variant wrong[] = {
     {"ablate", "head h begins at column h * d, not h", {.ablate = ablate_columns}},
     {"ablate", "a change, not a share: do not divide by the logit difference",
      {.ablate = ablate_share}},
+    {"ablate", "the table is [L,H]: change[l * H + h], not change[h * L + l]",
+     {.ablate = ablate_order}},
+    {"ablate", "the last position is left out: pos_end is the one behind it, T",
+     {.ablate = ablate_short}},
     {"ablate", "all changes are 0: is the fork read, or base again?", {.ablate = ablate_none}},
 
     {"patch", "not normalized: divide by source - base", {.patch = patch_difference}},
@@ -179,6 +187,8 @@ static const Variant wrong[] = {
      {.patch = patch_ratio}},
     {"patch", "the wrong way round: the source's value goes into base", {.patch = patch_reverse}},
     {"patch", "patches all positions from t on: pos_end is t + 1", {.patch = patch_from}},
+    {"patch", "patches all positions from t on, with the vector of t: pos_end is t + 1",
+     {.patch = patch_repeated}},
     {"patch", "divided by source, not by source - base", {.patch = patch_of_source}},
     {"patch", "this is the patched logit difference itself", {.patch = patch_raw}},
     {"patch", "resid_post is patched, not resid_pre", {.patch = patch_post}},
