@@ -11,6 +11,7 @@
 #include "mi.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -99,6 +100,20 @@ static inline int token_of(const Lab *lab, const char *text)
     return one.at[0];
 }
 
+/* " are| were" -> its tokens: several that count as one. */
+static inline Prompt set_of(const Lab *lab, const char *text)
+{
+    Prompt set = {.n = 0};
+    char   one[200];
+    for (size_t n; ; text += n + 1) {
+        n = strcspn(text, "|");
+        snprintf(one, sizeof one, "%.*s", (int)n, text);
+        if (n >= sizeof one || set.n == MOST_TOKENS) refuse(2, "no set of tokens: %.40s", text);
+        set.at[set.n++] = token_of(lab, one);
+        if (!text[n]) return set;
+    }
+}
+
 /* A table as ./mi --data reads it. */
 static inline MiTable table_of(const char *path)
 {
@@ -124,6 +139,16 @@ static inline double logit_diff(const MiRun *run, Question q)
     return (double)logits[0] - logits[1];
 }
 
+/* log of the summed odds: logsumexp of the logits of a less that of b, after the last token. */
+static inline double log_odds(const MiRun *run, int lane, const Prompt *a, const Prompt *b)
+{
+    float logits[2][MOST_TOKENS];
+    int   last = mi_n_tokens(run, lane) - 1;
+    check(mi_logits_of(run, lane, last, a->at, a->n, logits[0]));
+    check(mi_logits_of(run, lane, last, b->at, b->n, logits[1]));
+    return mi_log_sum_exp(logits[0], a->n) - mi_log_sum_exp(logits[1], b->n);
+}
+
 /* A random number 0 <= r < n, the same on all machines (splitmix64). */
 static inline int below(uint64_t *seed, int n)
 {
@@ -131,6 +156,53 @@ static inline int below(uint64_t *seed, int n)
     x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9;
     x = (x ^ x >> 27) * 0x94D049BB133111EB;
     return (int)((x ^ x >> 31) % (uint64_t)n);
+}
+
+/* A random number of the standard normal distribution (Box and Muller). */
+static inline double normal(uint64_t *seed)
+{
+    double u = (below(seed, 1 << 30) + .5) / (1 << 30), v = (below(seed, 1 << 30) + .5) / (1 << 30);
+    return sqrt(-2 * log(u)) * cos(2 * M_PI * v);
+}
+
+/* A -> U, A = U' U    A [n,n] symmetric; its upper half is read, and becomes U. -1: A is not
+ * positive definite. Rows change together: one multiplied by a number goes to others below it. */
+static inline int cholesky(double *A, int n)
+{
+    for (int k = 0; k < n; k++) {
+        double *u = A + (size_t)k * n, root = sqrt(u[k]);
+        if (!(root > 0)) return -1;
+        for (int j = k; j < n; j++) u[j] /= root;
+        for (int i = k + 1; i < n; i++)
+            for (int j = i; j < n; j++) A[(size_t)i * n + j] -= u[i] * u[j];
+    }
+    return 0;
+}
+
+/* x <- A^-1 x    x [n], U [n,n] of cholesky() */
+static inline void cholesky_solve(const double *U, int n, double *x)
+{
+    for (int k = 0; k < n; k++) {                       /* U' y = x */
+        const double *u = U + (size_t)k * n;
+        x[k] /= u[k];
+        for (int j = k + 1; j < n; j++) x[j] -= x[k] * u[j];
+    }
+    for (int i = n - 1; i >= 0; i--) {                  /* U x = y */
+        const double *u = U + (size_t)i * n;
+        for (int j = i + 1; j < n; j++) x[i] -= u[j] * x[j];
+        x[i] /= u[i];
+    }
+}
+
+/* x [n] into a file of NumPy's, as --direction reads it. 118 of its first 128 bytes say what it is. */
+static inline void write_npy(const char *path, const float *x, int n)
+{
+    char  text[119];
+    FILE *out = fopen(path, "wb");
+    snprintf(text, sizeof text, "{'descr': '<f4', 'fortran_order': False, 'shape': (%d,), }", n);
+    if (!out || fprintf(out, "\x93NUMPY\1%cv%c%-117s\n", 0, 0, text) != 128 ||
+        fwrite(x, sizeof *x, n, out) != (size_t)n || fclose(out))
+        refuse(1, "%s: %s", path, strerror(errno));
 }
 
 /* A table of heads or positions: a line for each layer. 0 is exactly that; · is below .005. */
