@@ -1,6 +1,6 @@
 /* test_calls.c - what a caller of mi.h adds to it or takes from it: functions as edits (MI_CALL),
- * the subspaces of MI_MIX, paths, weights (mi_weight), and files of other tools. That functions keep
- * the promises of bits, whatever they look at, is tried by test_promises.c. */
+ * the subspaces of MI_MIX, paths, weights (mi_weight), and files of other tools. That functions
+ * keep the promises of bits, whatever they look at, is tried by test_promises.c. */
 #include "scratch.h"
 #include "check.h"
 #include "world.h"
@@ -116,7 +116,8 @@ static void what_can_be_seen(void)
         {MI_ln1, 1, -1, 1, "not finished"}, {MI_q, 1, -1, 0, "not finished"},
         {MI_z, 1, -1, 0, "not finished"}, {MI_ln_f, 0, -1, 0, "not finished"},
         {MI_resid_pre, 1, -1, -1, "no such value"}, {MI_resid_pre, 9, -1, 1, "no such value"},
-        {MI_z, 0, 99, 1, "no head"}, {MI_mlp_out, 0, -1, 1, "not kept"},
+        {MI_z, 0, 99, 1, "no head"}, {MI_resid_pre, 0, 0, 1, "no head"},
+        {MI_mlp_out, 0, -1, 1, "not kept"},
         {MI_pos_embed, 0, -1, 1, "does not say"}, {MI_z, INT_MAX, -1, 1, "no such value"},
         {(MiSite)99, 0, -1, 1, "no such value"}, {(MiSite)-1, 0, -1, 1, "no such value"},
     };
@@ -341,6 +342,31 @@ static void readers_read(void)
               "bad reader %zu: %s", i, mi_error());
 }
 
+/* ---- Logits of many places at once ---- */
+
+static void logits_of_places(void)
+{
+    int    V = w.s.n_vocab, T = w.T;
+    MiEdit edits[2] = {{.op = MI_SCALE, .site = MI_resid_mid, .head = -1, .count = w.s.d_model,
+                        .pos_end = T, .amount = 2}};
+    edits[1] = edits[0], edits[1].amount = -1;
+    MiLane lanes[2] = {{.trunk = w.base, .edits = edits, .n_edits = 1, .t0 = -1},
+                       {.trunk = w.base, .edits = edits + 1, .n_edits = 1, .t0 = -1}};
+    MiRun *fork = fork_lanes(&w, lanes, 2, -1, MI_KEEP_ALL);
+    float *got = memory(&w, 5 * (size_t)V * sizeof *got);
+    float *one = memory(&w, (size_t)V * sizeof *one);
+    const MiPosition at[5] = {{w.base, 0, T - 1}, {fork, 1, T - 1}, {fork, 0, 1}, {w.base, 0, 0},
+                              {fork, 0, T - 1}};
+    CHECK(fork && mi_logits_at(at, 5, got) == 0, "mi_logits_at: %s", mi_error());
+    for (int i = 0; i < 5 && fork; i++)
+        CHECK(mi_logits(at[i].run, at[i].lane, at[i].pos, one) == 0 &&
+              !memcmp(got + (size_t)i * (size_t)V, one, (size_t)V * sizeof *one),
+              "logits of place %d of 5 are others", i);
+    const MiPosition late[2] = {{w.base, 0, 0}, {w.base, 0, T}}, lane[1] = {{w.base, 1, 0}};
+    CHECK(mi_logits_at(late, 2, got) == -1 && mi_logits_at(lane, 1, got) == -1,
+          "logits of no place");
+}
+
 /* ---- Paths ---- */
 
 /* The senders' run is one with all its edits: what is held, and then what the senders do. What a
@@ -371,12 +397,14 @@ static void paths(int freeze)
     const char *why = same_sites(&w, trunk(run), trunk(twin), seen);
     CHECK(!why, "senders, MLPs %s: %s", freeze ? "frozen" : "free", why);
     if (!run || !twin) return;
+    CHECK(mi_n_writers(run, 0) == mi_n_writers(w.base, 0), "the senders' run holds edits");
     for (int i = 0; i < 5; i++)
         for (int l = 0; l < (i == 4 ? 1 : L); l++) {
             int     whole_row = i > 2, pos = i % 3, end = i % 2 ? INT_MAX : n - 1, differs = 0;
             MiEdits edits = {0};
             MiEdit  reader = {.site = site[i], .layer = l, .head = -1, .pos = pos, .pos_end = end,
-                              .first = whole_row ? 0 : d, .count = whole_row ? D : d};
+                              .first = whole_row ? 0 : d, .count = whole_row ? D : d,
+                              .op = MI_ADD, .from = MI_FROM_SOURCE};   /* these are replaced */
             int     status = mi_receiver(run, n, reader, &edits);
             MiEdit  e = edits.n ? edits.at[0] : (MiEdit){0};
             const char *name = mi_site_info(site[i])->name;
@@ -644,6 +672,7 @@ static int body(void)
             a_mix_in_a_subspace();
             its_gradient();
             readers_read();
+            logits_of_places();
             paths(0);
             paths(1);
             names_of_weights();
