@@ -65,9 +65,11 @@ static Data data_of(const Lab *lab, const char *path)
 static int deal_folds(const Data *d, const int *label, int *fold)
 {
     int *sum = must(calloc(2 * d->n_groups, sizeof *sum)), *of = sum + d->n_groups;
-    int  dealt[2] = {0, 0}, has[FOLDS][2] = {{0}}, enough = 1;
+    int  has[FOLDS][2] = {{0}}, enough = 1;
     for (int r = 0; r < d->n; r++) sum[d->group[r]] += label[r] ? 1 : -1;
-    for (int g = 0; g < d->n_groups; g++) of[g] = dealt[sum[g] >= 0]++ % FOLDS;
+    for (int mostly = 0; mostly < 2; mostly++)
+        for (int g = 0, dealt = 0; g < d->n_groups; g++)
+            if ((sum[g] >= 0) == mostly) of[g] = dealt++ % FOLDS;
     for (int r = 0; r < d->n; r++) has[fold[r] = of[d->group[r]]][label[r]]++;
     for (int f = 0; f < FOLDS; f++) enough &= has[f][0] && has[f][1];
     free(sum);
