@@ -161,6 +161,8 @@ static void check_run(const char *name, const MiModel *m, const MiRun *run)
 {
     MiRun *grad = mi_gradient(run, 0, POS, dlogits, 0);
     CHECK(grad != NULL, "%s: %s", name, mi_error());
+    for (int t = 0; t < mi_n_tokens(run, 0) && grad; t++)
+        CHECK(mi_token(grad, 0, t) == mi_token(run, 0, t), "%s: another token at %d", name, t);
     for (int site = 0; grad && site < MI_N_SITES; site++)
         for (int l = 0; l < layers_of(m, site); l++) {
             double h = 0.02 * size_of(m, run, site, l);
