@@ -92,10 +92,10 @@ answer_of() {
 }
 
 # ./mi with the arguments of a line of text in $work/arguments: quotes as in a shell, and nothing else
-# of a shell. It may not write files.
+# of a shell. It may not write files: only into the pipe.
 run_mi() {
-    xargs sh -c 'ulimit -f 0 -t 20; cd "$0" && exec "$@"' "$work/answers" "$mi" -m "$model" "$@" \
-        < "$work/arguments" 2>/dev/null
+    xargs sh -c 'ulimit -t 20; ulimit -f 0; cd "$0" && exec "$@"' "$work/answers" "$mi" -m "$model" "$@" \
+        < "$work/arguments" 2>/dev/null | cat
 }
 
 findings() {
