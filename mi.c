@@ -1809,7 +1809,7 @@ static int plan_sweep(const MiSweep *sweep, Job *jobs)
         int     n_pos = changed = positions_of(&lane);
         for (int i = 0; i < lane.n_edits; i++) {
             if (check_edit(sweep->trunk->model, &lane.edits[i]) < 0) return -1;
-            changed = min_int(changed, first_change(sweep->trunk, &lane.edits[i], n_pos));
+            changed = first_change(sweep->trunk, &lane.edits[i], changed);
         }
         if (changed == n_pos) continue;
         if (cone(sweep->trunk->model, &lane, &half, &t0) < 0) return -1;
@@ -3499,12 +3499,17 @@ static int take_setting(MiModel *model, Config *config, const char *key, const c
                                          "config.json?", key, number, there);
 }
 
-/* {"n_head": 12, "activation_function": "gelu_new", ...}, maybe after a byte order mark */
+/* The bytes of a byte order mark before a text, with which some editors mark UTF-8: 3, or 0. */
+static size_t mark_length(const char *text, size_t n)
+{
+    return n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3) ? 3 : 0;
+}
+
+/* {"n_head": 12, "activation_function": "gelu_new", ...} */
 static int read_config(MiModel *model, Config *config, char *text, int64_t n)
 {
-    Json json = { text, text + n, "malformed JSON" };
+    Json json = { text + mark_length(text, n), text + n, "malformed JSON" };
     char value[64];
-    if (n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3)) json.at += 3;
     if (!json_take(&json, '{')) return json_fail(&json, "expected an object");
     if (!json_take(&json, '}')) {
         do {
@@ -3905,8 +3910,7 @@ int mi_json_read(MiJson *json, const char *path)
     size_t n;
     *json = (MiJson){ .text = read_foreign(path, &n) };
     if (json->text) {
-        Json text = { json->text, json->text + n, "malformed JSON" };
-        if (n >= 3 && !memcmp(text.at, "\xEF\xBB\xBF", 3)) text.at += 3;
+        Json text = { json->text + mark_length(json->text, n), json->text + n, "malformed JSON" };
         if (json_value(&text, json, -1, NULL, DEPTH) == 0 &&
             (!json_peek(&text) && text.at == text.end ? 0
              : json_fail(&text, "text after its end")) == 0 && check_keys(json) == 0)
@@ -4034,9 +4038,9 @@ int mi_table_read(MiTable *table, const char *path)
 {
     size_t n;
     *table = (MiTable){ .file = path, .text = read_foreign(path, &n) };
-    if (table->text && n >= 3 && !memcmp(table->text, "\xEF\xBB\xBF", 3))
-        memmove(table->text, table->text + 3, (n -= 3) + 1);
-    if (table->text && parse_table(table, n) == 0) return 0;
+    size_t mark = table->text ? mark_length(table->text, n) : 0;
+    if (mark) memmove(table->text, table->text + mark, n - mark + 1);
+    if (table->text && parse_table(table, n - mark) == 0) return 0;
     mi_fail_in(path);
     mi_table_free(table);
     return -1;
@@ -5926,8 +5930,8 @@ static char *read_all(const char *path, size_t most, size_t *n)
     }
     if (*n >= 2 && (!memcmp(text, "\xFF\xFE", 2) || !memcmp(text, "\xFE\xFF", 2)))
         check_input(path, mi_fail("text in UTF-16; save it as UTF-8"));
-    if (*n >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3))    /* some editors mark UTF-8 */
-        memmove(text, text + 3, *n -= 3);
+    size_t mark = mark_length(text, *n);
+    if (mark) memmove(text, text + mark, *n -= mark);
     text[*n] = 0;
     if (fd) close(fd);
     return text;

@@ -34,17 +34,6 @@ static double finite_difference(const MiRun *base, Question q, Place place, doub
     return (m[0] - m[1]) / (2 * step);
 }
 
-/* The gradient of the logit difference at all sites. */
-static MiRun *gradient_of(const Lab *lab, const MiRun *base, Question q)
-{
-    float *dlogits = must(calloc(lab->shape.n_vocab, sizeof *dlogits));
-    dlogits[q.answer] = 1;
-    dlogits[q.versus] -= 1;
-    MiRun *gradient = must(mi_gradient(base, 0, mi_n_tokens(base, 0) - 1, dlogits, MI_KEEP_ALL));
-    free(dlogits);
-    return gradient;
-}
-
 int main(int argc, char **argv)
 {
     Lab      lab = open_lab(argc, argv);

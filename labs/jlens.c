@@ -90,13 +90,11 @@ static double divergence(const float *p, const float *q, int V)
 
 static void print_reading(const Lab *lab, const float *logits, const float *said, Question q)
 {
-    char name[64];
-    int  best = 0, wide = 0, V = lab->shape.n_vocab;
+    int best = 0, V = lab->shape.n_vocab;
     mi_top(logits, V, 1, &best);
-    mi_token_label(lab->words, best, name, 24);
-    for (char *s = name; *s; s++) wide += (*s & 0xC0) != 0x80;          /* characters, not bytes */
-    printf("  %s%*s %+9.4f %8.4f", name, wide < 12 ? 12 - wide : 0, "",
-           logits[q.answer] - logits[q.versus], divergence(said, logits, V));
+    printf("  ");
+    print_token(lab, best, 12);
+    printf(" %+9.4f %8.4f", logits[q.answer] - logits[q.versus], divergence(said, logits, V));
 }
 
 int main(int argc, char **argv)

@@ -149,6 +149,17 @@ static inline double log_odds(const MiRun *run, int lane, const Prompt *a, const
     return mi_log_sum_exp(logits[0], a->n) - mi_log_sum_exp(logits[1], b->n);
 }
 
+/* The gradient of logit answer - logit versus, after the last token, at every site. */
+static inline MiRun *gradient_of(const Lab *lab, const MiRun *run, Question q)
+{
+    float *dlogits = must(calloc(lab->shape.n_vocab, sizeof *dlogits));
+    dlogits[q.answer] += 1;
+    dlogits[q.versus] -= 1;
+    MiRun *gradient = must(mi_gradient(run, 0, mi_n_tokens(run, 0) - 1, dlogits, MI_KEEP_ALL));
+    free(dlogits);
+    return gradient;
+}
+
 /* A random number 0 <= r < n, the same on all machines (splitmix64). */
 static inline int below(uint64_t *seed, int n)
 {
@@ -203,6 +214,16 @@ static inline void write_npy(const char *path, const float *x, int n)
     if (!out || fprintf(out, "\x93NUMPY\1%cv%c%-117s\n", 0, 0, text) != 128 ||
         fwrite(x, sizeof *x, n, out) != (size_t)n || fclose(out))
         refuse(1, "%s: %s", path, strerror(errno));
+}
+
+/* A token as people can read it, in a column of so many characters. */
+static inline void print_token(const Lab *lab, int token, int columns)
+{
+    char name[64];
+    int  wide = 0;
+    mi_token_label(lab->words, token, name, 24);
+    for (char *s = name; *s; s++) wide += (*s & 0xC0) != 0x80;      /* characters, not bytes */
+    printf("%s%*s", name, wide < columns ? columns - wide : 0, "");
 }
 
 /* A table of heads or positions: a line for each layer. 0 is exactly that; · is below .005. */

@@ -22,17 +22,6 @@
 
 enum { MOST_STEPS = 4096, DRAWS = 20, SHUFFLES = 1000 };
 
-/* The gradient of logit ANSWER - logit VERSUS at every site. */
-static MiRun *gradient_of(const Lab *lab, const MiRun *run, Question q)
-{
-    float *dlogits = must(calloc(lab->shape.n_vocab, sizeof *dlogits));
-    dlogits[q.answer] += 1;
-    dlogits[q.versus] -= 1;
-    MiRun *gradient = must(mi_gradient(run, 0, mi_n_tokens(run, 0) - 1, dlogits, MI_KEEP_ALL));
-    free(dlogits);
-    return gradient;
-}
-
 /* Row T - 1 of the product over layers of (I + mean over heads M) -> relevance [T]. From the top
  * down a row is enough: r <- r + r M. Without a gradient M is the pattern, the sum is halved. */
 static void roll(const Lab *lab, const MiRun *run, const MiRun *gradient, double *relevance)
@@ -130,7 +119,8 @@ int main(int argc, char **argv)
     roll(&lab, base, gradient, value[GRADIENT]);
     add_slope(&lab, base, q, 1, 1, value[INPUT]);
     zero = add_slope(&lab, base, q, 0, 0, nothing);
-    for (steps = 16; steps <= MOST_STEPS && fabs(path + zero - m) > .01 * fabs(m - zero); steps *= 4) {
+    for (steps = 16; steps <= MOST_STEPS && fabs(path + zero - m) > .01 * fabs(m - zero);
+         steps *= 4) {
         memset(value[PATH], 0, sizeof value[PATH]);
         path = 0;
         for (int k = 0; k < steps; k++)
@@ -142,16 +132,13 @@ int main(int argc, char **argv)
     printf("logit difference %+.4f; relevance of each token by\n\n", m);
     printf("                   rollout  gradient     input      path     exact\n");
     for (int t = 0; t < T; t++) {
-        char name[64];
-        int  wide = 0;
-        must(mi_token_label(lab.words, prompt.at[t], name, 24));
-        for (char *s = name; *s; s++) wide += (*s & 0xC0) != 0x80;      /* characters, not bytes */
-        printf("  %3d %s%*s", t, name, wide < 12 ? 12 - wide : 0, "");
+        printf("  %3d ", t);
+        print_token(&lab, prompt.at[t], 12);
         for (int c = 0; c < EXACT; c++) printf(" %9.4f", value[c][t]);
         printf(" %9.4f ± %.4f\n", value[EXACT][t], value[ERROR][t]);
     }
-    printf("\n  path, in %d steps, adds up to %+.4f; m less m without embeddings is %+.4f\n", steps / 4,
-           path, m - zero);
+    printf("\n  path, in %d steps, adds up to %+.4f; m less m without embeddings is %+.4f\n",
+           steps / 4, path, m - zero);
 
     static const char *const name[] = {"rollout", "gradient", "input", "path"};
     printf("\n  agreement with the exact effect (r); that of the numbers in random order (SD)\n");
