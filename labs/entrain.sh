@@ -13,18 +13,26 @@
 # (irrelevant), a single word (word), and a wrong answer (counterfactual). Means over the countries of
 # tests/data/facts.tsv ± SE. Then, for the wrong answers: which heads carry D(distractor)? Heads are
 # set to 0 one by one, the strongest of those added up, beside as many others at random.
-mi=${MI:-./mi}
-[ -n "${MI:-}" ] || [ -x ./mi ] || mi=build/mi
+. "$(dirname "$0")/lab.sh"
 facts=tests/data/facts.tsv
-fail() { echo "entrain.sh: $1" >&2; exit "${2:-2}"; }
-[ $# -le 1 ] || fail "usage: entrain.sh [MODEL]"
-[ -x "$mi" ] || fail "no program $mi: run make, or say MI=path"
-[ -r $facts ] || fail "$facts is not here: run it in the folder of mi"
+[ $# -le 1 ] || no "usage: entrain.sh [MODEL]"
+[ -r $facts ] || no "$facts is not here: run it in the folder of mi"
 model=${1:-tiny.safetensors}
-[ -r "$model" ] || fail "no model \"$model\""
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-ask() { "$mi" -m "$model" --metric logit --tsv "$@" 2> "$dir/err" || fail "$(head -n 1 "$dir/err")" 1; }
+[ -r "$model" ] || no "no model \"$model\""
+ask() {                             # INTO EDIT...: both tables, in $dir/INTO.with and $dir/INTO.without
+    into=$1
+    shift
+    for table in with without; do
+        run -m "$model" --metric logit --data "$dir/$table.tsv" "$@"
+        mv "$dir/tsv" "$dir/$into.$table"
+    done
+}
+rises() {                           # INTO RUN: what the sentence adds to the logit, row by row
+    for table in with without; do
+        awk -F'\t' -v run="$2" '$1 == "metric" && $2 != "" && $3 == run { print $5 }' "$dir/$1.$table" > "$dir/$table"
+    done
+    paste -d ' ' "$dir/with" "$dir/without" | awk '{ print $1 - $2 }'
+}
 
 # kind, word, prompt with the sentence, prompt without, the word's text: one line each
 awk -F'\t' -v OFS='\t' '
@@ -51,17 +59,15 @@ awk -F'\t' -v OFS='\t' '
         print kind, "random", sentence " " question, question, language[z] == word ? " basketball" : language[z]
     }' $facts > "$dir/cases"
 table() { awk -F'\t' -v OFS='\t' -v column="$1" 'BEGIN { print "prompt", "answer" } { print $column, $5 }' "$2" > "$dir/$3.tsv"; }
-rows() { awk -F'\t' '$1 == "metric" && $2 != "" && $3 == "base" { print $5 }'; }
 
 table 3 "$dir/cases" with
 table 4 "$dir/cases" without
-ask --data "$dir/with.tsv" > "$dir/a" && ask --data "$dir/without.tsv" > "$dir/b" || exit
-rows < "$dir/a" > "$dir/with"
-rows < "$dir/b" > "$dir/without"
+ask all
+rises all base > "$dir/rises"
 echo "rise of a logit by the sentence before"
 printf '  %-16s %14s %14s %14s\n' sentence distractor gold random
-cut -f1,2 "$dir/cases" | tr '\t' ' ' | paste -d ' ' - "$dir/with" "$dir/without" | awk '
-    { d = $3 - $4; key = $1 SUBSEP $2; if (!($1 in seen)) { order[++m] = $1; seen[$1] } n[key]++; s[key] += d; q[key] += d * d }
+cut -f1,2 "$dir/cases" | tr '\t' ' ' | paste -d ' ' - "$dir/rises" | awk '
+    { d = $3; key = $1 SUBSEP $2; if (!($1 in seen)) { order[++m] = $1; seen[$1] } n[key]++; s[key] += d; q[key] += d * d }
     END {
         for (i = 1; i <= m; i++) {
             printf "  %-16s", order[i]
@@ -79,16 +85,15 @@ grep '^counterfactual	distractor' "$dir/cases" > "$dir/wrong"
 table 3 "$dir/wrong" with
 table 4 "$dir/wrong" without
 mean_rise() {                       # EDIT... -> the mean rise and its error over rows
-    ask --data "$dir/with.tsv" "$@" > "$dir/a" && ask --data "$dir/without.tsv" "$@" > "$dir/b" || exit
-    run=base
-    [ $# -eq 0 ] || run=edited
-    for x in a b; do awk -F'\t' -v run=$run '$1 == "metric" && $2 != "" && $3 == run { print $5 }' "$dir/$x" > "$dir/$x.rows"; done
-    paste -d ' ' "$dir/a.rows" "$dir/b.rows" | awk '{ d = $1 - $2; n++; s += d; q += d * d }
+    ask one "$@"
+    rises one "$([ $# -eq 0 ] && echo base || echo edited)" | awk '{ n++; s += $1; q += $1 * $1 }
         END { m = s / n; printf "%+7.2f ± %.2f", m, sqrt((q / n - m * m) / (n - 1)) }'
 }
-ask --data "$dir/with.tsv" --ablate heads --each > "$dir/a" && ask --data "$dir/without.tsv" --ablate heads --each > "$dir/b" || exit
-for x in a b; do awk -F'\t' '$1 == "change" && $2 == "" { print $8, $5 }' "$dir/$x" > "$dir/$x.heads"; done
-paste -d ' ' "$dir/a.heads" "$dir/b.heads" | awk '{ printf "%.6f %s\n", $2 - $4, $1 }' | sort -n > "$dir/heads"
+ask each --ablate heads --each
+for table in with without; do
+    awk -F'\t' '$1 == "change" && $2 == "" { print $8, $5 }' "$dir/each.$table" > "$dir/$table"
+done
+paste -d ' ' "$dir/with" "$dir/without" | awk '{ printf "%.6f %s\n", $2 - $4, $1 }' | sort -n > "$dir/heads"
 echo
 echo "rise of the wrong answer that was given, with heads at 0"
 printf '  %-28s %s\n' none "$(mean_rise)"

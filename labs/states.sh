@@ -13,30 +13,22 @@
 #
 # The state of a row is its answer: in tests/data/brackets.tsv the bracket that has to close next. The
 # control has the same states in random order, 100 times: mean and SD of compression - overlap.
-mi=${MI:-./mi}
-[ -n "${MI:-}" ] || [ -x ./mi ] || mi=build/mi
-fail() { echo "states.sh: $1" >&2; exit "${2:-2}"; }
-[ $# -le 4 ] || fail "usage: states.sh [TABLE [LAYER [K [MODEL]]]]"
+. "$(dirname "$0")/lab.sh"
+[ $# -le 4 ] || no "usage: states.sh [TABLE [LAYER [K [MODEL]]]]"
 table=${1:-tests/data/brackets.tsv} layer=$2 k=${3:-20} model=${4:-tiny.safetensors}
-[ -x "$mi" ] || fail "no program $mi: run make, or say MI=path"
-for file in "$table" "$model"; do [ -r "$file" ] || fail "no file \"$file\""; done
-case $k$layer in *[!0-9]*) fail "LAYER and K are numbers" ;; esac
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
+for file in "$table" "$model"; do [ -r "$file" ] || no "no file \"$file\""; done
+case $k$layer in *[!0-9]*) no "LAYER and K are numbers" ;; esac
 awk -F'\t' 'NR == 1 { for (i = 1; i <= NF; i++) if ($i == "answer") c = i; if (!c) exit 1; next } NR <= 41 { print $c }' \
-    "$table" > "$dir/state" || fail "$table has no column named answer"
+    "$table" > "$dir/state" || no "$table has no column named answer"
 n=$(wc -l < "$dir/state")
-layers=$("$mi" -m "$model" --data "$table" --rows 1-1 --ablate mlps --each --tsv 2> "$dir/err" |
-    awk -F'\t' '$1 == "change" && $2 == "" { n++ } END { print n + 0 }')
-[ "$layers" -gt 0 ] || fail "$(head -n 1 "$dir/err")" 1
+shape -m "$model" x
 
 echo "sets of the $k most active neurons at the last token, $n rows of $table"
 echo "  layer  same state  other states  compression - overlap   states in random order"
 for l in ${layer:-$(seq 0 $((layers - 1)))}; do
-    "$mi" -m "$model" --data "$table" --rows "1-$n" --neurons "L$l" --tsv --per-prompt 2> "$dir/err" |
-        awk -F'\t' '$1 == "neuron active" && $2 != "" { print $2, $5, $3 }' | sort -k1,1n -k2,2gr |
+    run -m "$model" --data "$table" --rows "1-$n" --neurons "L$l" --per-prompt
+    awk -F'\t' '$1 == "neuron active" && $2 != "" { print $2, $5, $3 }' "$dir/tsv" | sort -k1,1n -k2,2gr |
         awk -v k="$k" '{ if (++n[$1] <= k) print $1, $3 }' > "$dir/sets"
-    [ -s "$dir/sets" ] || fail "$(head -n 1 "$dir/err")" 1
     awk -v l=$l -v n="$n" '
         function measure(    i, j, s, d, ns, nd) {
             for (i = 1; i < n; i++) for (j = i + 1; j <= n; j++)

@@ -11,17 +11,12 @@
 #   cut     the same edges cut in two ways: before the softmax (score -infinity: the rest gets the
 #           weight) and after it (pattern 0: the weight is lost). They are not the same intervention.
 # As a control, as many edges at random, cut before the softmax: means over 5 draws ± SE.
-mi=${MI:-./mi}
-[ -n "${MI:-}" ] || [ -x ./mi ] || mi=build/mi
-fail() { echo "windows.sh: $1" >&2; exit "${2:-2}"; }
-[ $# -le 2 ] || fail "usage: windows.sh [MODEL [PROMPT]]"
-[ -x "$mi" ] || fail "no program $mi: run make, or say MI=path"
+. "$(dirname "$0")/lab.sh"
+[ $# -le 2 ] || no "usage: windows.sh [MODEL [PROMPT]]"
 model=${1:-tiny.safetensors}
 text=${2:-"The train was late. When George saw Sam in the house, he handed a ring to Sam. It was a good ring."}
-[ -r "$model" ] || fail "no model \"$model\""
-dir=$(mktemp -d) || exit 1
-trap 'rm -rf "$dir"' EXIT
-ask() { "$mi" -m "$model" "$text" --tsv "$@" > "$dir/tsv" 2> "$dir/err" || fail "$(head -n 1 "$dir/err")" 1; }
+[ -r "$model" ] || no "no model \"$model\""
+ask() { run -m "$model" "$text" "$@"; }
 
 ask --attn 'L*H*'
 awk -F'\t' '
@@ -37,10 +32,9 @@ awk -F'\t' '
 read -r n < "$dir/n"
 
 loss() {                            # EDIT... -> the mean loss
-    run=base
-    [ $# -eq 0 ] || run=edited
     ask --metric loss "$@"
-    awk -F'\t' -v run=$run '$1 == "metric" && $3 == run { print $5 }' "$dir/tsv"
+    set -- $(value "$([ $# -eq 0 ] && echo base || echo edited)")
+    echo "$1"
 }
 edges() {                           # W FIRST: the edges from each query to keys further back than W
     awk -v n="$n" -v w="$1" -v first="$2" 'BEGIN { for (q = 0; q < n; q++) for (k = first; k + w <= q; k++)

@@ -174,33 +174,28 @@ attribute() {
         cells attribution '' "$(difference)" > "$dir/here"
     compare "attribution: $1" 1e-3
 }
-for site in resid_pre attn_out mlp_out; do
-    patch "$site by position" ${site}_layer_pos positions "L*.$site@*"
-done
-for site in z q k v pattern; do
-    patch "$site" head_${site}_allpos heads "L*H*.$site"
-done
+by_position() { for site in resid_pre attn_out mlp_out; do $1 "$site by position" ${site}_layer_pos positions "L*.$site@*"; done; }
+by_head() { for site in z q k v pattern; do $1 "$site" head_${site}_allpos heads "L*H*.$site"; done; }
+by_position patch
+by_head patch
 for site in z q k v pattern; do
     patch "$site by position" head_${site}_bypos both "L*H*.$site@*"
 done
-for site in resid_pre attn_out mlp_out; do
-    attribute "$site by position" ${site}_layer_pos positions "L*.$site@*"
-done
-for site in z q k v pattern; do
-    attribute "$site" head_${site}_allpos heads "L*H*.$site"
-done
+by_position attribute
+by_head attribute
 
 # Without LN_f's biases, which TransformerLens counts with W_U: over two names both ways they are 0.
-if asked "logits: heads"; then
-    matrix ioi8_head_dla.tsv heads > "$dir/published"
-    run --bos --data "$clean" --dla && cells dla base | grep H > "$dir/here"
-    compare "logits: heads" 1e-3
-fi
-if asked "logits: heads without L9H9"; then
-    matrix ioi8_head_dla_after_L9H9_final_zero.tsv heads > "$dir/published"
-    run --bos --data "$clean" --ablate L9H9@-1=tlzero --dla && cells dla edited | grep H > "$dir/here"
-    compare "logits: heads without L9H9" 1e-3
-fi
+# NAME FILE RUN EDIT...: the direct logit attribution of each head
+dla() {
+    asked "$1" || return
+    name=$1 of=$3
+    matrix "$2" heads > "$dir/published"
+    shift 3
+    run --bos --data "$clean" --dla "$@" && cells dla "$of" | grep H > "$dir/here"
+    compare "$name" 1e-3
+}
+dla "logits: heads" ioi8_head_dla.tsv base
+dla "logits: heads without L9H9" ioi8_head_dla_after_L9H9_final_zero.tsv edited --ablate L9H9@-1=tlzero
 if asked "logits: layers"; then
     named ioi8_layer_dla.tsv > "$dir/published"
     run --bos --data "$clean" --dla=layers && cells dla base > "$dir/here"

@@ -4,7 +4,7 @@
 . tests/scratch.sh
 is() { if [ "$value" = "$2" ]; then ok; else bad "$1" "expected $2, got $value"; fi; }
 
-${CC:-cc} -O1 -o "$dir/model" tests/published_model.c && "$dir/model" "$dir/random.safetensors" ||
+${CC:-cc} -O1 -w -I. -o "$dir/model" tests/published_model.c && "$dir/model" "$dir/random.safetensors" ||
     exit 1
 MI=$mi sh tests/published.sh "$dir/random.safetensors" > "$dir/out" 2>&1
 value="status $?: $(tail -n 1 "$dir/out")"
@@ -12,7 +12,7 @@ is "random weights" "status 1: 0 of 45 figures agree; 0 could not be computed"
 
 # A figure agrees where its numbers are ours.
 cp -r tests/published "$dir/published" && cp tests/published.sh "$dir"
-sed -i 's/ mean loss" 1e-4 [0-9.]*/ mean loss" 1e-3 10.6105/' "$dir/published.sh"
+sed -i 's/ mean loss" 1e-4 [0-9.]*/ mean loss" 1e-3 16.5195/' "$dir/published.sh"
 MI=$mi sh "$dir/published.sh" "$dir/random.safetensors" "Hello" > "$dir/out" 2>&1
 value="status $?: $(tail -n 1 "$dir/out")"
 is "our own number" "status 0: 1 of 1 figures agree; 0 could not be computed"

@@ -8,8 +8,9 @@
  * reads), and every position carries a constant of 1,000 in one direction and -1,000 in another:
  * sigma is then the same everywhere, up to 1 in 100,000, and gamma takes it off again. Attention is
  * saturated (scores of 50), and GELU is used far from 0, where it is a ReLU. */
+#include "../mi.h"
+
 #include <math.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,39 +20,51 @@ enum { PLUS, MINUS, NOBODY, FREE };                     /* directions; features 
 #define SCORE    50
 #define STEEP    20                                     /* of a neuron: far from GELU's bend */
 
-typedef struct {
-    float *ln1_g, *ln1_b, *W_QKV, *b_QKV, *W_O, *b_O, *ln2_g, *ln2_b, *W_in, *b_in, *W_out, *b_out;
-} Block;
+#define X(field, name, shape) float *field;
+typedef struct { MI_BLOCK_TENSORS(X) } Block;
+typedef struct { MI_MODEL_TENSORS(X) float *W_U; } Around;
+#undef X
 
 static int    L, H, d, D, F, V, N;
-static float *wte, *wpe, *W_U, *lnf_g, *lnf_b;
+static Around model;
 static Block  block[2];
 
-static float *zeros(int n)
+/* A dimension of mi.h's tables of tensors, by its letter; of a vector's second, 1. */
+static int dim(char letter)
 {
-    float *x = calloc(n, sizeof *x);
-    if (!x) exit(1);
-    return x;
+    switch (letter) {
+    case 'V': return V;
+    case 'N': return N;
+    case 'A': return 3 * D;
+    case 'F': return F;
+    case 'D': return D;
+    default:  return 1;
+    }
 }
 
-static float *all(float value)
+/* 0, but gamma, which takes off what the constant makes of sigma. */
+static float *tensor(const char *name, const char *shape)
 {
-    float *x = zeros(D);
-    for (int i = 0; i < D; i++) x[i] = value;
+    int    n = dim(shape[0]) * dim(shape[1]);
+    float *x = calloc(n, sizeof *x);
+    if (!x) exit(1);
+    for (int i = 0; i < n && strstr(name, "ln_") && strstr(name, ".weight"); i++)
+        x[i] = sqrtf(2.f * CONSTANT * CONSTANT / D + 1e-5f);
     return x;
 }
 
 static void make_model(int layers, int heads, int head, int vocabulary, int context)
 {
     L = layers, H = heads, d = head, D = H * d, F = 4 * D, V = vocabulary, N = context;
-    float sigma = sqrtf(2.f * CONSTANT * CONSTANT / D + 1e-5f);
-    wte = zeros(V * D), wpe = zeros(N * D), W_U = zeros(V * D);
-    lnf_g = all(sigma), lnf_b = zeros(D);
-    for (int l = 0; l < L; l++)
-        block[l] = (Block){all(sigma), zeros(D), zeros(3 * D * D), zeros(3 * D), zeros(D * D),
-                           zeros(D), all(sigma), zeros(D), zeros(D * F), zeros(F), zeros(F * D),
-                           zeros(D)};
-    for (int t = 0; t < N; t++) wpe[t * D + PLUS] = CONSTANT, wpe[t * D + MINUS] = -CONSTANT;
+#define X(field, name, shape) model.field = tensor(name, shape);
+    MI_MODEL_TENSORS(X)
+#undef X
+    model.W_U = tensor("lm_head.weight", "VD");
+#define X(field, name, shape) block[l].field = tensor(name, shape);
+    for (int l = 0; l < L; l++) { MI_BLOCK_TENSORS(X) }
+#undef X
+    for (int t = 0; t < N; t++)
+        model.wpe[t * D + PLUS] = CONSTANT, model.wpe[t * D + MINUS] = -CONSTANT;
 }
 
 /* A row that writes a feature. */
@@ -80,9 +93,9 @@ static void make_gate(const char *kind)
     int adder = !strcmp(kind, "adder"), or = !strcmp(kind, "or");
     make_model(1, 4, 8, 16, 8);
     Block *b = &block[0];
-    writes(wte + A1 * D, A, 1);
-    writes(wte + B1 * D, B, 1);
-    for (int t = 0; t < N; t++) writes(wpe + t * D, POSITION + t, 1);
+    writes(model.wte + A1 * D, A, 1);
+    writes(model.wte + B1 * D, B, 1);
+    for (int t = 0; t < N; t++) writes(model.wpe + t * D, POSITION + t, 1);
     for (int h = 0; h < 3; h++) {                       /* head 2 carries A to where nobody reads */
         int from = h == 1;
         always_asks(0, h, 0);
@@ -97,7 +110,7 @@ static void make_gate(const char *kind)
     b->b_in[0] = adder ? 0 : -sign * STEEP;
     writes(b->W_out, OUT, sign / STEEP);
     if (or) writes(b->b_out, OUT, 1);
-    W_U[YES * D + OUT] = 1;
+    model.W_U[YES * D + OUT] = 1;
 }
 
 /* ---- Layer 0 notes what came before, layer 1 looks for itself there ---- */
@@ -108,8 +121,8 @@ static void make_induction(void)
     enum { TOKEN = FREE, BEFORE = TOKEN + WORDS, OUT = BEFORE + WORDS, POSITION = OUT + WORDS };
     make_model(2, 4, 26, WORDS, 24);
     for (int i = 0; i < WORDS; i++) {
-        writes(wte + i * D, TOKEN + i, 1);
-        writes(wpe + i * D, POSITION + i, 1);
+        writes(model.wte + i * D, TOKEN + i, 1);
+        writes(model.wpe + i * D, POSITION + i, 1);
         reads(0, 1, 0, i, POSITION + i, SCORE * sqrtf(d));      /* L0H1: q_t = t, k_j = j + 1 */
         if (i + 1 < N) reads(0, 1, 1, i + 1, POSITION + i, 1);
         reads(0, 1, 2, i, TOKEN + i, 1);
@@ -119,7 +132,7 @@ static void make_induction(void)
         reads(1, 2, 1, i, POSITION, -1);                        /* not the first: it saw itself */
         reads(1, 2, 2, i, TOKEN + i, 1);
         writes(output(1, 2, i), OUT + i, 1);
-        W_U[i * D + OUT + i] = 1;
+        model.W_U[i * D + OUT + i] = 1;
     }
 }
 
@@ -132,21 +145,21 @@ static void make_lookup(void)
            KNOWN = MOVED + NAMES, ANY_LAST = KNOWN + NAMES, OUT, POSITION = OUT + NAMES };
     make_model(2, 4, 8, 16, 5);
     for (int t = 0; t < N; t++) {
-        writes(wpe + t * D, POSITION + t, 1);
+        writes(model.wpe + t * D, POSITION + t, 1);
         reads(0, 3, 0, t, POSITION + t, SCORE * sqrtf(d));      /* L0H3: one position back */
         if (t + 1 < N) reads(0, 3, 1, t + 1, POSITION + t, 1);
     }
     always_asks(1, 0, 0);                                       /* L1H0: the last of a subject */
     reads(1, 0, 1, 0, ANY_LAST, 1);
     for (int i = 0; i < NAMES; i++) {
-        writes(wte + (FIRST + i) * D, IS_FIRST + i, 1);
-        writes(wte + (LAST + i) * D, IS_LAST + i, 1);
-        writes(wte + (LAST + i) * D, ANY_LAST, 1);
+        writes(model.wte + (FIRST + i) * D, IS_FIRST + i, 1);
+        writes(model.wte + (LAST + i) * D, IS_LAST + i, 1);
+        writes(model.wte + (LAST + i) * D, ANY_LAST, 1);
         reads(0, 3, 2, i, IS_FIRST + i, 1);
         writes(output(0, 3, i), MOVED + i, 1);
         reads(1, 0, 2, i, KNOWN + i, 1);
         writes(output(1, 0, i), OUT + i, 1);
-        W_U[(VALUE + i) * D + OUT + i] = 1;
+        model.W_U[(VALUE + i) * D + OUT + i] = 1;
     }
     for (int n = 0; n < NAMES * NAMES; n++) {                   /* pair (i, j) has value i + j */
         int i = n / NAMES, j = n % NAMES;
@@ -164,16 +177,15 @@ static const float *values[64];
 static size_t sizes[64];
 static int    n_tensors;
 
-static void add(int layer, const char *name, const float *value, int rows, int cols)
+static void add(int layer, const char *name, const char *shape, const float *value)
 {
-    char prefix[16] = "", shape[32];
-    size_t n = (size_t)(rows ? rows : 1) * cols;
+    char   prefix[16] = "", dims[32];
+    size_t n = (size_t)dim(shape[0]) * dim(shape[1]);
     if (layer >= 0) snprintf(prefix, sizeof prefix, "h.%d.", layer);
-    if (rows) snprintf(shape, sizeof shape, "%d,%d", rows, cols);
-    else snprintf(shape, sizeof shape, "%d", cols);
+    snprintf(dims, sizeof dims, shape[1] ? "%d,%d" : "%d", dim(shape[0]), dim(shape[1]));
     length += snprintf(header + length, sizeof header - length,
                        ",\"%s%s\":{\"dtype\":\"F32\",\"shape\":[%s],\"data_offsets\":[%zu,%zu]}",
-                       prefix, name, shape, 4 * n_floats, 4 * (n_floats + n));
+                       prefix, name, dims, 4 * n_floats, 4 * (n_floats + n));
     values[n_tensors] = value, sizes[n_tensors++] = n;
     n_floats += n;
 }
@@ -187,26 +199,13 @@ int main(int argc, char **argv)
     else return fprintf(stderr, "usage: truth and|or|adder|induction|lookup FILE\n"), 2;
     length = snprintf(header, sizeof header,
                       "{\"__metadata__\":{\"n_head\":\"%d\",\"vocab\":\"gpt2\"}", H);
-    add(-1, "wte.weight", wte, V, D);
-    add(-1, "wpe.weight", wpe, N, D);
-    for (int l = 0; l < L; l++) {
-        Block *b = &block[l];
-        add(l, "ln_1.weight", b->ln1_g, 0, D);
-        add(l, "ln_1.bias", b->ln1_b, 0, D);
-        add(l, "attn.c_attn.weight", b->W_QKV, D, 3 * D);
-        add(l, "attn.c_attn.bias", b->b_QKV, 0, 3 * D);
-        add(l, "attn.c_proj.weight", b->W_O, D, D);
-        add(l, "attn.c_proj.bias", b->b_O, 0, D);
-        add(l, "ln_2.weight", b->ln2_g, 0, D);
-        add(l, "ln_2.bias", b->ln2_b, 0, D);
-        add(l, "mlp.c_fc.weight", b->W_in, D, F);
-        add(l, "mlp.c_fc.bias", b->b_in, 0, F);
-        add(l, "mlp.c_proj.weight", b->W_out, F, D);
-        add(l, "mlp.c_proj.bias", b->b_out, 0, D);
-    }
-    add(-1, "ln_f.weight", lnf_g, 0, D);
-    add(-1, "ln_f.bias", lnf_b, 0, D);
-    add(-1, "lm_head.weight", W_U, V, D);
+#define X(field, name, shape) add(-1, name, shape, model.field);
+    MI_MODEL_TENSORS(X)
+#undef X
+    add(-1, "lm_head.weight", "VD", model.W_U);
+#define X(field, name, shape) add(l, name, shape, block[l].field);
+    for (int l = 0; l < L; l++) { MI_BLOCK_TENSORS(X) }
+#undef X
     length += snprintf(header + length, sizeof header - length, "}");
     FILE *file = fopen(argv[2], "wb");
     uint64_t bytes = length;
