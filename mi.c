@@ -4564,7 +4564,7 @@ MiTokenizer *mi_tokenizer_open(const char *path, const MiModel *model)
 /* The address grammar                                                                           */
 /*                                                                                               */
 /*     L5H3  L5H3.q@-1  L0-3H*@2-4  L5N120-130  L5.resid_pre@" Mary"  embed  L9H9.pattern@14:10   */
-/*     blocks.5.attn.hook_z   heads  mlps  attns  resid   lists: A,B@3,C   not:LIST   file:NAME    */
+/*     blocks.5.attn.hook_z   heads  mlps  attns  resid   lists: A,B@3,C   not:LIST   file:NAME   */
 /* ============================================================================================= */
 
 /* lo .. hi, both included. many: it was written with more than one value (* or a range); at_end:
@@ -7748,7 +7748,8 @@ static int check_command(Command *c, const Menu *menu)
         { c->mean_from && !c->data, "--mean-from is for --data" },
         { c->mean_from && !means, "--mean-from is for --ablate SITES=mean, and there is none" },
         { find_asked(c, "stability") && (!c->data || c->swept < 0),
-          "--stability chooses cells of a sweep anew on resampled rows: it needs --each and --data" },
+          "--stability chooses cells of a sweep anew on resampled rows: it needs --each and "
+          "--data" },
         { (c->into || c->freeze_mlps) && !find_asked(c, "path"),
           "--into and --freeze-mlps are for --path" },
         { (c->steps || c->exact) && !find_asked(c, "attribute"),
@@ -7875,8 +7876,8 @@ typedef struct {
     int           *group, n_groups;     /* of each row that is run: rows that belong together */
     int            n_run;               /* how many those are */
     int            n_spaces;            /* prompts that end with a space */
-    double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit that */
-    long          *count;               /* [n_sums] is `averaged` touches, [longest or 1, count] */
+    double       **sum;                 /* [n_sums] for =mean: over the rows, of what an edit of */
+    long          *count;               /* [n_sums] `averaged` touches, [longest or 1, count] */
     int            n_sums;
     float          deviation;           /* of the entries of wte, once asked for */
     ListFiles      files;               /* of addresses */
@@ -7926,7 +7927,7 @@ struct Case {
     MiEdit       **edit;                /* [n_edits] of all steps: first n_held that hold in all */
     int            n_edits, n_held;     /* cells, in order, then those of the cells of a sweep */
     MiEdit        *held;                /* [samples, n_held] */
-    MiEdit       **averaged;            /* [n_averaged] those whose value is a mean, of readouts too */
+    MiEdit       **averaged;            /* [n_averaged] whose value is a mean, of readouts too */
     int            n_averaged, samples;
     Asked         *asked;
     int            n_asked;
@@ -10921,8 +10922,8 @@ static void read_attribute(Case *c, const Asked *asked, Tables *out)
 
 enum { RANDOM_SETS = 20 };
 
-/* --circuit SITES[=KIND] or FILE[=KIND] -> its members as cells; and as rows what ablates each layer
- * of their sites, whole: what is no member is a part of that. */
+/* --circuit SITES[=KIND] or FILE[=KIND] -> its members as cells; and as rows what ablates each
+ * layer of their sites, whole: what is no member is a part of that. */
 static void resolve_circuit(Case *c, Asked *asked)
 {
     const char *text = asked->text, *value = find_value(text, 0);
@@ -11017,8 +11018,8 @@ static Circuit open_circuit(Case *c, const Asked *asked)
     return x;
 }
 
-/* order [n] -> set number `set` of random ones: which unit's place each unit takes, within its site;
- * -1: its own. (Fisher and Yates.) */
+/* order [n] -> set number `set` of random ones: which unit's place each unit takes, within its
+ * site; -1: its own. (Fisher and Yates.) */
 static void shuffle_units(const Circuit *x, int seed, int set, int *order)
 {
     for (int u = 0, from = 0; u < x->n; u++) {
@@ -11081,8 +11082,8 @@ static void count_members(const Circuit *x, char *text, size_t size)
     }
 }
 
-/* Each of the sets' numbers, and their means as rows 2 and 4 of rows[0], of the metric, and rows[1],
- * of KL. */
+/* Each of the sets' numbers, and their means as rows 2 and 4 of rows[0], of the metric, and
+ * rows[1], of KL. */
 static void add_random_sets(const double *metric, const double *kl, double rows[2][6], Tables *out)
 {
     static const char *const cols[] = { "circuit", "complement", "circuit kl", "complement kl" };
@@ -11163,9 +11164,9 @@ static void add_circuit_tables(Case *c, const Asked *asked, const Circuit *x, co
     add_members(form, name, metric[0], without, out);
 }
 
-/* --circuit: the parts that are said to do something, alone and left out, beside random parts of the
- * same number and kind. Only units of their kinds are ablated. A member keeps its own value at the
- * positions it names, everywhere if it names none: all else of its kind is not in the circuit. */
+/* --circuit: the parts that are said to do something, alone and left out, beside random parts of
+ * the same number and kind. Only units of their kinds are ablated. A member keeps its own value at
+ * the positions it names, everywhere if it names none: all else of its kind is not in the circuit. */
 static void read_circuit(Case *c, const Asked *asked, Tables *out)
 {
     int      sets = 3 + 2 * RANDOM_SETS, n = sets + 2 * asked->cells.n_rows * asked->cells.n_cols;
@@ -11217,19 +11218,20 @@ static double log_choose(int n, int k)
     return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1);
 }
 
-/* E |A n B| / |A u B| of two random sets of K of n: i in common, hypergeometric, is i / (2K - i). */
+/* E |A n B| / |A u B| of two random sets of K of n: i in common, hypergeometric, is i / (2K - i) */
 static double jaccard_at_random(int n, int K)
 {
     double sum = 0;
     for (int i = max_int(1, 2 * K - n); i <= K; i++)
-        sum += i / (2.0 * K - i) * exp(log_choose(K, i) + log_choose(n - K, K - i) - log_choose(n, K));
+        sum += i / (2.0 * K - i) *
+               exp(log_choose(K, i) + log_choose(n - K, K - i) - log_choose(n, K));
     return sum;
 }
 
 enum { RESAMPLES = 100 };
 
-/* The K cells with the largest |mean| over rows: of G groups drawn with replacement, resample number
- * b; after the last, of all. */
+/* The K cells with the largest |mean| over rows: of G groups drawn with replacement, resample
+ * number b; after the last, of all. */
 static void choose_cells(const Table *change, const Study *study, const int *groups, int G, int b,
                          int K, int *chosen)
 {
@@ -11339,8 +11341,8 @@ static void read_attn(Case *c, const Asked *asked, Tables *out)
         int    l = head->layer, h = head->head, last = min_int(head->pos_end, T);
         int    n = last - head->pos;
         Label  name;
-        Table *table = titled(add_table(out, label(name, "%s L%dH%d", site, l, h), HEAT, n, T), site,
-                              "query", "key", "%s of L%dH%d%s: row = who looks, column = at whom",
+        label(name, "%s L%dH%d", site, l, h);
+        Table *table = titled(add_table(out, name, HEAT, n, T), site, "query", "key", "%s of L%dH%d%s: row = who looks, column = at whom",
                               site, l, h, edited_or_not(c));
         table->is_signed = head->site == MI_scores;
         if (head->site == MI_pattern) table->limit = 1;
@@ -11537,8 +11539,8 @@ static const Readout READOUTS[] = {
       PATH_SITES, resolve_edges, read_edges },
     { "path", "SENDERS", "path patching: senders from the source, into --into", 0, ADDRESSES, 0, 0,
       PATH_SITES, resolve_path, read_path },
-    { "circuit", "SITES|FILE[=KIND]", "these alone, and all but these; others =mean, =source ...", 0,
-      ADDRESSES, 0, 0, 0, resolve_circuit, read_circuit },
+    { "circuit", "SITES|FILE[=KIND]", "these alone, and all but these; others =mean, =source ...",
+      0, ADDRESSES, 0, 0, 0, resolve_circuit, read_circuit },
     { "stability", "K", "are the K strongest of --each those of other rows of --data, too?", 0,
       A_NUMBER, 1, 1000, 0, NULL, NULL },
     { "attn", "HEADS", "attention patterns as pictures", 0, ADDRESSES, 0, 0, 0, resolve_attn,
