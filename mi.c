@@ -11166,7 +11166,8 @@ static void add_circuit_tables(Case *c, const Asked *asked, const Circuit *x, co
 
 /* --circuit: the parts that are said to do something, alone and left out, beside random parts of
  * the same number and kind. Only units of their kinds are ablated. A member keeps its own value at
- * the positions it names, everywhere if it names none: all else of its kind is not in the circuit. */
+ * the positions it names, everywhere if it names none: all else of its kind is not in the circuit.
+ */
 static void read_circuit(Case *c, const Asked *asked, Tables *out)
 {
     int      sets = 3 + 2 * RANDOM_SETS, n = sets + 2 * asked->cells.n_rows * asked->cells.n_cols;
@@ -11342,8 +11343,9 @@ static void read_attn(Case *c, const Asked *asked, Tables *out)
         int    n = last - head->pos;
         Label  name;
         label(name, "%s L%dH%d", site, l, h);
-        Table *table = titled(add_table(out, name, HEAT, n, T), site, "query", "key", "%s of L%dH%d%s: row = who looks, column = at whom",
-                              site, l, h, edited_or_not(c));
+        Table *table = titled(add_table(out, name, HEAT, n, T), site, "query", "key",
+                              "%s of L%dH%d%s: row = who looks, column = at whom", site, l, h,
+                              edited_or_not(c));
         table->is_signed = head->site == MI_scores;
         if (head->site == MI_pattern) table->limit = 1;
         table->address = must(calloc((size_t)n * T + 1, sizeof(Label)));

@@ -12,7 +12,7 @@
 # nowhere (random), the control. Sentences: the capital of that country (related), of another one
 # (irrelevant), a single word (word), and a wrong answer (counterfactual). Means over the countries of
 # tests/data/facts.tsv ± SE. Then, for the wrong answers: which heads carry D(distractor)? Heads are
-# set to 0 one by one, the strongest of those added up, beside as many others at random.
+# set to 0 one by one, the strongest of those added up, beside as many of the others.
 . "$(dirname "$0")/lab.sh"
 facts=tests/data/facts.tsv
 [ $# -le 1 ] || no "usage: entrain.sh [MODEL]"
@@ -94,15 +94,19 @@ for table in with without; do
     awk -F'\t' '$1 == "change" && $2 == "" { print $8, $5 }' "$dir/each.$table" > "$dir/$table"
 done
 paste -d ' ' "$dir/with" "$dir/without" | awk '{ printf "%.6f %s\n", $2 - $4, $1 }' | sort -n > "$dir/heads"
-echo
-echo "rise of the wrong answer that was given, with heads at 0"
-printf '  %-28s %s\n' none "$(mean_rise)"
-list= other= seed=1
-for k in 1 2 3 4; do
-    head=$(sed -n "${k}p" "$dir/heads" | cut -d ' ' -f 2)
-    list=$list${list:+,}$head
-    # as many others, spread over the rest of the list
-    pick=$(awk -v k=$k 'NR > 4 { h[++n] = $2 } END { print h[1 + (k * 7) % n] }' "$dir/heads")
-    other=$other${other:+,}$pick
-    printf '  %-28s %s    %-22s %s\n' "$list" "$(mean_rise --ablate "$list")" "others: $other" "$(mean_rise --ablate "$other")"
-done
+# at once: a reader that has gone, as head does, stops cat without a word
+{
+    echo
+    echo "rise of the wrong answer that was given, with heads at 0"
+    printf '  %-28s %s\n' none "$(mean_rise)"
+    list= other=
+    for k in 1 2 3 4; do
+        head=$(sed -n "${k}p" "$dir/heads" | cut -d ' ' -f 2)
+        list=$list${list:+,}$head
+        # as many others, spread over the rest of the list
+        pick=$(awk -v k=$k 'NR > 4 { h[++n] = $2 } END { print h[1 + (k * 7) % n] }' "$dir/heads")
+        other=$other${other:+,}$pick
+        printf '  %-28s %s    %-22s %s\n' "$list" "$(mean_rise --ablate "$list")" "others: $other" "$(mean_rise --ablate "$other")"
+    done
+} > "$dir/out"
+cat "$dir/out"
