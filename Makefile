@@ -57,8 +57,10 @@ $(BUILD)/labs/%: labs/%.c $(wildcard labs/*.h) mi.h $(BUILD)/mi.o
 
 labs: $(LABS)
 
-# The course: labs/README.md. Which exercises an assignment has, of those of labs/course/exercises.txt:
+# The course: labs/README.md. Which exercises and findings an assignment has, of those that
+# labs/course/exercises.txt and findings.tsv list:
 EXERCISES ?= softmax layernorm scores mix gelu mlp apply_edit lens sample ablate induction patch dla path gradient
+FINDINGS  ?= needed falls previous neuron carrier many
 ASSIGNMENT ?= assignment
 MYSTERY   ?= mystery
 COURSE     = $(BUILD)/course
@@ -82,7 +84,7 @@ $(COURSE)/labs.so: $(wildcard labs/*.[ch] labs/course/*.[ch]) $(COURSE)/mi.o
 COURSE_TOOLS = $(addprefix $(COURSE)/,cut check permute engine.so labs.so)
 
 assignment: $(COURSE_TOOLS)
-	@BUILD=$(BUILD) CC='$(CC)' STUDENT='$(STUDENT)' sh labs/course/assign.sh '$(ASSIGNMENT)' $(EXERCISES)
+	@BUILD=$(BUILD) CC='$(CC)' STUDENT='$(STUDENT)' FINDINGS='$(FINDINGS)' sh labs/course/assign.sh '$(ASSIGNMENT)' $(EXERCISES)
 
 mystery: $(COURSE)/permute
 	@sh labs/course/mystery.sh $(COURSE)/permute '$(MYSTERY)' '$(STUDENT)'
@@ -102,7 +104,8 @@ $(COURSE)/labs.table: $(COURSE)/check $(COURSE)/labs.so
 GRADER = $(COURSE_TOOLS) $(COURSE)/engine.table $(COURSE)/labs.table $(BUILD)/mi
 
 grade: $(GRADER)
-	@BUILD=$(BUILD) CC='$(CC)' ARCH='$(ARCH)' EXERCISES='$(EXERCISES)' sh labs/course/grade.sh '$(SUBMISSION)'
+	@BUILD=$(BUILD) CC='$(CC)' ARCH='$(ARCH)' EXERCISES='$(EXERCISES)' FINDINGS='$(FINDINGS)' \
+	    sh labs/course/grade.sh '$(SUBMISSION)'
 
 test-grade: $(GRADER)
 	@MI=$(BUILD)/mi BUILD=$(BUILD) CC='$(CC)' MAKE='$(MAKE)' sh tests/grade.sh

@@ -463,7 +463,8 @@ static inline const float *key_at(const Keys *keys, int j, int column)
 /* scores_j = (q . k_j) * scale, which is 1 / sqrt(d)    q [rows,d], keys [n,d] -> s [rows,n]
  * How well does what the query looks for match what each key offers? A dot product of d numbers
  * grows with sqrt(d); without the factor, softmax would look at one key only. The rows are
- * neighbours in a prompt, so each sees one key more than the row before: row r sees n + r. */
+ * neighbours in a prompt, so each sees one key more than the row before: row r sees n + r. Rows of
+ * q lie keys->stride floats apart, with the other heads in between; rows of s, `stride`. */
 static void naive_scores(float *s, size_t stride, const float *q, int rows, const Keys *keys,
                          int column, int n, int d)
 {
@@ -475,7 +476,8 @@ static void naive_scores(float *s, size_t stride, const float *q, int rows, cons
 
 /* z = sum_j pattern_j v_j    pattern [rows,n], values [n,d] -> z [rows,d]
  * The mean of the values, weighted by how much the row looks at each; row r sees n + r. In key
- * order; a weight of zero is not skipped, or it would hide an infinite value. */
+ * order; a weight of zero is not skipped, or it would hide an infinite value. Rows of z lie
+ * values->stride floats apart, as the values do; rows of the pattern, `stride`. */
 static void naive_mix(float *z, const float *pattern, size_t stride, int rows, const Keys *values,
                       int column, int n, int d)
 {
@@ -985,8 +987,9 @@ static void activate(MiRun *run, int l, int from, int to)
     hook(run, MI_mlp_post, l, from, to);
 }
 
-/* Half-layer 2l+1: think about each position by itself. mlp_post has F numbers, the neurons: each
- * is active when its column of W_in matches what is there, and then adds its row of W_out. */
+/* Half-layer 2l+1: think about each position by itself, from the first row that is needed. mlp_post
+ * has F numbers, the neurons: each is active when its column of W_in matches what is there, and then
+ * adds its row of W_out. */
 static void mlp(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];
@@ -2903,7 +2906,7 @@ static const Kernels fast_kernels = {
 };
 
 /* What follows runs once: optimizing it less makes the whole compile in less time. */
-#ifndef __clang__
+#if defined __OPTIMIZE__ && !defined __clang__
 #pragma GCC optimize("O1")
 #endif
 

@@ -55,12 +55,12 @@ went() { "$BUILD/course/permute" key tiny.safetensors 42 | sed -n "s/^$1$tab//p"
     printf 'falls\t-16.1\t./mi --ablate heads --each\n'
     printf 'previous\t%s\n' "$(went L0H2)"
     printf 'neuron\tL4N0@-1\t./mi\n'
-    printf 'carrier\t%s\t./mi --source "When Mary and John went to the store, Mary gave a drink to" --patch heads@-1 --each\n' \
-        "$(went L5H3)"
+    printf 'carrier\t%s\t./mi --source "When Mary and John went to the store, Mary gave a drink to" --patch %s@-1\n' \
+        "$(went L5H3)" "$(went L5H3)"
     printf 'many\t-8.302 -6.787\t./mi --data data/ioi.tsv --ablate %s; touch %s/stolen\n' "$(went L5H3)" "$dir"
 } > "$dir/assignment/answers.tsv"
 course grade SUBMISSION="$dir/assignment"
-for exercise in $exercises needed falls carrier; do
+for exercise in $exercises needed falls; do
     if grep -q "^$exercise .* right\$" "$dir/out"; then ok
     else bad "the reference" "$(grep "^$exercise" "$dir/out" || head -n 5 "$dir/out")"; fi
 done
@@ -68,10 +68,25 @@ while IFS= read -r line; do
     if grep -qF -e "$line" "$dir/out"; then ok; else bad "answers.tsv" "no \"$line\": $(grep "^${line%% *}" "$dir/out")"; fi
 done <<'END'
 previous       1 of 2  previous: right, but no command ./mi ... shows it
+carrier      1.5 of 3  carrier: right, but the command names
 neuron         0 of 3  neuron: not L4N0@-1
 many         1.5 of 3  many: right, but what the command prints does not show it
 END
 [ ! -e "$dir/stolen" ] || bad "answers.tsv" "a command went through a shell"
+
+# A teacher's choice: only that is asked, and its handout names no exercise that is not given
+course assignment ASSIGNMENT="$dir/short" EXERCISES="mlp layernorm dla" FINDINGS="falls carrier"
+if grep -q 'calls `sigma_of`, `normalize` (exercise 2)\.$' "$dir/short/HANDOUT.md" &&
+    ! grep -q -e 'exercise [4-9]' -e '`needed` ' -e '^## 4' "$dir/short/HANDOUT.md" && grep -q '^## Findings (4' "$dir/short/HANDOUT.md"
+then ok; else bad "a short assignment" "its handout: $(grep -n -e exercise -e '^##' -e '^`' "$dir/short/HANDOUT.md")"; fi
+if [ "$(cut -f1 "$dir/short/answers.tsv" | tr '\n' ' ')" = "question falls carrier " ]; then ok
+else bad "a short assignment" "answers.tsv: $(cat "$dir/short/answers.tsv")"; fi
+for choice in EXERCISES=softmaks FINDINGS=neded; do
+    if ! course assignment ASSIGNMENT="$dir/none" $choice && grep -q "is called ${choice#*=}" "$dir/out" && [ ! -e "$dir/none" ]
+    then ok; else bad "make assignment $choice" "$(cat "$dir/out")"; fi
+    if ! course grade SUBMISSION="$dir/short" $choice && grep -q "is called ${choice#*=}" "$dir/out"; then ok
+    else bad "make grade $choice" "$(cat "$dir/out")"; fi
+done
 
 # ---- Wrong ones: each set is a submission
 
@@ -104,7 +119,7 @@ if grep -q "mi.c:[0-9]*:[0-9]*: error:" "$dir/out" && grep -q 'squareroot(run' "
 else bad "a compile error" "is not shown as the compiler shows it: $(tail -n 5 "$dir/out")"; fi
 if [ -d labs ] && [ ! -e stolen ]; then ok; else bad "system()" "was run"; fi
 course grade SUBMISSION="$dir/class"
-for set in 1 2 4 5 6 7; do judged $set points_in_csv row_in_csv; done
+for set in 1 2 4 5 6 7 8; do judged $set points_in_csv row_in_csv; done
 
 # ---- Permuted: what a head computes from the same input keeps its bits; the rest its digits
 

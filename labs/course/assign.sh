@@ -1,7 +1,7 @@
 #!/bin/sh
 # assign.sh FOLDER EXERCISE... - write an assignment: the repository's files with these exercises cut
 # out of them, and what a student needs to build and test them. Called by `make assignment`, in the
-# repository root, with BUILD, CC and perhaps STUDENT in the environment.
+# repository root, with BUILD, CC, FINDINGS and perhaps STUDENT in the environment.
 set -e
 folder=$1 course=labs/course tools=$BUILD/course
 shift
@@ -18,6 +18,10 @@ mkdir -p "$new/labs" "$new/tests" "$new/data"
 for name; do
     grep -E "^$name " $course/exercises.txt || { echo "no exercise is called $name" >&2; exit 1; }
 done > "$new/tests/exercises.txt"
+
+for name in $FINDINGS; do
+    grep "^$name	" $course/findings.tsv || { echo "no finding is called $name" >&2; exit 1; }
+done > "$new/findings"
 
 # cut FILE: its functions become stubs, and their twins go
 cut_file() {
@@ -53,7 +57,8 @@ awk -F'\t' '$1 == "=" { keep = $4 == "" } keep' "$new/all" > "$new/tests/expecte
 rm "$new/all"
 
 sh $course/handout.sh "$new" > "$new/HANDOUT.md"
-awk -F'\t' 'BEGIN { print "question\tanswer\tcommand" } !/^#/ && NF { print $1 "\t\t./mi " }' \
-    $course/findings.tsv > "$new/answers.tsv"
+awk -F'\t' 'BEGIN { print "question\tanswer\tcommand" } { print $1 "\t\t./mi " }' \
+    "$new/findings" > "$new/answers.tsv"
+rm "$new/findings"
 mv "$new" "$folder"
 echo "$folder: $# exercises; begin with HANDOUT.md"

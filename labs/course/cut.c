@@ -7,8 +7,8 @@
  *     cut splice TEACHER STUDENT NAME...   TEACHER, and below each NAME the student's function as
  *                                          student_NAME; helpers above it that TEACHER lacks and it
  *                                          calls come along. #line keeps the student's line numbers
- *     cut state STUDENT NAME TWIN...       says what is wrong with NAME before it is compiled, and
- *                                          ends with 0: nothing; 3: it is the stub
+ *     cut state TEACHER STUDENT NAME TWIN...   says what is wrong with NAME and its helpers before
+ *                                          they are compiled; ends with 0: nothing; 3: it is the stub
  *
  * A function starts in column 0 and ends with a brace in column 0, as all of mi.c do: so one whose
  * braces do not match spoils no other. */
@@ -276,30 +276,46 @@ static void splice(const char *teacher, const char *student, char **name, int n)
     put(&mine, done, mine.n);
 }
 
-/* What can be said of a function without compiling it. */
-static void state(const char *student, const char *name, char **twin, int n_twins)
+/* A function of the exercise, or a helper of its own, has no words that others have done it with. */
+static void check_words(const Source *s, const Function *f, const char *const *word, int n)
+{
+    int n_name = (int)f->n_name;
+    for (size_t i = f->open, next; i < f->close; i = next) {
+        next = token_end(s->text, i);
+        if (s->text[i] == '#' && s->text[i - 1] == '\n')
+            printf("%.*s() has a line with #: write it in C alone\n", n_name, f->name), exit(1);
+        for (int j = 0; j < n; j++)
+            if (next - i == strlen(word[j]) && !memcmp(s->text + i, word[j], next - i))
+                printf("%.*s() uses %s: write the sum itself\n", n_name, f->name, word[j]), exit(1);
+    }
+}
+
+/* What can be said of a function without compiling it. A helper that called it back would reach the
+ * teacher's, not the student's: it may not. */
+static void state(const char *teacher, const char *student, char *name, char **twin, int n_twins)
 {
     static const char *const never[] = {"fast_kernels", "naive_kernels", "asm", "__asm__",
                                         "__attribute__", "syscall"};
-    Source          s = read_source(student);
+    static const char *word[MOST];
+    static char     helper[MOST];
+    int             n = 0, depth = 0;
+    Source          mine = read_source(teacher), s = read_source(student);
     const Function *f = find(&s, name, strlen(name));
     if (!f) printf("%s() is not there, or its last } is not in the first column\n", name), exit(1);
-    int depth = 0;
-    for (size_t i = f->open; i < f->close; i = token_end(s.text, i))
-        depth += (s.text[i] == '{') - (s.text[i] == '}');
-    if (depth != 1) printf("does not compile: the { and } of %s() do not match\n", name), exit(1);
     for (size_t i = f->open, next; i < f->close; i = next) {
         next = token_end(s.text, i);
-        if (s.text[i] == '#' && s.text[i - 1] == '\n')
-            printf("%s() has a line with #: write it in C alone\n", name), exit(1);
+        depth += (s.text[i] == '{') - (s.text[i] == '}');
         if (s.text[i] == '"' && memmem(s.text + i, next - i, "is yours to write", 17))
             printf("%s() is not written yet\n", name), exit(3);
-        for (int j = 0; j < n_twins + 6; j++) {
-            const char *word = j < n_twins ? twin[j] : never[j - n_twins];
-            if (next - i == strlen(word) && !memcmp(s.text + i, word, next - i))
-                printf("%s() uses %s: write the sum itself\n", name, word), exit(1);
-        }
     }
+    if (depth != 1) printf("does not compile: the { and } of %s() do not match\n", name), exit(1);
+    for (size_t i = 0; i < sizeof never / sizeof *never; i++) word[n++] = never[i];
+    for (int i = 0; i < n_twins && n + 1 < MOST; i++) word[n++] = twin[i];
+    check_words(&s, f, word, n);
+    word[n++] = name;
+    find_helpers(&mine, &s, &name, 1, helper);
+    for (int i = 0; i < s.n_functions; i++)
+        if (helper[i]) check_words(&s, &s.at[i], word, n);
 }
 
 int main(int argc, char **argv)
@@ -307,7 +323,9 @@ int main(int argc, char **argv)
     const char *how = argc > 2 ? argv[1] : "";
     if (!strcmp(how, "assign")) assign(argv[2], argv + 3, argc - 3);
     else if (!strcmp(how, "splice") && argc > 3) splice(argv[2], argv[3], argv + 4, argc - 4);
-    else if (!strcmp(how, "state") && argc > 3) state(argv[2], argv[3], argv + 4, argc - 4);
-    else stop("cut assign FILE EDIT...\ncut splice TEACHER STUDENT NAME...\ncut state STUDENT NAME TWIN...");
+    else if (!strcmp(how, "state") && argc > 4)
+        state(argv[2], argv[3], argv[4], argv + 5, argc - 5);
+    else stop("cut assign FILE EDIT...\ncut splice TEACHER STUDENT NAME...\n"
+              "cut state TEACHER STUDENT NAME TWIN...");
     return 0;
 }

@@ -155,26 +155,25 @@ static void do_mix(const Written *f, int which, uint64_t seed, Out *out)
         for (int j = 0; j < S2; j++) pattern[r][j] = fabsf(draw(&seed)) / 3;
     int head = which & 1, rows = which < 2 ? ROWS : 1;
     snprintf(out->name, sizeof out->name, "head %d, %s", head, rows > 1 ? "4 rows" : "one row");
-    Keys values = three_places(value, own, last);
-    if (rows == 1) values.n = FIRST, values.last = value[FIRST - 1];
-    for (int r = 0; r < rows; r++)
-        for (int p = FIRST + r; p < KEYS2 && rows > 1; p++) {
-            for (int i = 0; i < 2; i++) {               /* with and without another value at p */
-                float other[KEYS2][D2];
-                memcpy(other, value, sizeof other);
-                if (i) for (int c = 0; c < D2; c++) other[p][c] += 50;
-                Keys these = three_places(other, own, last);
-                memset(z[i], 0, sizeof z[i]);
-                f->mix(z[i][0] + head * d2, pattern[0], S2, rows, &these, head * d2, FIRST, d2);
-            }
-            put(out, memcmp(z[0][r], z[1][r], sizeof z[0][r]) != 0,
-                "!row %d reads position %d, the future", r, p);
-        }
     for (int r = 0; r < ROWS; r++)
         for (int c = 0; c < D2; c++) z[0][r][c] = 777;
-    values = three_places(value, own, last);
+    Keys values = three_places(value, own, last);
     if (rows == 1) values.n = FIRST, values.last = value[FIRST - 1];
     f->mix(z[0][0] + head * d2, pattern[0], S2, rows, &values, head * d2, FIRST, d2);
+    for (int r = 0; r < rows; r++)
+        put(out, z[0][r][head * d2] == 777, "!z + %d * values->stride, row %d, is not written", r, r);
+    for (int r = 0; r < rows; r++)
+        for (int p = FIRST + r; p < KEYS2 && rows > 1; p++) {
+            float other[KEYS2][D2];                     /* as it was, but for the value at p */
+            memcpy(other, value, sizeof other);
+            for (int c = 0; c < D2; c++) other[p][c] += 50;
+            Keys these = three_places(other, own, last);
+            for (int t = 0; t < ROWS; t++)
+                for (int c = 0; c < D2; c++) z[1][t][c] = 777;
+            f->mix(z[1][0] + head * d2, pattern[0], S2, rows, &these, head * d2, FIRST, d2);
+            put(out, memcmp(z[0][r] + head * d2, z[1][r] + head * d2, d2 * sizeof(float)) != 0,
+                "!row %d reads position %d, the future", r, p);
+        }
     for (int r = 0; r < rows; r++) {
         for (int c = 0; c < d2; c++) put(out, z[0][r][head * d2 + c], "row %d, column %d", r, c);
         put(out, z[0][r][(1 - head) * d2], "!row %d: writes into the other head's columns", r);

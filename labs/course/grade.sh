@@ -16,7 +16,12 @@ if timeout -k 1 5 true 2>/dev/null; then limit="timeout -k 1 60"; fi
 mkdir "$work/data"
 cp tests/golden/odd7.safetensors "$work/data/small.safetensors"
 for name in tiny.safetensors tokenizer.bin mi.h; do ln -s "$PWD/$name" "$work/data/$name"; done
-for name in $EXERCISES; do grep "^$name " $course/exercises.txt; done > "$work/exercises"
+for name in $EXERCISES; do
+    grep "^$name " $course/exercises.txt || { echo "no exercise is called $name" >&2; exit 1; }
+done > "$work/exercises"
+for name in $FINDINGS; do
+    grep "^$name$tab" $course/findings.tsv || { echo "no finding is called $name" >&2; exit 1; }
+done > "$work/findings"
 
 # A driver with the functions of these exercises, as the student wrote them, beside the teacher's
 build() {                           # OUT DRIVER WHAT-ELSE EXERCISE...
@@ -47,7 +52,7 @@ engine_or_labs() {                  # DRIVER WHAT-ELSE: grades the exercises of 
         why= written= twins=$(echo "$twins" | tr ',' '\n' | sed 's/^-//; s/=.*//')
         for f in $(echo "$functions" | tr ',' ' '); do
             # shellcheck disable=SC2086
-            says=$("$tools/cut" state "$folder/$file" "$f" $twins 2>&1)
+            says=$("$tools/cut" state "$file" "$folder/$file" "$f" $twins 2>&1)
             case $? in 0) written=1 ;; 3) stub=$says ;; *) why=$says; break ;; esac
         done
         [ -f "$folder/$file" ] || why="$file is missing"
@@ -112,7 +117,6 @@ findings() {
     rm -f "$work/needed"
     [ ! -f "$folder/answers.tsv" ] || answer_of needed > "$work/needed"
     while IFS=$tab read -r name points kind rest; do
-        case $name in '#'* | '') continue ;; esac
         rm -f "$work/line"
         [ -f "$folder/answers.tsv" ] && grep -a "^$name$tab" "$folder/answers.tsv" | head -n 1 | tr -d '\r' > "$work/line"
         [ -f "$work/line" ] || : > "$work/line"
@@ -122,7 +126,7 @@ findings() {
         cut -f3 "$work/line" | head -c 500 |            # a spreadsheet doubles quotes
             sed '/^".*"$/ { s/^"//; s/"$//; s/""/"/g; }' > "$work/command"
         grade_finding "$name" "$points" "$kind" "$key" "$given"
-    done < $course/findings.tsv
+    done < "$work/findings"
 }
 
 # Does A answer as KEY does?
@@ -150,6 +154,8 @@ grade_finding() {                   # NAME POINTS KIND KEY GIVEN
     elif ! agrees "$3" "$4" "$5"; then got=0 why="$1: not $5"
     elif ! grep -qE '^\./mi( |$)' "$work/command"; then
         got=$(echo "$2" | awk '{ print $1 / 2 }') why="$1: right, but no command ./mi ... shows it"
+    elif [ "$3" = address ] && grep -qF -e "${5%%@*}" "$work/command"; then
+        got=$(echo "$2" | awk '{ print $1 / 2 }') why="$1: right, but the command names ${5%%@*} itself: it has to find it"
     else
         sed 's/^\.\/mi//' "$work/command" > "$work/arguments"
         run_mi > "$work/shown"

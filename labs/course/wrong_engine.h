@@ -120,15 +120,15 @@ static void mix_with(float *z, const float *pattern, size_t stride, int rows, co
                 sum += weight * key_at(values, j, how == 4 ? 0 : column)[c];
                 total += weight;
             }
-            z[(size_t)r * values->stride + c] = how == 1 || how == 6 ? sum / total
-                                              : how == 2 ? sum / seen : sum;
+            z[(size_t)r * (how == 8 ? d : values->stride) + c] =
+                how == 1 || how == 6 ? sum / total : how == 2 ? sum / seen : sum;
         }
 }
 #define MIX(name, how)                                                                           \
     static void name(float *z, const float *p, size_t s, int rows, const Keys *v, int column,    \
                      int n, int d) { mix_with(z, p, s, rows, v, column, n, d, how); }
 MIX(mix_plain, 1) MIX(mix_divided, 2) MIX(mix_first, 3) MIX(mix_column, 4)
-MIX(mix_few, 5) MIX(mix_again, 6) MIX(mix_added, 7)
+MIX(mix_few, 5) MIX(mix_again, 6) MIX(mix_added, 7) MIX(mix_dense, 8)
 
 /* ---- layernorm ---- */
 
@@ -369,6 +369,8 @@ static const Variant wrong[] = {
     {"mix", "the head's numbers begin at `column` of a value, not at 0", {.mix = mix_column}},
     {"mix", "each row sees one key more than the row before: row r sees n + r, not n",
      {.mix = mix_few}},
+    {"mix", "the rows of z are values->stride apart, not d: it has the other heads in between",
+     {.mix = mix_dense}},
 
     {"layernorm", "divided by D - 1, not by D", {.sigma = sigma_less}},
     {"layernorm", "divided by D - 1, not by D, and sigma is the root of the variance",
