@@ -88,7 +88,7 @@ for doc in ${MI_DOCS:-README.md walkthrough.md labs/README.md}; do
     render <"$root/$doc" >"$work/page"
     if [ "$1" = --update ]; then
         cat "$work/page" >"$root/$doc"
-        cp "$work/repo/docs/"*.svg "$root/docs" 2>/dev/null
+        cp "$work/repo/"*.svg "$root/docs" 2>/dev/null
         continue
     fi
     commands=$(grep -c '^\$ ' "$root/$doc")
@@ -133,7 +133,7 @@ done
 [ "$1" = --update ] && exit 0
 
 # The pictures of the documents are those that their commands draw.
-for picture in "$work/repo/docs/"*.svg; do
+for picture in "$work/repo/"*.svg; do
     [ -e "$picture" ] || continue
     name=docs/$(basename "$picture")
     if [ -n "$MI_TEST_NEAR" ] || cmp -s "$picture" "$root/$name"; then passed=$((passed + 1)); else
