@@ -44,6 +44,19 @@ for gate in and or adder; do
     if grep -q "^L0H0 .*  $name\$" "$dir/out"; then ok; else bad "gates.sh" "$gate: $(cat "$dir/out" "$dir/err")"; fi
     if grep -q '^L0H2 .*(no effect)$' "$dir/out"; then ok; else bad "gates.sh" "$gate, its control: $(cat "$dir/out")"; fi
 done
+"$dir/truth" induction "$dir/induction.safetensors"
+sh labs/gates.sh L0H1 L1H2 -m "$dir/induction.safetensors" --tokens 1,2,3,4,1 --source-tokens 3,2,1,4,1 \
+    --answer '#2' --versus '#4' > "$dir/out" 2> "$dir/err"
+if grep -q '^L0H1 .*  CHAIN$' "$dir/out"; then ok; else bad "gates.sh" "induction: $(cat "$dir/out" "$dir/err")"; fi
+
+# Over a table: means over its rows, and with prompt and source exchanged
+sh labs/gates.sh L4H3 L5H3 --data tests/data/ioi.tsv --rows 1-9 > "$dir/out" 2> "$dir/err"
+awk -F'\t' 'BEGIN { OFS = FS } { x = $1; if (NR > 1) { $1 = $4; $4 = x } print }' tests/data/ioi.tsv > "$dir/swapped.tsv"
+for sites in L4H3 L5H3 L4H3,L5H3; do
+    "$mi" --data "$dir/swapped.tsv" --rows 1-9 --patch $sites --tsv
+done | awk -F'\t' '$1 == "metric" && $2 == "" && ($3 == "edited" || !n) { v[n++] = $5 }
+    END { printf "%7.3f %7.3f %7.3f %7.3f\n", v[3], v[1], v[2], v[0] }' > "$dir/means"
+if grep '^L4H3 ' "$dir/out" | grep -qF "$(cat "$dir/means")"; then ok; else bad "gates.sh --data" "not $(cat "$dir/means"): $(cat "$dir/out" "$dir/err")"; fi
 
 refuses() {                         # SAYING NAME ARGUMENT...
     saying=$1 name=$2
@@ -56,6 +69,11 @@ refuses() {                         # SAYING NAME ARGUMENT...
 refuses "two heads first" gates.sh
 refuses "L0 is not a head" gates.sh L0 L1H0
 refuses "L1H0 twice" gates.sh L1H0 L1H0
+refuses "brings its own prompts" gates.sh L0H0 L1H0 --data tests/data/ioi.tsv "a cat"
+refuses "nowhere: no such file" gates.sh L0H0 L1H0 --data nowhere
+refuses "the columns prompt and source" gates.sh L0H0 L1H0 --data tests/data/brackets.tsv
+refuses "those of --data" gates.sh L0H0 L1H0 --rows 1-3 --source "a dog" --answer " Mary" --versus " John" "a cat"
+refuses "not a row" gates.sh L0H0 L1H0 --data tests/data/ioi.tsv --rows 0-3
 refuses "--each is not understood" gates.sh L0H0 L1H0 --each
 refuses "--source needs a value" gates.sh L0H0 L1H0 --source
 refuses "nowhere: no such file" gates.sh L0H0 L1H0 -m nowhere --source x --answer a --versus b y
