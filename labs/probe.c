@@ -307,20 +307,29 @@ static void print_causal_step(const Lab *lab, const Data *d, const Rows *r, cons
 }
 
 /* The directions of all rows, as long as the classes lie apart: --steer ...=1 moves a 0 to where
- * the 1 are, =-1 a 1 to where the 0 are. */
-static void write_directions(const Rows *r, const double *x, const char *name)
+ * the 1 are, =-1 a 1 to where the 0 are. And the commands that take them there, with a control. */
+static void write_directions(const Rows *r, const double *x, int layer, const char *table,
+                             const char *name)
 {
     float *w = must(calloc(r->D, sizeof *w));
     int   *fold = must(calloc(r->n, sizeof *fold));
     char   path[1000];
+    double length = 0;
     for (int i = 0; i < N_PROBES; i++) {
         Probe  p = fit(i, r, fold, -1);
         double step = direction(&p, r, x, w);
         for (int e = 0; e < r->D; e++) w[e] *= (float)step;
+        if (i == 0) length = step;
         snprintf(path, sizeof path, "%s-%s.npy", name, NAME[i]);
         write_npy(path, w, r->D);
         free_probe(&p);
     }
+    printf("\n  directions of all rows: %s-mean.npy, -ridge.npy, -lda.npy. To move all along one of them,\n"
+           "  and along a random one of its length; or to take out what lies along it:\n"
+           "    ./mi --data %s --steer L%d.resid_pre@-1=1 --direction %s-mean.npy\n"
+           "    ./mi --data %s --steer L%d.resid_pre@-1=%.2f --direction random:1\n"
+           "    ./mi --data %s --project L%d.resid_pre@-1 --direction %s-mean.npy\n",
+           name, table, layer, name, table, layer, length, table, layer, name);
     free(w), free(fold);
 }
 
@@ -363,7 +372,7 @@ int main(int argc, char **argv)
     if (trace(K, d.n) == 0) refuse(1, "L%ld.resid_pre is the same in all rows", layer);
     if (mi_cell(&d.table, 0, "answer") && mi_cell(&d.table, 0, "versus"))
         print_causal_step(&lab, &d, &r, x, (int)layer);
-    if (argc > 4) write_directions(&r, x, argv[4]);
+    if (argc > 4) write_directions(&r, x, (int)layer, path, argv[4]);
     free(x), free(K), free(d.x), free(d.label), free(d.fold), free(d.group);
     mi_table_free(&d.table);
     close_lab(&lab);

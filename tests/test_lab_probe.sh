@@ -59,6 +59,13 @@ steer --steer L3.resid_pre@-1=1 --direction "$dir/w-mean.npy" | cut -f 5 > "$dir
 steer --steer L3.resid_pre@-1=1 --direction data:tests/data/sentiment.tsv | cut -f 5 > "$dir/data"
 if [ -s "$dir/file" ] && paste "$dir/file" "$dir/data" | awk '($1 - $2) ^ 2 > 1e-8 { exit bad = 1 } END { exit bad || NR < 2 }'
 then ok; else bad "labs/probe, --steer" "$(paste "$dir/file" "$dir/data" | tr '\n' ' ') $(cat "$dir/err")"; fi
+sed -n 's/^    \.\/mi //p' "$dir/out" > "$dir/commands"
+while IFS= read -r arguments; do
+    # shellcheck disable=SC2086
+    if "$mi" $arguments > "$dir/file" 2> "$dir/err" && [ -s "$dir/file" ]; then ok
+    else bad "labs/probe prints ./mi $arguments" "$(cat "$dir/err")"; fi
+done < "$dir/commands"
+[ "$(wc -l < "$dir/commands")" -eq 3 ] || bad "labs/probe" "does not print the commands for what it wrote"
 for name in ridge lda; do
     if steer --project L3.resid_pre@-1 --direction "$dir/w-$name.npy" > "$dir/file" && [ -s "$dir/file" ]; then ok
     else bad "labs/probe, --project" "$(cat "$dir/err")"; fi
