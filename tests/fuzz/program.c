@@ -63,6 +63,7 @@ static void give_back_all(void)
 void *fuzz_malloc(size_t n) { return note(malloc(n), n, MEMORY); }
 void *fuzz_calloc(size_t n, size_t size) { return note(calloc(n, size), n, MEMORY); }
 char *fuzz_strdup(const char *s) { return note(strdup(s), 0, MEMORY); }
+char *fuzz_strndup(const char *s, size_t n) { return note(strndup(s, n), 0, MEMORY); }
 
 void fuzz_free(void *at)
 {

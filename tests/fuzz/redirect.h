@@ -17,6 +17,7 @@ void   *fuzz_malloc(size_t n);
 void   *fuzz_calloc(size_t n, size_t size);
 void   *fuzz_realloc(void *at, size_t n);
 char   *fuzz_strdup(const char *text);
+char   *fuzz_strndup(const char *text, size_t n);
 void    fuzz_free(void *at);
 void   *fuzz_mmap(void *at, size_t n, int protection, int flags, int file, off_t offset);
 int     fuzz_munmap(void *at, size_t n);
@@ -44,6 +45,7 @@ void    fuzz__exit(int status) __attribute__((noreturn));
 #define calloc          fuzz_calloc
 #define realloc         fuzz_realloc
 #define strdup          fuzz_strdup
+#define strndup         fuzz_strndup
 #define free            fuzz_free
 #define mmap            fuzz_mmap
 #define munmap          fuzz_munmap
