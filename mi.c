@@ -4931,15 +4931,11 @@ static int read_cell(const Parser *p, const char *where, const Column *column, R
     int         number = 0;
     if (n == 0) return fail_at(p, where, "the column %s is empty in this row", column->name);
     if (*digits && strspn(digits, "0123456789") == strlen(digits)) {
-        Parser index = *p;
-        int    at_end;
-        index.at = cell, index.end = cell + n;
-        *pos = (Range){ 0 };
-        if (strlen(digits) > 8 || (*cell == '-' ? atoi(digits) > p->n : atoi(digits) >= p->n))
+        int place = strlen(digits) > 8 ? p->n : *cell == '-' ? p->n - atoi(digits) : atoi(digits);
+        if (place < 0 || place >= p->n)
             return fail_at(p, where, "the column %s says %s, but the prompt has %d tokens",
                            column->name, cell, p->n);
-        if (parse_index(&index, &pos->lo, &at_end) < 0) return -1;
-        pos->hi = pos->lo;
+        *pos = (Range){ .lo = place, .hi = place };
         return 0;
     }
     if (hash && hash > cell && hash[1] && !hash[1 + strspn(hash + 1, "0123456789")])

@@ -149,6 +149,8 @@ says_so() {                         # CELL WHY: what is said of a cell, with the
 }
 says_so 14 "says 14, but the prompt has 14 tokens"
 says_so -15 "says -15, but the prompt has 14 tokens"
+says_so -0 "says -0, but the prompt has 14 tokens"
+says_so 123456789 "says 123456789, but the prompt has 14 tokens"
 says_so zebra 'says "zebra": no index, and not in the prompt'
 says_so Mary#2 'says "Mary#2": '
 says_so "" "is empty in this row"
