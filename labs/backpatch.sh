@@ -34,7 +34,8 @@ for kind in same other; do
     while [ $to -lt "$layers" ]; do
         from=0
         while [ $from -lt "$layers" ]; do
-            run --data "$table" --rows "$rows" --patch "L$to.resid_post@$at" --from "L$from.resid_post@$at" --per-prompt
+            run --data "$table" --rows "$rows" --patch "L$to.resid_post@$at" --from "L$from.resid_post@$at" \
+                --metric logit_diff --per-prompt
             awk -F'\t' -v to=$to -v from=$from '
                 $1 == "metric" && $2 != "" { if ($3 == "base") base[$2] = $5; if ($3 == "edited") new[$2] = $5 }
                 END { for (i in base) { n++; s += new[i] - base[i] }

@@ -59,7 +59,7 @@ else
     if [ $given = tokens ]; then shape --tokens "$prompt"; else shape "$prompt"; fi
 fi
 look() {                            # noise|denoise SITES BASE EDITED: two columns, a line for each prompt
-    if [ -n "$data" ]; then run --data "$dir/$1.tsv" ${rows:+--rows "$rows"} --patch "$2" --per-prompt
+    if [ -n "$data" ]; then run --data "$dir/$1.tsv" ${rows:+--rows "$rows"} --patch "$2" --metric logit_diff --per-prompt
     else
         x=$prompt y=$source
         [ "$1" = noise ] || { x=$source y=$prompt; }

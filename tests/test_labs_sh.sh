@@ -73,6 +73,9 @@ refuses "brings its own prompts" gates.sh L0H0 L1H0 --data tests/data/ioi.tsv "a
 refuses "nowhere: no such file" gates.sh L0H0 L1H0 --data nowhere
 refuses "the columns prompt and source" gates.sh L0H0 L1H0 --data tests/data/brackets.tsv
 refuses "those of --data" gates.sh L0H0 L1H0 --rows 1-3 --source "a dog" --answer " Mary" --versus " John" "a cat"
+printf 'prompt\tsource\na cat\ta dog\na dog\ta cat\n' > "$dir/unasked.tsv"
+refuses "logit_diff needs --answer" gates.sh L0H0 L1H0 --data "$dir/unasked.tsv"
+refuses "logit_diff needs --answer" backpatch.sh --data "$dir/unasked.tsv" --at 1 --rows 1-2
 refuses "not a row" gates.sh L0H0 L1H0 --data tests/data/ioi.tsv --rows 0-3
 refuses "--each is not understood" gates.sh L0H0 L1H0 --each
 refuses "--source needs a value" gates.sh L0H0 L1H0 --source
