@@ -987,9 +987,9 @@ static void activate(MiRun *run, int l, int from, int to)
     hook(run, MI_mlp_post, l, from, to);
 }
 
-/* Half-layer 2l+1: think about each position by itself, from the first row that is needed. mlp_post
- * has F numbers, the neurons: each is active when its column of W_in matches what is there, and then
- * adds its row of W_out. */
+/* Half-layer 2l+1: think about each position by itself, from the first row that is needed.
+ * mlp_post has F numbers, the neurons: each is active when its column of W_in matches what is
+ * there, and then adds its row of W_out. */
 static void mlp(MiRun *run, int l, int from, int to)
 {
     const Block *w = &run->model->block[l];

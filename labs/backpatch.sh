@@ -22,10 +22,7 @@ done
 [ -z "${MI_MODEL:-}" ] || [ -f "$MI_MODEL" ] || no "$MI_MODEL: no such file"
 shape x
 # The source of each row is the row's prompt.
-awk -F'\t' 'NR == 1 { for (i = 1; i <= NF; i++) { if ($i == "prompt") p = i; if ($i == "source") s = i }
-        if (!p || !s) exit 1 }
-    { OFS = "\t"; if (NR > 1) $s = $p; print }' "$data" > "$dir/same.tsv" ||
-    no "$data needs the columns prompt and source"
+rewrite "$data" '$s = $p' > "$dir/same.tsv"
 for kind in same other; do
     table=$data title="from the source (control)"
     [ $kind = other ] || { table=$dir/same.tsv title="from the prompt's own run"; }

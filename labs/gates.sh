@@ -45,10 +45,7 @@ if [ -n "$data" ]; then
     [ -z "$prompt$source$answer$versus" ] || no "--data brings its own prompts, sources and answers"
     [ -f "$data" ] || no "$data: no such file"
     cp "$data" "$dir/noise.tsv"
-    awk -F'\t' 'NR == 1 { for (i = 1; i <= NF; i++) { if ($i == "prompt") p = i; if ($i == "source") s = i }
-            if (!p || !s) exit 1 }
-        { OFS = "\t"; if (NR > 1) { x = $s; $s = $p; $p = x } print }' "$data" > "$dir/denoise.tsv" ||
-        no "$data needs the columns prompt and source"
+    rewrite "$data" 'x = $s; $s = $p; $p = x' > "$dir/denoise.tsv"
     shape x
 else
     [ -z "$rows" ] || no "--rows are those of --data"

@@ -28,3 +28,9 @@ shape() {                           # $layers and $heads of the model, from its 
     layers=$(sed -n '1s/.*: \([0-9]*\) layers.*/\1/p' "$dir/shape")
     heads=$(sed -n '1s/.* \([0-9]*\) heads.*/\1/p' "$dir/shape")
 }
+rewrite() {                         # TABLE PROGRAM: its rows to stdout, prompt and source by $p and $s of awk
+    awk -F'\t' 'BEGIN { OFS = FS }
+        NR == 1 { for (i = 1; i <= NF; i++) { if ($i == "prompt") p = i; if ($i == "source") s = i }
+                  if (!p || !s) exit 1; print; next }
+        { '"$2"'; print }' "$1" || no "$1 needs the columns prompt and source"
+}

@@ -1425,7 +1425,7 @@ sed -n 's/^    mi \([^[].*\)$/\1/p' "$dir/help" > "$dir/examples"
 value=$(($(wc -l < "$dir/examples")))
 holds "--help has examples" '$1 >= 5'
 sed -n 's/^ *\(\$ \)\{0,1\}\.\/mi \(.*\)$/\2/p' README.md walkthrough.md |
-    sed 's/ | .*//; s/ >.*//' | grep -v -e gpt2 -e '<' -e ' docs/' -e '\$(' >> "$dir/examples"
+    sed 's/ | .*//; s/ >.*//' | grep -v -e gpt2 -e '<' -e '\$(' >> "$dir/examples"
 while IFS= read -r example; do
     (cd "$work/examples" && eval "\"\$mi\" $example") > "$dir/out" 2> "$dir/err" < /dev/null
     status=$?

@@ -18,7 +18,7 @@ for name in tests train labs tokenizer.bin tiny.safetensors wild.safetensors mi.
     ln -s "$root/$name" "$work/repo/$name"
 done
 ln -s "$mi" "$work/repo/mi"
-mkdir "$work/repo/docs" "$work/repo/build"              # pictures that the commands draw; labs
+mkdir "$work/repo/build"
 ln -s "$(dirname "$mi")/labs" "$work/repo/build/labs"
 
 missing=

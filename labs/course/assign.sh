@@ -14,14 +14,11 @@ rm -rf "$new"
 trap 'rm -rf "$new"' EXIT
 mkdir -p "$new/labs" "$new/tests" "$new/data"
 
-# The exercises that are given, in their order
-for name; do
-    grep -E "^$name " $course/exercises.txt || { echo "no exercise is called $name" >&2; exit 1; }
-done > "$new/tests/exercises.txt"
-
-for name in $FINDINGS; do
-    grep "^$name	" $course/findings.tsv || { echo "no finding is called $name" >&2; exit 1; }
-done > "$new/findings"
+# What is given, in its order
+. $course/choose.sh
+choose exercise exercises.txt "$@" > "$new/tests/exercises.txt"
+# shellcheck disable=SC2086
+choose finding findings.tsv $FINDINGS > "$new/findings"
 
 # cut FILE: its functions become stubs, and their twins go
 cut_file() {

@@ -128,6 +128,9 @@ static Keys three_places(const float key[KEYS2][D2], float own[KEYS2][D2], float
                   .scale = 0.40824829f};
 }
 
+/* What nobody writes, to see where something is written. */
+static void mark(float *x, int n) { for (int i = 0; i < n; i++) x[i] = 777; }
+
 static void do_scores(const Written *f, int which, uint64_t seed, Out *out)
 {
     float key[KEYS2][D2], own[KEYS2][D2], last[D2], q[ROWS][D2], s[ROWS][S2];
@@ -137,8 +140,7 @@ static void do_scores(const Written *f, int which, uint64_t seed, Out *out)
     int  head = which & 1, rows = which < 2 ? ROWS : 1;
     if (rows == 1) keys.n = FIRST, keys.last = key[FIRST - 1];
     snprintf(out->name, sizeof out->name, "head %d, %s", head, rows > 1 ? "4 rows" : "one row");
-    for (int r = 0; r < ROWS; r++)
-        for (int j = 0; j < S2; j++) s[r][j] = 777;
+    mark(s[0], ROWS * S2);
     f->scores(s[0], S2, q[0] + head * d2, rows, &keys, head * d2, FIRST, d2);
     for (int r = 0; r < rows; r++)
         for (int j = FIRST + r; j < S2; j++)
@@ -155,8 +157,7 @@ static void do_mix(const Written *f, int which, uint64_t seed, Out *out)
         for (int j = 0; j < S2; j++) pattern[r][j] = fabsf(draw(&seed)) / 3;
     int head = which & 1, rows = which < 2 ? ROWS : 1;
     snprintf(out->name, sizeof out->name, "head %d, %s", head, rows > 1 ? "4 rows" : "one row");
-    for (int r = 0; r < ROWS; r++)
-        for (int c = 0; c < D2; c++) z[0][r][c] = 777;
+    mark(z[0][0], ROWS * D2);
     Keys values = three_places(value, own, last);
     if (rows == 1) values.n = FIRST, values.last = value[FIRST - 1];
     f->mix(z[0][0] + head * d2, pattern[0], S2, rows, &values, head * d2, FIRST, d2);
@@ -168,8 +169,7 @@ static void do_mix(const Written *f, int which, uint64_t seed, Out *out)
             memcpy(other, value, sizeof other);
             for (int c = 0; c < D2; c++) other[p][c] += 50;
             Keys these = three_places(other, own, last);
-            for (int t = 0; t < ROWS; t++)
-                for (int c = 0; c < D2; c++) z[1][t][c] = 777;
+            mark(z[1][0], ROWS * D2);
             f->mix(z[1][0] + head * d2, pattern[0], S2, rows, &these, head * d2, FIRST, d2);
             put(out, memcmp(z[0][r] + head * d2, z[1][r] + head * d2, d2 * sizeof(float)) != 0,
                 "!row %d reads position %d, the future", r, p);

@@ -16,12 +16,11 @@ if timeout -k 1 5 true 2>/dev/null; then limit="timeout -k 1 60"; fi
 mkdir "$work/data"
 cp tests/golden/odd7.safetensors "$work/data/small.safetensors"
 for name in tiny.safetensors tokenizer.bin mi.h; do ln -s "$PWD/$name" "$work/data/$name"; done
-for name in $EXERCISES; do
-    grep "^$name " $course/exercises.txt || { echo "no exercise is called $name" >&2; exit 1; }
-done > "$work/exercises"
-for name in $FINDINGS; do
-    grep "^$name$tab" $course/findings.tsv || { echo "no finding is called $name" >&2; exit 1; }
-done > "$work/findings"
+. $course/choose.sh
+# shellcheck disable=SC2086
+choose exercise exercises.txt $EXERCISES > "$work/exercises"
+# shellcheck disable=SC2086
+choose finding findings.tsv $FINDINGS > "$work/findings"
 
 # A driver with the functions of these exercises, as the student wrote them, beside the teacher's
 build() {                           # OUT DRIVER WHAT-ELSE EXERCISE...
@@ -141,7 +140,7 @@ agrees() {                          # KIND KEY GIVEN
 }
 
 grade_finding() {                   # NAME POINTS KIND KEY GIVEN
-    got=$2 why=right
+    got=$2 why=right half=$(awk -v p="$2" 'BEGIN { print p / 2 }')
     case $3 in
     address) form='^L[0-9]+[HN][0-9]+(@.*)?$' how="an address as ./mi prints it, L5H3" ;;
     number) form='^[-+]?[0-9.]+(e[-+]?[0-9]+)?$' how="a number like -1.5" ;;
@@ -153,9 +152,9 @@ grade_finding() {                   # NAME POINTS KIND KEY GIVEN
     elif ! agrees "$3" "$4" "$5" && ! echo "$5" | grep -qE "$form"; then got=0 why="$1: $5 is not written as $how"
     elif ! agrees "$3" "$4" "$5"; then got=0 why="$1: not $5"
     elif ! grep -qE '^\./mi( |$)' "$work/command"; then
-        got=$(echo "$2" | awk '{ print $1 / 2 }') why="$1: right, but no command ./mi ... shows it"
-    elif [ "$3" = address ] && grep -qF -e "${5%%@*}" "$work/command"; then
-        got=$(echo "$2" | awk '{ print $1 / 2 }') why="$1: right, but the command names ${5%%@*} itself: it has to find it"
+        got=$half why="$1: right, but no command ./mi ... shows it"
+    elif [ "$3" = address ] && grep -qwF -e "${5%%@*}" "$work/command"; then
+        got=$half why="$1: right, but the command names ${5%%@*} itself: it has to find it"
     else
         sed 's/^\.\/mi//' "$work/command" > "$work/arguments"
         run_mi > "$work/shown"
@@ -169,7 +168,7 @@ grade_finding() {                   # NAME POINTS KIND KEY GIVEN
                   low = g[1]; high = g[m]; middle = (low + high) / 2
                   for (i = 1; i <= n; i++) { d = w[i] - middle; if (w[i] != "" && d * d <= (.01 * middle) ^ 2) exit 0 }
                   exit 1 }' "$work/shown"
-        then got=$(echo "$2" | awk '{ print $1 / 2 }') why="$1: right, but what the command prints does not show it"; fi
+        then got=$half why="$1: right, but what the command prints does not show it"; fi
     fi
     printf '%s\t%s\t%s\t%s\n' "$1" "$got" "$2" "$why"
 }

@@ -22,6 +22,7 @@ needs=$(calls mlp layernorm '`sigma_of`, `normalize`' gelu '`naive_gelu`'
 if [ -z "$needs" ]; then echo "**Order**: as below is a good one; each exercise can be tested without the others."
 else printf '**Order**: as below is a good one. Each exercise can be tested without the others, but for this:\n%s\n' "$needs"; fi
 if grep -q ' mi\.c ' "$given"; then part engine; fi
+echo
 echo "Hand in the folder as it is (mi.c, labs/, answers.tsv and \`student\` are read)."
 echo
 n=0
